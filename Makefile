@@ -1,0 +1,41 @@
+# Everything runs in .venv of this folder; the only things needed before are Python 3.11 and make.
+PYTHON ?= python3.11
+BIN := .venv/bin
+WORKSPACE ?= ./work
+
+.PHONY: venv smoke test test-cluster test-long lint format golden clean
+
+venv: .venv/ready
+
+.venv/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[cluster,train,text,dev]'
+	touch $@
+
+smoke: venv
+	$(BIN)/jobgen run smoke --local --workspace $(WORKSPACE)
+
+test: lint
+	$(BIN)/pytest -m "not long"
+
+test-cluster: venv
+	$(BIN)/pytest -m "cluster and not long"
+
+test-long: venv
+	$(BIN)/pytest
+
+lint: venv
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: venv
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+golden: venv
+	$(BIN)/pytest tests/golden --update-golden
+
+clean:
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis build *.egg-info

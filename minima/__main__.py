@@ -1,0 +1,84 @@
+"""The program `minima`: one verb for each stage, and `digest` and `doctor`."""
+
+import sys
+from importlib import metadata
+
+from minima import artifact, flags, launch
+from minima.errors import NotReadyError, UsageError, did_you_mean
+from minima.options import STAGES
+
+OTHERS = {
+    "digest": "Print PATH@sha256:…, the form in which an input's content is declared and then checked.",
+    "doctor": "Check versions, devices, flash-attn, NCCL and the workspace's file system.",
+}
+
+
+def main() -> None:
+    """Run the command line and exit with its code."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(words: list[str]) -> int:
+    """Run a command line without the program's name, and return the exit code."""
+    match words:
+        case [] | ["-h" | "--help" | "help"]:
+            print(usage())
+            return 0
+        case ["--version"]:
+            print(metadata.version("minima"))
+            return 0
+        case [verb, *rest] if verb in STAGES:
+            if {"-h", "--help"} & set(rest):
+                print(flags.usage(STAGES[verb]))
+                return 0
+            return launch.stage(verb, rest)
+        case [verb, *rest] if verb in OTHERS:
+            if {"-h", "--help"} & set(rest):
+                form = "PATH" if verb == "digest" else "[--workspace DIR]"
+                print(f"usage: minima {verb} {form}\n\n{OTHERS[verb]}")
+                return 0
+            return launch.guarded(verb, lambda: _digest(rest) if verb == "digest" else _doctor(rest))
+        case [verb, *_]:
+            return launch.guarded(verb, lambda: _unknown(verb))
+    raise AssertionError(words)
+
+
+def usage() -> str:
+    """The help text of the program."""
+    width = max(map(len, [*STAGES, *OTHERS]))
+    lines = ["usage: minima VERB --flag value …", "       minima VERB --help", "", "Stages:"]
+    lines += [f"  {verb:{width}}  {cls.summary}" for verb, cls in STAGES.items()]
+    lines += ["", "Others:"] + [f"  {verb:{width}}  {what}" for verb, what in OTHERS.items()]
+    lines += ["", "Exit codes: 0 finished, 64 wrong options, 65 bad data, 70 bug or attempts used up, 74 disk full,"]
+    lines += ["75 input not ready, 128 and above: the same command may work again."]
+    return "\n".join(lines)
+
+
+def _unknown(verb: str) -> int:
+    raise UsageError(f"no such verb; {did_you_mean(verb, [*STAGES, *OTHERS])}")
+
+
+def _digest(words: list[str]) -> int:
+    if len(words) != 1:
+        raise UsageError("usage: minima digest PATH")
+    if not artifact.input_files(words[0]):
+        raise NotReadyError(f"{words[0]}: no file there; a file, a folder or a glob is valid")
+    print(f"{words[0]}@sha256:{artifact.path_digest(words[0])}")
+    return 0
+
+
+def _doctor(words: list[str]) -> int:
+    match words:
+        case []:
+            workspace = None
+        case ["--workspace", workspace]:
+            pass
+        case _:
+            raise UsageError("usage: minima doctor [--workspace DIR]")
+    from minima import doctor
+
+    return doctor.run(workspace)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,73 @@
+"""What can go wrong, as exit codes that Kubernetes acts on: 1-127 is for a person, 128 and above is tried again.
+
+The numbers are those of BSD's sysexits(3) and of shells for signals (128 + n); `restartPolicy: ExitCode` of a
+PyTorchJob retries exactly the second group.
+"""
+
+import difflib
+from collections.abc import Iterable
+
+USAGE = 64
+DATA = 65
+BUG = 70
+DISK_FULL = 74
+NOT_READY = 75
+LOST_PEER = 134
+OUT_OF_MEMORY = 137
+TERMINATED = 143
+
+
+class StageError(Exception):
+    """Ends the program with one message and an exit code, never a traceback."""
+
+    exit_code = BUG
+
+
+class UsageError(StageError):
+    """An option or a pipeline file that cannot work; trying again without a change is useless."""
+
+    exit_code = USAGE
+
+
+class DataError(StageError):
+    """An input whose content is wrong: a corrupt record, a malformed conversation, a changed file."""
+
+    exit_code = DATA
+
+
+class DiskFullError(StageError):
+    """The workspace has no room left."""
+
+    exit_code = DISK_FULL
+
+
+class NotReadyError(StageError):
+    """An input that is not there yet, or a folder that somebody else is writing."""
+
+    exit_code = NOT_READY
+
+
+class AttemptsError(StageError):
+    """A stage that failed too often without any progress."""
+
+    exit_code = BUG
+
+
+class TerminatedError(StageError):
+    """SIGTERM or Ctrl-C, after what could be saved was saved."""
+
+    exit_code = TERMINATED
+
+
+class LostPeerError(StageError):
+    """Another process of the group, or the device, is gone; the same command may well work again."""
+
+    exit_code = LOST_PEER
+
+
+def did_you_mean(name: str, valid: Iterable[str]) -> str:
+    """A closing sentence for an error about an unknown `name`: the nearest valid name, or all of them."""
+    names = sorted(valid)
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    listed = ", ".join(names)
+    return f"did you mean {near[0]!r}? (valid: {listed})" if near else f"valid: {listed}"

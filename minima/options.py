@@ -1,0 +1,312 @@
+"""Every option of every stage: the only definition of a flag.
+
+`minima` parses its command line with these classes (flags.py), jobgen checks, documents and renders pipelines with
+them. Nothing heavy is imported here. Flag names are the MiniMA tutorial's where it has one.
+
+An option belongs to the *identity* of a result (what it means: data, seed, schedule, numerics) or to its *execution*
+(how it is made: micro-batch, ZeRO stage, logging). Only the identity enters the artefact's key, so a change of execution
+resumes, and a change of identity makes another artefact.
+"""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+REQUIRED = dataclasses.MISSING
+
+
+def option(
+    help: str,
+    default: Any = REQUIRED,
+    *,
+    execution: bool = False,
+    input: str | None = None,
+    choices: tuple[str, ...] | None = None,
+    minimum: float | None = None,
+    above: float | None = None,
+    maximum: float | None = None,
+) -> Any:
+    """Declare one option of a stage.
+
+    Args:
+        help: one sentence for `--help` and the docs.
+        default: the value when it is not given; without one the option is required.
+        execution: True when the option cannot change what the result means.
+        input: for a path that the stage reads, what is expected there: `model`, `records`, `text`, `conversations`,
+            `sentencepiece`, `benchmarks` or `file`. Such a value may be a reference to another stage, and may end in a
+            digest.
+        choices: the valid values.
+        minimum: the smallest valid number; `above` is the same without the bound itself.
+        maximum: the largest valid number.
+    """
+    metadata = {
+        "help": help,
+        "execution": execution,
+        "input": input,
+        "choices": choices,
+        "minimum": minimum,
+        "above": above,
+        "maximum": maximum,
+    }
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What every stage takes."""
+
+    verb: ClassVar[str]
+    summary: ClassVar[str]
+    elastic: ClassVar[bool] = False
+    """Whether torchrun's agent starts the stage, with any number of processes."""
+    independent: ClassVar[bool] = False
+    """Whether several pods may share the work without talking to each other."""
+
+    output_dir: str = option("The artefact's folder; finished when it holds a valid _SUCCESS.json.", execution=True)
+    verify: bool = option("Hash every file of the inputs and of a finished output again.", False, execution=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Shape:
+    """The shape of a LLaMA, in the tutorial's words."""
+
+    layer: int = option("Number of transformer layers.", minimum=1)
+    hidden: int = option("Hidden size; a multiple of `head`.", minimum=1)
+    head: int = option("Number of attention heads.", minimum=1)
+    kv_head: int = option("Number of key-value heads; 0 keeps the queries per key-value head of the teacher.", 0, minimum=0)
+    intermediate: int = option("Size of the feed-forward layer.", minimum=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class InitModel(_Shape, Options):
+    verb = "init-model"
+    summary = "Make a small random LLaMA, two SentencePiece models and text to train it on, for the smoke pipeline."
+
+    vocab_size: int = option("Pieces of the model's own SentencePiece model.", 1024, minimum=300)
+    chinese_vocab_size: int = option("Pieces of the Chinese SentencePiece model that expand-vocab adds.", 2048, minimum=300)
+    max_seq_length: int = option("Positions that the model is made for, in tokens.", 128, minimum=8)
+    english_characters: int = option("Characters of English running text to write.", 2_000_000, minimum=10_000)
+    chinese_characters: int = option("Characters of Chinese running text to write.", 500_000, minimum=10_000)
+    seed: int = option("Seed of the weights.", 776, minimum=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExpandVocab(Options):
+    verb = "expand-vocab"
+    summary = "Add the pieces of a Chinese SentencePiece model to a LLaMA's tokenizer, and grow its embeddings."
+
+    llama_tokenizer_dir: str = option("LLaMA folder: tokenizer.model, config and weights.", input="model")
+    chinese_sp_path: str = option("Chinese SentencePiece model file.", input="sentencepiece")
+    vocab_size: int = option("Size that the grown vocabulary must have; 0 does not check it.", 0, minimum=0)
+    embedding_init: str = option(
+        "New rows: `split` (mean of the rows of the old pieces that spell it), `mean` (drawn from mean and covariance of "
+        "all old rows) or `random`.",
+        "split",
+        choices=("split", "mean", "random"),
+    )
+    published_rule: bool = option("Choose pieces as the paper does, those with ASCII characters included.", False)
+    seed: int = option("Seed of drawn rows.", 776, minimum=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildData(Options):
+    verb = "build-data"
+    summary = "Tokenise, shuffle and pack running text into TFRecord shards with an index."
+    independent = True
+
+    input_dir: str = option("Folder with the text.", input="text")
+    input_regex: str = option("Which files of it, as a glob; .jsonl and .txt (one document a line), also .gz.", "*.jsonl")
+    text_key: str = option("Key of the text in a .jsonl document.", "text")
+    tokenizer_name_or_path: str = option("Model folder whose tokenizer is used.", input="model")
+    max_seq_length: int = option("Length of an example in tokens.", 4096, minimum=8)
+    dev_proportion: float = option("Share of the documents that is held out for perplexity.", 0.001, minimum=0, maximum=0.5)
+    shard_megabytes: int = option("Text that becomes one shard, in MiB; the unit of work of a process.", 64, minimum=1)
+    seed: int = option("Seed of the held-out choice and of the shuffle.", 776, minimum=0)
+    num_processors: int = option("Worker processes in each pod.", 1, execution=True, minimum=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Training(Options):
+    """What the one training loop takes."""
+
+    elastic = True
+
+    dev_record_path_or_regex: str = option("Held-out records for perplexity; empty for none.", "", input="records")
+    max_seq_length: int = option("Length of an example in tokens.", 4096, minimum=8)
+    global_batch_size: int = option("Sequences of one optimizer step, over all processes.", 1024, minimum=1)
+    learning_rate: float = option("Peak learning rate.", 3e-5, above=0)
+    weight_decay: float = option("AdamW's weight decay; none on norms and biases.", 0.1, minimum=0)
+    lr_scheduler_type: str = option("Learning rate after warm-up.", "cosine", choices=("cosine", "linear", "constant"))
+    warmup_proportion: float = option("Share of the steps that warms up.", 0.01, minimum=0, maximum=1)
+    max_grad_norm: float = option("Gradients are clipped to this norm.", 1.0, above=0)
+    num_train_epochs: int = option("Passes over the records.", 1, minimum=1)
+    max_steps: int = option("Plan and stop at this many optimizer steps at most; 0 for all.", 0, minimum=0)
+    seed: int = option("Seed of the data order and of dropout.", 776, minimum=0)
+    use_bf16: bool = option("Compute in bfloat16, with fp32 master weights.", False)
+
+    per_device_train_batch_size: int = option("Sequences of one process at a time.", 1, execution=True, minimum=1)
+    per_device_eval_batch_size: int = option("Sequences of one process at a time in evaluation.", 8, execution=True, minimum=1)
+    use_act_ckpt: bool = option("Recompute activations to save memory.", False, execution=True)
+    attn_implementation: str = option(
+        "Attention kernel; `auto` takes flash_attention_2 on GPUs and sdpa on CPUs.",
+        "auto",
+        execution=True,
+        choices=("auto", "eager", "sdpa", "flash_attention_2"),
+    )
+    zero_stage: int = option(
+        "DeepSpeed ZeRO stage; 3 would shard the output layer, which the chunked loss needs whole.",
+        1,
+        execution=True,
+        minimum=1,
+        maximum=2,
+    )
+    deepspeed: str = option("DeepSpeed configuration file laid over the generated one.", "", execution=True)
+    loss_chunk_size: int = option("Tokens whose logits exist at once in the loss.", 1024, execution=True, minimum=1)
+    log_interval: int = option("Optimizer steps between two log lines.", 100, execution=True, minimum=1)
+    eval_interval: int = option(
+        "Optimizer steps between two evaluations; 0 for each epoch's end only.", 0, execution=True, minimum=0
+    )
+    save_interval: int = option("Optimizer steps between two checkpoints.", 500, execution=True, minimum=1)
+    keep_checkpoints: int = option("Checkpoints kept beside the newest.", 1, execution=True, minimum=0)
+    max_attempts: int = option("Starts without progress before the stage gives up.", 10, execution=True, minimum=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adapt(_Training):
+    verb = "adapt"
+    summary = "Continue pretraining of a model on records."
+
+    model_name_or_path: str = option("Model folder to start from.", input="model")
+    record_path_or_regex: str = option("Training records: a folder, a file or a glob.", input="records")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prune(Options):
+    verb = "prune"
+    summary = "Score heads, neurons, hidden channels and layers of a teacher by mask gradients, and reorder it by them."
+
+    teacher_model_name_or_path: str = option("Model folder to prune.", input="model")
+    record_path_or_regex: str = option("Records to score on: a folder, a file or a glob.", input="records")
+    max_seq_length: int = option("Tokens taken of each record.", 512, minimum=8)
+    num_examples: int = option("Records to score on; fewer if there are fewer.", 512, minimum=1)
+    num_layer_examples: int = option(
+        "Records on which the loss without each layer is measured; 0 leaves layers out.", 32, minimum=0
+    )
+    per_device_eval_batch_size: int = option("Records at a time; part of the published importance.", 2, minimum=1)
+    published_rule: bool = option("Importance as the paper's: absolute value of the gradient summed over a batch.", False)
+    seed: int = option("Seed of the choice of records.", 776, minimum=0)
+    use_bf16: bool = option("Compute in bfloat16.", False)
+    attn_implementation: str = option(
+        "Attention kernel; `auto` takes flash_attention_2 on GPUs and sdpa on CPUs.",
+        "auto",
+        execution=True,
+        choices=("auto", "eager", "sdpa", "flash_attention_2"),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Convert(_Shape, Options):
+    verb = "convert"
+    summary = "Cut a reordered model to a smaller shape."
+
+    model_name_or_path: str = option("Folder that prune made.", input="model")
+    keep_layers: str = option("Which layers stay: `measured`, `middle`, or their numbers such as `0,1,4`.", "measured")
+    published_rule: bool = option("The paper's conversion: middle layers, no correction of the norms.", False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Distill(_Training):
+    verb = "distill"
+    summary = "Train a student on records with cross entropy and a teacher's full distribution."
+
+    teacher_model_name_or_path: str = option("Model folder of the frozen teacher.", input="model")
+    student_model_name_or_path: str = option("Model folder of the student to start from.", input="model")
+    record_path_or_regex: str = option("Training records: a folder, a file or a glob.", input="records")
+    ce_weight: float = option("Weight of the cross entropy; the rest is the teacher's.", 0.5, minimum=0, maximum=1)
+    temperature: float = option("Softmax temperature of teacher and student in the soft loss.", 1.0, above=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildChatData(Options):
+    verb = "build-chat-data"
+    summary = "Tokenise conversations by the chat template into train and dev TFRecords."
+
+    input_dir: str = option("Folder with the conversations.", input="conversations")
+    input_regex: str = option("Which files of it, as a glob; .json lists or .jsonl.", "*.jsonl")
+    tokenizer_name_or_path: str = option("Model folder whose tokenizer is used.", input="model")
+    max_seq_length: int = option("Longest example in tokens; whole trailing turns beyond it are dropped.", 4096, minimum=8)
+    system: str = option("System sentence of every conversation; empty for the project's own.", "")
+    dev_proportion: float = option("Share of the conversations that is held out.", 0.001, minimum=0, maximum=0.5)
+    published_rule: bool = option("Tokenise each segment on its own, as the paper does.", False)
+    seed: int = option("Seed of the held-out choice.", 776, minimum=0)
+    num_processors: int = option("Worker processes.", 1, execution=True, minimum=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finetune(_Training):
+    verb = "finetune"
+    summary = "Finetune a model on chat records, whole or by LoRA adapters that are merged at the end."
+
+    model_name_or_path: str = option("Model folder to start from.", input="model")
+    train_record_path_or_regex: str = option("Training records: a folder, a file or a glob.", input="records")
+    num_patience_epochs: int = option("Stop after this many epochs without a better dev perplexity; 0 never.", 0, minimum=0)
+    lora_r: int = option("Rank of LoRA adapters; 0 trains the whole model.", 0, minimum=0)
+    lora_alpha: int = option("LoRA's scale: alpha / r.", 16, minimum=1)
+    lora_dropout: float = option("Dropout before the adapters.", 0.05, minimum=0, maximum=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluate(Options):
+    verb = "evaluate"
+    summary = "Measure a model: benchmarks through lm-evaluation-harness, perplexity, one sampled answer."
+
+    model_name_or_path: str = option("Model folder to evaluate.", input="model")
+    tasks: tuple[str, ...] = option(
+        "Benchmarks by name; `minima evaluate --help` lists them.", ("smoke_english", "smoke_chinese")
+    )
+    data_dir: str = option("Folder with offline copies of the benchmarks.", "", input="benchmarks")
+    dev_record_path_or_regex: str = option("Held-out records for perplexity; empty for none.", "", input="records")
+    limit: int = option("Items of each benchmark at most; 0 for all.", 0, minimum=0)
+    question: str = option("What the chat model is asked for the sampled answer; empty for none.", "")
+    seed: int = option("Seed of few-shot examples and of the sampled answer.", 776, minimum=0)
+    use_bf16: bool = option("Compute in bfloat16.", False)
+    run_programs_in: str = option(
+        "Sandbox for the programs that the model writes (HumanEval): `none` refuses, `bubblewrap` uses bwrap.",
+        "none",
+        execution=True,
+        choices=("none", "bubblewrap"),
+    )
+    per_device_eval_batch_size: int = option("Sequences at a time.", 8, execution=True, minimum=1)
+    attn_implementation: str = option(
+        "Attention kernel; `auto` takes flash_attention_2 on GPUs and sdpa on CPUs.",
+        "auto",
+        execution=True,
+        choices=("auto", "eager", "sdpa", "flash_attention_2"),
+    )
+
+
+STAGES: dict[str, type[Options]] = {
+    cls.verb: cls
+    for cls in (InitModel, ExpandVocab, BuildData, Adapt, Prune, Convert, Distill, BuildChatData, Finetune, Evaluate)
+}
+
+REFUSED = {
+    "do_lower_case": "the models are cased; lower-casing would change how English is tokenised",
+    "max_length": "its name is max_seq_length in every stage",
+    "num_grad_accum_steps": "it follows from global_batch_size, per_device_train_batch_size and the number of processes",
+    "resume": "a stage always resumes from its last checkpoint",
+    "model_type": "it is read from the model folder",
+    "data_type": "it follows from the verb",
+    "model_suffix": "the artefact's folder is named by jobgen, or by --output_dir",
+}
+"""Flags of the tutorial that are gone, and why."""
+
+
+def fields(stage: type[Options]) -> list[dataclasses.Field[Any]]:
+    """The options of `stage`, in the order of its definition."""
+    return list(dataclasses.fields(stage))
+
+
+def inputs(stage: type[Options]) -> dict[str, str]:
+    """The options of `stage` that name something it reads, with what is expected there."""
+    return {f.name: f.metadata["input"] for f in fields(stage) if f.metadata["input"]}

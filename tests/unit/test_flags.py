@@ -1,0 +1,153 @@
+"""Options from command lines and YAML values, and back."""
+
+import dataclasses
+import string
+import typing
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from minima import flags
+from minima.errors import UsageError
+from minima.options import REFUSED, STAGES, Adapt, BuildData, Evaluate, Options, fields
+
+ADAPT = {"output_dir": "/o", "model_name_or_path": "/m", "record_path_or_regex": "/r"}
+TEXT = st.text(st.characters(exclude_characters="\0", exclude_categories=("Cs",)), min_size=1)
+
+
+def build(stage: type[Options] = Adapt, **values: typing.Any) -> Options:
+    return flags.build(stage, {**ADAPT, **values}, lambda name: f"p.yaml:7: {name}")
+
+
+def values_of(field: dataclasses.Field[typing.Any]) -> st.SearchStrategy[typing.Any]:
+    low, above, high = (field.metadata[k] for k in ("minimum", "above", "maximum"))
+    match flags.kind(field):
+        case "bool":
+            return st.booleans()
+        case "int":
+            return st.integers(int(low or 0), int(high) if high is not None else 10**9)
+        case "float":
+            return st.floats(low if low is not None else above, high, exclude_min=above is not None, allow_infinity=False, allow_nan=False)
+        case "strings":
+            return st.lists(TEXT.filter(lambda v: not v.startswith("--")), min_size=1).map(tuple)
+        case _ if field.metadata["choices"]:
+            return st.sampled_from(field.metadata["choices"])
+        case _:
+            return TEXT.filter(lambda v: "@sha256:" not in v)
+
+
+@pytest.mark.parametrize("verb", STAGES)
+@given(data=st.data())
+def test_every_command_line_gives_back_the_options_it_was_made_of(verb: str, data: st.DataObject) -> None:
+    stage = STAGES[verb]
+    options = stage(**{f.name: data.draw(values_of(f), label=f.name) for f in fields(stage)})
+    assert flags.parse(stage, flags.argv(options)) == options
+
+
+@given(st.lists(st.text(alphabet=string.printable)))
+def test_any_words_give_options_or_a_usage_error(words: list[str]) -> None:
+    with pytest.raises(UsageError):
+        flags.parse(Adapt, words)  # Required options cannot come out of noise.
+
+
+@pytest.mark.parametrize("verb", STAGES)
+def test_the_identity_is_on_the_command_line_in_full(verb: str) -> None:
+    """A reviewer of a manifest, and an image with other defaults, must see the same run."""
+    stage = STAGES[verb]
+    options = stage(**{f.name: "x" if f.default is dataclasses.MISSING and flags.kind(f) == "str" else 1 for f in fields(stage)
+                       if f.default is dataclasses.MISSING})  # fmt: skip
+    line = flags.argv(options)
+    for field in fields(stage):
+        if not field.metadata["execution"] and getattr(options, field.name) not in ("", ()):
+            assert any(word in (f"--{field.name}", f"--no-{field.name}") or word.startswith(f"--{field.name}=") for word in line)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("learning_rat", 1.0, "did you mean 'learning_rate'"),
+        ("learning_rate", "3e-4", "write the number 3.0e-4"),
+        ("learning_rate", "1.25E5", "write the number 1.25e+5"),
+        ("learning_rate", "0.1", "write the number 0.1 without quotes"),
+        ("learning_rate", 0, "number > 0 is valid"),
+        ("learning_rate", float("nan"), "nan"),
+        ("learning_rate", True, "a number > 0 is valid"),
+        ("seed", 1.5, "a whole number >= 0"),
+        ("seed", True, "a whole number"),
+        ("seed", None, "found None (nothing)"),
+        ("use_bf16", "yes", "true or false is valid"),
+        ("warmup_proportion", 1.5, "<= 1"),
+        ("lr_scheduler_type", "cosin", "did you mean 'cosine'"),
+        ("model_name_or_path", "", "empty path"),
+        ("model_name_or_path", "/m@sha256:abc", "minima digest"),
+        ("record_path_or_regex", ["a"], "a string is valid"),
+        *((name, 1, reason) for name, reason in REFUSED.items()),
+    ],
+)
+def test_a_wrong_value_is_named_with_its_place_and_what_is_valid(name: str, value: object, said: str) -> None:
+    with pytest.raises(UsageError) as error:
+        build(**{name: value})
+    assert str(error.value).startswith(f"p.yaml:7: {name}: ")
+    assert said in str(error.value)
+
+
+def test_the_number_that_an_error_proposes_is_one_for_yaml() -> None:
+    with pytest.raises(UsageError) as error:
+        build(learning_rate="3e-4")
+    proposed = str(error.value).split("write the number ")[1].split(" ")[0]
+    assert yaml.safe_load(proposed) == 3e-4
+
+
+def test_all_errors_are_said_at_once() -> None:
+    with pytest.raises(UsageError) as error:
+        flags.build(Adapt, {"sed": 1, "weight_decay": -1}, str)
+    assert [line.split(":")[0] for line in str(error.value).splitlines()] == [
+        "sed", "output_dir", "weight_decay", "model_name_or_path", "record_path_or_regex",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--seed"], "a value is missing"),
+        (["--seed", "x"], "found 'x'; a whole number"),
+        (["--seed", "1", "--seed", "2"], "given twice"),
+        (["--use_bf16=1"], "a switch takes no value"),
+        (["seed"], "a value without a flag"),
+        (["--do_lower_case"], "the models are cased"),
+        (["--no-seed"], "no such option"),
+    ],
+)
+def test_a_wrong_command_line_is_named(words: list[str], said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        flags.parse(Adapt, words)
+
+
+def test_a_list_takes_all_words_up_to_the_next_flag() -> None:
+    options = flags.parse(Evaluate, ["--tasks", "mmlu", "drop", "--output_dir", "o", "--model_name_or_path", "m"])
+    assert options == Evaluate(tasks=("mmlu", "drop"), output_dir="o", model_name_or_path="m")
+
+
+@pytest.mark.parametrize("verb", STAGES)
+def test_help_names_every_option_and_its_default(verb: str) -> None:
+    text = flags.usage(STAGES[verb])
+    for field in fields(STAGES[verb]):
+        assert f"--{field.name} " in text
+        assert field.metadata["help"] in text
+
+
+def test_the_tutorials_flags_are_kept() -> None:
+    """design.md, "Flags of the tutorial": kept."""
+    kept = """llama_tokenizer_dir chinese_sp_path input_dir input_regex output_dir tokenizer_name_or_path num_processors
+    model_name_or_path teacher_model_name_or_path student_model_name_or_path record_path_or_regex train_record_path_or_regex
+    dev_record_path_or_regex per_device_train_batch_size per_device_eval_batch_size learning_rate weight_decay log_interval
+    num_train_epochs num_patience_epochs lr_scheduler_type warmup_proportion max_grad_norm seed use_act_ckpt use_bf16
+    layer hidden head intermediate kv_head keep_layers global_batch_size max_seq_length deepspeed""".split()
+    assert set(kept) <= {f.name for stage in STAGES.values() for f in fields(stage)}
+    assert not set(REFUSED) & {f.name for stage in STAGES.values() for f in fields(stage)}
+
+
+def test_execution_has_no_part_in_the_identity_of_build_data() -> None:
+    assert {f.name for f in fields(BuildData) if f.metadata["execution"]} == {"output_dir", "verify", "num_processors"}
