@@ -94,7 +94,9 @@ def _check_outside_inputs(pipeline: Pipeline) -> None:
     for name, value in pipeline.inputs.items():
         path, _ = artifact.split_digest(value.path)
         if not Path(path).exists():
-            raise NotReadyError(f"{pipeline.source}:{value.line}: inputs.{name}: nothing at {path}; put it there or correct the path")
+            raise NotReadyError(
+                f"{pipeline.source}:{value.line}: inputs.{name}: nothing at {path}; put it there or correct the path"
+            )
 
 
 def _program() -> str:

@@ -1,0 +1,245 @@
+"""A pipeline to steps in the order they can run: paths, keys, command lines, and whether each fits its pool."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from jobgen.memory import USABLE, Memory, Shape, Training, pruning, training
+from jobgen.pools import Pool, amount
+from jobgen.spec import Pipeline, Stage
+from minima import artifact, flags, options
+from minima.errors import UsageError
+from minima.options import Adapt, Convert, Distill, ExpandVocab, Finetune, InitModel, Options, Prune
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """One stage, ready to run.
+
+    Attributes:
+        stage: the stage's name.
+        options: with absolute paths and `output_dir`.
+        key: the artefact's.
+        processes: in each pod.
+        needs: the stages whose artefacts it reads, in the pipeline's order.
+        memory: of one GPU, where the model's shape and the pool's GPUs are known.
+    """
+
+    stage: str
+    verb: str
+    options: Options
+    key: str
+    pool: Pool
+    image: str
+    pods: int
+    processes: int
+    needs: tuple[str, ...]
+    memory: Memory | None
+
+    @property
+    def output_dir(self) -> str:
+        return self.options.output_dir
+
+    @property
+    def argv(self) -> list[str]:
+        """The command line, the same in a pod and on this machine."""
+        return ["minima", self.verb, *flags.argv(self.options)]
+
+
+def plan(pipeline: Pipeline, workspace: str | None = None) -> list[Step]:
+    """The steps of `pipeline`: every stage after those it reads, otherwise in the order of the file.
+
+    Args:
+        pipeline: from `spec.load`.
+        workspace: absolute path of the workspace; None for where the pods mount it.
+
+    Raises:
+        UsageError: a stage does not fit its pool, or a batch cannot be divided; one line for each.
+    """
+    root = workspace or pipeline.workspace.path
+    steps: dict[str, Step] = {}
+    shapes: dict[str, Shape | None] = {name: value.shape for name, value in pipeline.inputs.items()}
+    errors: list[str] = []
+    waiting = list(pipeline.stages.values())
+    while waiting:
+        stage = next(s for s in waiting if all(r.name in steps or r.name in pipeline.inputs for r in s.references.values()))
+        waiting.remove(stage)
+        place = pipeline.place("stages", stage.name)
+        try:
+            step = _step(pipeline, stage, steps, root)
+        except UsageError as error:
+            raise UsageError("\n".join([*errors, f"{place}: {error}"])) from None
+        shapes[stage.name] = None
+        try:
+            shapes[stage.name] = _shape(stage, shapes)
+            step = _fit(step, stage, shapes)
+        except UsageError as error:
+            errors += [f"{place}: {line}" for line in str(error).splitlines()]
+        steps[stage.name] = step
+    if errors:
+        raise UsageError("\n".join(errors))
+    return list(steps.values())
+
+
+def _step(pipeline: Pipeline, stage: Stage, steps: Mapping[str, Step], root: str) -> Step:
+    paths: dict[str, str] = {}
+    keys: dict[str, str] = {}
+    for option in options.inputs(type(stage.options)):
+        value = getattr(stage.options, option)
+        reference = stage.references.get(option)
+        if reference and reference.name in steps:
+            made = steps[reference.name]
+            paths[option] = f"{made.output_dir}/{reference.inside}" if reference.inside else made.output_dir
+            keys[option] = artifact.artifact_input_key(made.key, reference.inside)
+            continue
+        if reference:
+            outside = pipeline.inputs[reference.name].path
+            value = f"{outside}/{reference.inside}" if reference.inside else outside
+        if value:
+            path, digest = artifact.split_digest(value)
+            paths[option] = value
+            keys[option] = f"sha256:{digest}" if digest else path
+    resolved = replace(stage.options, **paths)  # type: ignore[arg-type]
+    key = artifact.key(resolved, keys)
+    read = {reference.name for reference in stage.references.values()}
+    return Step(
+        stage=stage.name,
+        verb=stage.verb,
+        options=replace(resolved, output_dir=f"{root}/{pipeline.name}/{stage.name}-{key}"),
+        key=key,
+        pool=stage.pool,
+        image=stage.image,
+        pods=stage.pool.pods,
+        processes=stage.pool.processes if resolved.elastic else 1,
+        needs=tuple(name for name in pipeline.stages if name in read),
+        memory=None,
+    )
+
+
+def _shape(stage: Stage, shapes: Mapping[str, Shape | None]) -> Shape | None:
+    """The shape of the model that a stage makes, as far as the pipeline says it."""
+
+    def read(option: str) -> Shape | None:
+        reference = stage.references.get(option)
+        return shapes[reference.name] if reference else None
+
+    match stage.options:
+        case InitModel() as made:
+            return _cut(made, made.hidden // made.head, made.vocab_size, made.kv_head or made.head)
+        case ExpandVocab() as made:
+            before = read("llama_tokenizer_dir")
+            return replace(before, vocab_size=made.vocab_size) if before and made.vocab_size else None
+        case Convert() as made:
+            teacher = read("model_name_or_path")
+            if teacher is None:
+                _cut(made, 1, 1, made.kv_head or made.head)
+                return None
+            per_group = max(1, teacher.head // teacher.kv_head)
+            return _cut(made, teacher.head_dim, teacher.vocab_size, made.kv_head or max(1, made.head // per_group))
+        case Distill():
+            return read("student_model_name_or_path")
+        case Prune():
+            return read("teacher_model_name_or_path")
+        case Adapt() | Finetune():
+            return read("model_name_or_path")
+    return None
+
+
+def _cut(made: InitModel | Convert, head_dim: int, vocab_size: int, kv_head: int) -> Shape:
+    """The shape that options state.
+
+    Raises:
+        UsageError: no LLaMA has it.
+    """
+    if made.hidden % made.head:
+        near = next(n for n in range(made.head, 0, -1) if made.hidden % n == 0)
+        raise UsageError(f"hidden {made.hidden} is no multiple of head {made.head}; head {near} is valid")
+    if made.head % kv_head:
+        valid = ", ".join(str(n) for n in range(1, made.head + 1) if made.head % n == 0)
+        raise UsageError(f"head {made.head} is no multiple of kv_head {kv_head}; valid: {valid}")
+    return Shape(
+        layer=made.layer,
+        hidden=made.hidden,
+        head=made.head,
+        kv_head=kv_head,
+        head_dim=head_dim,
+        intermediate=made.intermediate,
+        vocab_size=vocab_size,
+    )
+
+
+def _fit(step: Step, stage: Stage, shapes: Mapping[str, Shape | None]) -> Step:
+    """The step with its memory and ZeRO stage.
+
+    Raises:
+        UsageError: it does not fit its pool.
+    """
+    pool = step.pool
+    if pool.pods > 1 and not (step.options.elastic or step.options.independent):
+        raise UsageError(f"{step.verb} runs in one pod, pool {pool.name} has {pool.pods}; choose a pool with pods: 1")
+    if pool.gpus > 1 and not step.options.elastic:
+        raise UsageError(f"{step.verb} uses one GPU, pool {pool.name} has {pool.gpus} a pod; choose a pool with gpus: 1")
+    match step.options:
+        case Adapt() | Distill() | Finetune() as made:
+            _check_batch(made, pool)
+            model = shapes[stage.name]
+            teacher = None
+            if isinstance(made, Distill):
+                reference = stage.references.get("teacher_model_name_or_path")
+                teacher = shapes[reference.name] if reference else None
+                if teacher is None:
+                    model = None
+            return _choose_zero(step, made, model, teacher, stated="zero_stage" in stage.stated)
+        case Prune() as made:
+            model = shapes[stage.name]
+            if not model or not pool.gpu_memory:
+                return step
+            needed = pruning(made, model)
+            _check_memory(pool, [needed])
+            return replace(step, memory=needed)
+    return step
+
+
+def _check_batch(made: Training, pool: Pool) -> None:
+    world = pool.pods * pool.processes
+    micro, batch = made.per_device_train_batch_size, made.global_batch_size
+    if batch % world:
+        raise UsageError(
+            f"global_batch_size {batch} is no multiple of the {world} processes of pool {pool.name}; "
+            f"{max(1, batch // world) * world} is the nearest that is"
+        )
+    if batch % (world * micro):
+        each = batch // world
+        valid = ", ".join(str(n) for n in range(1, each + 1) if each % n == 0)
+        raise UsageError(
+            f"global_batch_size {batch} is no multiple of {world} processes × per_device_train_batch_size {micro}; "
+            f"valid micro-batches: {valid}"
+        )
+
+
+def _choose_zero(step: Step, made: Training, model: Shape | None, teacher: Shape | None, *, stated: bool) -> Step:
+    """The step with the lowest ZeRO stage that fits the pool's GPUs. Never 3: teacher and output layer stay whole."""
+    pool = step.pool
+    if not model or not pool.gpu_memory:
+        return step
+    world = pool.pods * pool.processes
+    tried = [made.zero_stage] if stated else [1, 2]
+    needed = [training(made, model, teacher, processes=world, zero_stage=zero) for zero in tried]
+    fitting = _check_memory(pool, needed)
+    return replace(step, memory=needed[fitting], options=replace(made, zero_stage=tried[fitting]))
+
+
+def _check_memory(pool: Pool, needed: list[Memory]) -> int:
+    """The number of the first of `needed` that fits a GPU of the pool.
+
+    Raises:
+        UsageError: none does.
+    """
+    usable = amount(pool.gpu_memory) * USABLE
+    for number, one in enumerate(needed):
+        if one.total <= usable:
+            return number
+    least = min(needed, key=lambda one: one.total)
+    raise UsageError(
+        f"needs {least} on each GPU, pool {pool.name} has {usable / 1e9:.1f} GB to use of {pool.gpu_memory}; "
+        "a smaller micro-batch, use_act_ckpt, more pods or larger GPUs help"
+    )

@@ -1,0 +1,220 @@
+"""Pools: named sets of equal pods. A pipeline takes them as they are, changes their fields, or adds its own.
+
+Names of nodes and of RDMA resources differ in every cluster, so no built-in pool has any: state them in the pipeline's
+`pools`, as `node_selector` and `resources`.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+from minima.errors import UsageError, did_you_mean
+
+UNITS = {"": 1.0, "m": 1e-3, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
+QUANTITY = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,6})?)(m|[kMGT]|[KMGT]i)?")
+LABEL_NAME = re.compile(r"(?:[a-z0-9](?:[-a-z0-9.]{0,251}[a-z0-9])?/)?[A-Za-z0-9](?:[-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
+LABEL_VALUE = re.compile(r"(?:[A-Za-z0-9](?:[-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?")
+VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+OURS = re.compile(r"PET_.*|MINIMA_.*|MASTER_(ADDR|PORT)|(LOCAL_)?RANK|(LOCAL_)?WORLD_SIZE|TORCH_ELASTIC_SHUTDOWN_TIMEOUT")
+"""Variables that the operator, torchrun, jobgen and minima set."""
+GPU = "nvidia.com/gpu"
+TOLERATION = {
+    "key": None,
+    "operator": ("Exists", "Equal"),
+    "value": None,
+    "effect": ("NoSchedule", "PreferNoSchedule", "NoExecute"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pool:
+    """Equal pods, and what each of them gets."""
+
+    name: str
+    pods: int = 1
+    processes: int = 0
+    """Training processes in each pod; 0 for one per GPU, or one without GPUs."""
+    gpus: int = 0
+    gpu_memory: str = ""
+    """Memory of one GPU; empty leaves the memory plan out."""
+    cpu: str = ""
+    cpu_limit: str = ""
+    """Empty for the same as `cpu`."""
+    memory: str = ""
+    shm: str = "1Gi"
+    """Size of /dev/shm; it counts against `memory`."""
+    resources: Mapping[str, str] = field(default_factory=dict)
+    """More of what the nodes offer, by its name there, such as RDMA devices."""
+    node_selector: Mapping[str, str] = field(default_factory=dict)
+    tolerations: tuple[Mapping[str, str], ...] = ()
+    env: Mapping[str, str] = field(default_factory=dict)
+    image: str = ""
+    """Empty for the pipeline's."""
+    queue: str = ""
+    """Kueue's LocalQueue; empty for none."""
+
+
+_A100 = Pool(
+    name="a100-8",
+    gpus=8,
+    gpu_memory="80Gi",
+    cpu="80",
+    memory="900Gi",
+    shm="64Gi",
+    tolerations=({"key": GPU, "operator": "Exists", "effect": "NoSchedule"},),
+)
+BUILT_IN = {
+    pool.name: pool
+    for pool in (
+        replace(_A100, name="a100-32", pods=4),
+        replace(_A100, name="a100-16", pods=2),
+        _A100,
+        replace(_A100, name="a100-1", gpus=1, cpu="10", memory="110Gi", shm="8Gi"),
+        Pool(name="cpu", cpu="16", memory="64Gi", shm="2Gi"),
+        Pool(name="small", cpu="100m", cpu_limit="2", memory="3Gi", shm="256Mi"),
+        Pool(name="small-pair", pods=2, cpu="100m", cpu_limit="2", memory="3Gi", shm="256Mi"),
+    )
+}
+"""An A100 node has 96 CPUs and at least 1.1 TiB on every cloud; the rest is for the node's own pods."""
+
+
+def amount(quantity: str) -> float:
+    """A Kubernetes quantity as a number: cores, or bytes.
+
+    Raises:
+        UsageError: it is none.
+    """
+    match = QUANTITY.fullmatch(quantity)
+    if not match:
+        raise UsageError(f"found {quantity!r}; a quantity such as 16, 500m or 64Gi is valid")
+    return float(match[1]) * UNITS[match[2] or ""]
+
+
+def find(name: str, pools: Mapping[str, Pool]) -> Pool:
+    """The pool called `name`.
+
+    Raises:
+        UsageError: there is none.
+    """
+    if name not in pools:
+        raise UsageError(f"no such pool; {did_you_mean(name, pools)}")
+    return pools[name]
+
+
+def build(name: str, values: Mapping[str, Any], place: Callable[[str], str]) -> Pool:
+    """The built-in pool `name` with `values` laid over it, or a new pool.
+
+    Args:
+        name: the pool's name.
+        values: field to value, as YAML gives them.
+        place: for a field's name, where it stands.
+
+    Raises:
+        UsageError: an unknown field, a wrong type or value; one line for each.
+    """
+    valid = [f.name for f in fields(Pool) if f.name != "name"]
+    errors: list[str] = []
+    checked: dict[str, Any] = {}
+    for key, value in values.items():
+        try:
+            if key not in valid:
+                raise UsageError(f"no such field of a pool; {did_you_mean(key, valid)}")
+            checked[key] = _checked(key, value)
+        except UsageError as error:
+            errors.append(f"{place(key)}: {error}")
+    if errors:
+        raise UsageError("\n".join(errors))
+    pool = replace(BUILT_IN.get(name, Pool(name=name)), **checked)
+    if problem := _problem(pool):
+        raise UsageError(f"{place('')}: {problem}")
+    return replace(pool, processes=pool.processes or pool.gpus or 1)
+
+
+def _problem(pool: Pool) -> str:
+    for key in ("cpu", "memory"):
+        if not getattr(pool, key):
+            return f"{key} is missing; how much each pod asks for, such as {key}: {'64Gi' if key == 'memory' else 16}"
+    if pool.gpus and pool.processes not in (0, pool.gpus):
+        return f"{pool.processes} processes on {pool.gpus} GPUs; one process per GPU is valid, leave `processes` out"
+    if amount(pool.cpu_limit or pool.cpu) < amount(pool.cpu):
+        return f"cpu_limit {pool.cpu_limit} is below cpu {pool.cpu}; it is at least as much"
+    if amount(pool.shm) >= amount(pool.memory):
+        return f"shm {pool.shm} counts against memory {pool.memory}; it must be smaller"
+    return ""
+
+
+def _checked(key: str, value: Any) -> Any:
+    match key:
+        case "pods" | "processes" | "gpus":
+            low = 1 if key == "pods" else 0
+            if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= 10_000:
+                raise UsageError(f"found {value!r}; a whole number from {low} to 10000 is valid")
+            return value
+        case "cpu" | "cpu_limit" | "memory" | "shm" | "gpu_memory":
+            return _quantity(value)
+        case "image" | "queue":
+            return image(value) if key == "image" else _matching(value, LABEL_VALUE, "the name of a LocalQueue")
+        case "node_selector":
+            return {_matching(k, LABEL_NAME, "a label"): _matching(v, LABEL_VALUE, "its value") for k, v in _pairs(value)}
+        case "resources":
+            return {_resource(k): _quantity(v) for k, v in _pairs(value)}
+        case "env":
+            return {_variable(k): _matching(v, re.compile(r"[^\0]*"), "a string") for k, v in _pairs(value)}
+    if not isinstance(value, list):
+        raise UsageError(f"found {value!r}; a list of tolerations is valid")
+    return tuple(_toleration(one) for one in value)
+
+
+def image(value: Any) -> str:
+    """The name of a container image, checked."""
+    return _matching(value, re.compile(r"[A-Za-z0-9][A-Za-z0-9._/:@-]{0,499}"), "the name of a container image")
+
+
+def _quantity(value: Any) -> str:
+    text = str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
+    if not isinstance(text, str) or not QUANTITY.fullmatch(text) or not amount(text):
+        raise UsageError(f"found {value!r}; a quantity above 0 such as 16, 500m or 64Gi is valid")
+    return text
+
+
+def _matching(value: Any, pattern: re.Pattern[str], what: str) -> str:
+    if not isinstance(value, str):
+        raise UsageError(f"found {value!r}, which is no string; {what} is valid, in quotes")
+    if not pattern.fullmatch(value):
+        raise UsageError(f"found {value!r}; {what} is valid")
+    return value
+
+
+def _pairs(value: Any) -> list[tuple[str, Any]]:
+    if not isinstance(value, dict):
+        raise UsageError(f"found {value!r}; a mapping is valid")
+    return list(value.items())
+
+
+def _resource(name: str) -> str:
+    if name in {"cpu", "memory", GPU}:
+        raise UsageError(f"{name} is the pool's own field {name.replace(GPU, 'gpus')}")
+    return _matching(name, LABEL_NAME, "a resource's name")
+
+
+def _variable(name: str) -> str:
+    if OURS.fullmatch(name):
+        raise UsageError(f"{name} is set by jobgen, the operator or torchrun; remove it")
+    return _matching(name, VARIABLE, "a variable's name")
+
+
+def _toleration(value: Any) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for key, text in _pairs(value):
+        if key not in TOLERATION:
+            raise UsageError(f"a toleration has no {key!r}; {did_you_mean(key, TOLERATION)}")
+        valid = TOLERATION[key]
+        found[key] = _matching(text, LABEL_NAME if key == "key" else LABEL_VALUE, f"a toleration's {key}")
+        if valid and text not in valid:
+            raise UsageError(f"a toleration's {key}: found {text!r}; {did_you_mean(text, valid)}")
+    if not found.get("key") and found.get("operator") != "Exists":
+        raise UsageError("a toleration without key needs operator: Exists")
+    if found.get("operator") == "Exists" and found.get("value"):
+        raise UsageError("a toleration with operator: Exists has no value")
+    return found

@@ -1,0 +1,153 @@
+"""YAML text to plain values, with the line of every key.
+
+Stricter than YAML 1.1: keys are strings and never repeated, and a number is written as YAML 1.2 writes it too.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from minima.errors import UsageError
+
+DECIMAL = re.compile(r"[-+]?(?:0|[1-9][0-9]*)")
+_TAG = "tag:yaml.org,2002:"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where things stand in a file; called with the keys from the root, gives `file:line: a.b.c`."""
+
+    file: str
+    lines: Mapping[tuple[str, ...], int]
+
+    def line(self, *path: str) -> int:
+        """The line of a key, or of the nearest one above it that is there."""
+        while path and path not in self.lines:
+            path = path[:-1]
+        return self.lines.get(path, 1)
+
+    def __call__(self, *path: str) -> str:
+        told = ".".join(key if key.isprintable() else repr(key) for key in path)
+        return f"{self.file}:{self.line(*path)}{': ' if told else ''}{told}"
+
+
+@dataclass(frozen=True)
+class Document:
+    """The root's value and the place of every key."""
+
+    value: Any
+    place: Place
+
+    def line(self, *path: str) -> int:
+        return self.place.line(*path)
+
+
+def parse(text: str, file: str) -> Document:
+    """The one document of `text`.
+
+    Raises:
+        UsageError: not YAML, empty, a repeated key, a value of a kind that no pipeline has.
+    """
+    lines: dict[tuple[str, ...], int] = {}
+    try:
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        if root is None:
+            raise UsageError(f"{file}: empty; `jobgen init NAME` writes a pipeline to start from")
+        if not isinstance(root, yaml.MappingNode):
+            raise UsageError(f"{file}:{root.start_mark.line + 1}: not a mapping; a pipeline starts with `name: …`")
+        converter = _Converter(file, lines)
+        value = converter.value(root, ())
+    except yaml.MarkedYAMLError as error:
+        line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise UsageError(f"{file}{line}: not YAML: {error.problem or error.context}") from None
+    except yaml.YAMLError as error:
+        raise UsageError(f"{file}: not YAML: {str(error).splitlines()[0]}") from None
+    except RecursionError:
+        raise UsageError(f"{file}: nested too deeply") from None
+    except (ValueError, OverflowError) as error:  # PyYAML's scanner: \UFFFFFFFF, a version of 5,000 digits.
+        raise UsageError(f"{file}: not YAML: {error}") from None
+    if converter.errors:
+        raise UsageError("\n".join(converter.errors))
+    return Document(value, Place(file, lines))
+
+
+def told(value: Any) -> str:
+    """A found value in an error."""
+    text = "nothing" if value is None else repr(value)
+    return text if len(text) <= 80 else text[:77] + "…"
+
+
+class _Converter:
+    def __init__(self, file: str, lines: dict[tuple[str, ...], int]) -> None:
+        self.file = file
+        self.lines = lines
+        self.errors: list[str] = []
+        self.done: dict[int, Any] = {}
+        """Values of nodes, for aliases; _OPEN for one that is not finished yet."""
+
+    def value(self, node: yaml.Node, path: tuple[str, ...]) -> Any:
+        if id(node) in self.done:
+            if self.done[id(node)] is _OPEN:
+                self.error(node, path, "an alias inside its own anchor")
+                return None
+            return self.done[id(node)]
+        self.done[id(node)] = _OPEN
+        match node:
+            case yaml.MappingNode():
+                found: Any = self.mapping(node, path)
+            case yaml.SequenceNode():
+                found = [self.value(item, path) for item in node.value]
+            case _:
+                found = self.scalar(node, path)
+        self.done[id(node)] = found
+        return found
+
+    def mapping(self, node: yaml.MappingNode, path: tuple[str, ...]) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for key_node, value_node in node.value:
+            key = key_node.value
+            if not isinstance(key_node, yaml.ScalarNode) or key_node.tag != f"{_TAG}str":
+                written = repr(key) if isinstance(key, str) else "a list or mapping"
+                self.error(key_node, path, f"found {written} as a key; a string is valid, in quotes if need be")
+                continue
+            if key in found:
+                first = self.lines[(*path, key)]
+                self.error(key_node, (*path, key), f"a repeated key, first on line {first}; remove one")
+                continue
+            self.lines[(*path, key)] = key_node.start_mark.line + 1
+            found[key] = None
+            found[key] = self.value(value_node, (*path, key))
+        return found
+
+    def scalar(self, node: yaml.Node, path: tuple[str, ...]) -> Any:
+        text = str(node.value)
+        match node.tag.removeprefix(_TAG):
+            case "str":
+                if not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text):
+                    self.error(node, path, "half a surrogate pair; write the character itself")
+                return text
+            case "null":
+                return None
+            case "bool" if text.lower() in {"true", "false"}:
+                return text.lower() == "true"
+            case "int" if DECIMAL.fullmatch(text) and len(text) <= 18:
+                return int(text)
+            case "float" if ":" not in text and "_" not in text:
+                return float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))
+            case "bool":
+                self.error(node, path, f"found {text}; true, false or a string in quotes is valid")
+            case "int" | "float":
+                self.error(node, path, f"found {told(text)}; a number in plain decimal or a string in quotes is valid")
+            case kind:
+                self.error(node, path, f"found {told(text)} ({kind}); put a string in quotes")
+        return None
+
+    def error(self, node: yaml.Node, path: tuple[str, ...], message: str) -> None:
+        place = Place(self.file, {path: node.start_mark.line + 1})
+        self.errors.append(f"{place(*path)}: {message}")
+
+
+_OPEN = object()
