@@ -1,0 +1,235 @@
+"""Conversations: reading them, the chat template, and the token ids that it gives, with a mask on what the assistant says.
+
+The format is MiniChat's: a system sentence and `</s>`, then for each turn `[|User|] … </s>[|Assistant|] … </s>`. It is
+written once, as a Jinja template that also goes into the chat model's folder, so that training and inference cannot
+differ.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from minima.errors import DataError, did_you_mean
+
+if TYPE_CHECKING:  # Reading conversations needs no transformers.
+    from transformers import PreTrainedTokenizerBase
+
+TEMPLATE_FILE = "chat_template.jinja"
+"""Where `build-chat-data` leaves the template beside its records, and where a model folder has it."""
+USER, ASSISTANT = "[|User|]", "[|Assistant|]"
+SYSTEM = "下面是用户与智能助手 MiniChat 的对话。MiniChat 懂中文和英文，回答真实、清楚、有礼貌，不知道的事情就说不知道。"
+"""The system sentence where none is given."""
+
+Turn = dict[str, str]
+KEYS = ("User", "Assistant")
+SUFFIXES = (".json", ".jsonl")
+
+# `</s>` in what somebody says is text (HTML has such a tag): a space keeps it from ending the sequence.
+_TEMPLATE = """\
+{%- macro plain(content) -%}
+{%- set text = namespace(value=content) -%}
+{%- for token in [bos_token, eos_token, unk_token] if token -%}
+{%- set text.value = text.value | replace(token, token[:1] + ' ' + token[1:]) -%}
+{%- endfor -%}
+{{- text.value -}}
+{%- endmacro -%}
+{%- if messages[0]['role'] == 'system' -%}
+{%- set system, turns = messages[0]['content'], messages[1:] -%}
+{%- else -%}
+{%- set system, turns = @SYSTEM@, messages -%}
+{%- endif -%}
+{{- bos_token + plain(system) + eos_token -}}
+{%- for message in turns -%}
+{%- if message['role'] == 'user' -%}
+{{- '@USER@ ' + plain(message['content']) + eos_token -}}
+{%- elif message['role'] == 'assistant' -%}
+{{- '@ASSISTANT@' -}}
+{%- generation -%}{{- ' ' + plain(message['content']) + eos_token -}}{%- endgeneration -%}
+{%- else -%}
+{{- raise_exception('roles are user and assistant, and system in the first message; found ' + message['role']) -}}
+{%- endif -%}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{- '@ASSISTANT@' -}}{%- endif -%}
+"""
+
+
+class Example(NamedTuple):
+    """A conversation as token ids, without the `<s>` that the training loop puts in front."""
+
+    indices: np.ndarray
+    """int64 [S], S ≤ max_seq_length."""
+    mask: np.ndarray
+    """int64 [S]: 1 on what the assistant says and on its `</s>`, 0 elsewhere."""
+    dropped_turns: int
+    """Whole turns that were too much."""
+    cut: bool
+    """Whether the first answer was too long, and is cut; then no `</s>` follows it."""
+
+
+def template(system: str = "") -> str:
+    """The Jinja chat template with `system` as the sentence of conversations that bring none; empty for `SYSTEM`."""
+    literal = json.dumps(system or SYSTEM, ensure_ascii=False)
+    # The sentence goes in last: it may contain the other marks.
+    return _TEMPLATE.replace("@USER@", USER).replace("@ASSISTANT@", ASSISTANT).replace("@SYSTEM@", literal)
+
+
+def install(tokenizer: "PreTrainedTokenizerBase", system: str = "") -> None:
+    """Give `tokenizer` the chat template; `save_pretrained` then writes it."""
+    tokenizer.chat_template = template(system)
+
+
+def messages(conversation: Sequence[Turn]) -> list[dict[str, str]]:
+    """`conversation` in the form that `apply_chat_template` and chat servers take."""
+    return [{"role": key.lower(), "content": turn[key]} for turn in conversation for key in KEYS]
+
+
+def encode(
+    tokenizer: "PreTrainedTokenizerBase",
+    conversation: Sequence[Turn],
+    system: str,
+    max_seq_length: int,
+    published_rule: bool = False,
+) -> Example | None:
+    """The training example of a conversation, or None where not even the first question fits.
+
+    `<s>` and the indices are exactly what `apply_chat_template` gives for the conversation; what it gives for a question
+    with the generation prompt is a prefix of them. Trailing turns beyond `max_seq_length` are dropped whole; a first
+    turn that alone is too long has its answer cut, and no end of sequence is trained there.
+
+    Args:
+        tokenizer: any; its own chat template is not used.
+        conversation: turns as `read` gives them.
+        system: the system sentence; empty for `SYSTEM`.
+        max_seq_length: most token ids.
+        published_rule: tokenise each segment on its own, as the paper does, instead of by the template.
+
+    Raises:
+        DataError: the tokenizer merges the end of `[|Assistant|]` with what follows, so that a model could not be asked.
+    """
+    segments = _by_segment if published_rule else _by_template
+    ids, mask, ends = segments(tokenizer, conversation, system)
+    kept = sum(end <= max_seq_length for end in ends)
+    length = ends[kept - 1] if kept else max_seq_length
+    if not any(mask[:length]):
+        return None
+    return Example(
+        np.asarray(ids[:length], dtype=np.int64),
+        np.asarray(mask[:length], dtype=np.int64),
+        dropped_turns=len(ends) - max(kept, 1),
+        cut=not kept,
+    )
+
+
+def _by_template(
+    tokenizer: "PreTrainedTokenizerBase", conversation: Sequence[Turn], system: str
+) -> tuple[list[int], list[int], list[int]]:
+    """Ids, mask and where each turn ends. The template ends every segment, and nothing else, with `</s>`."""
+    coded: Any = tokenizer.apply_chat_template(
+        messages(conversation), chat_template=template(system), return_dict=True, tokenizer_kwargs={"verbose": False}
+    )
+    ids: list[int] = coded["input_ids"][1:]
+    eos = tokenizer.eos_token_id
+    marker = tokenizer(f"{tokenizer.eos_token}{ASSISTANT}", add_special_tokens=False)["input_ids"][1:]
+    stops = [i + 1 for i, token in enumerate(ids) if token == eos]
+    assert len(stops) == 1 + 2 * len(conversation), "the template keeps </s> out of what is said"
+    mask = [0] * len(ids)
+    for start, end in zip(stops[1::2], stops[2::2], strict=True):
+        if ids[start : start + len(marker)] != marker:
+            raise DataError(
+                f"{tokenizer.name_or_path}: its tokenizer merges the end of {ASSISTANT} with the answer; "
+                "`--published_rule` tokenises them apart, but a served model would then see other ids"
+            )
+        mask[start + len(marker) : end] = [1] * (end - start - len(marker))
+    return ids, mask, stops[2::2]
+
+
+def _by_segment(
+    tokenizer: "PreTrainedTokenizerBase", conversation: Sequence[Turn], system: str
+) -> tuple[list[int], list[int], list[int]]:
+    """Ids, mask and where each turn ends, with the system sentence, marks and what is said each tokenised on its own."""
+    texts = [system or SYSTEM, USER, ASSISTANT, *(turn[key] for turn in conversation for key in KEYS)]
+    coded = tokenizer(texts, add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"]
+    eos = [tokenizer.eos_token_id]
+    ids = [*coded[0], *eos]
+    mask, ends = [0] * len(ids), []
+    for user, assistant in zip(coded[3::2], coded[4::2], strict=True):
+        question, answer = [*coded[1], *user, *eos, *coded[2]], [*assistant, *eos]
+        ids += question + answer
+        mask += [0] * len(question) + [1] * len(answer)
+        ends.append(len(ids))
+    return ids, mask, ends
+
+
+def read(place: str | Path) -> Iterator[list[Turn]]:
+    """The conversations of a file: `.json`, a list of them, or `.jsonl`, one on each line.
+
+    Raises:
+        DataError: with file and line or index, what was found, and what is valid.
+    """
+    place = Path(place)
+    if place.suffix not in SUFFIXES:
+        raise DataError(f"{place}: conversations are in {' or '.join(SUFFIXES)} files, found {place.suffix or 'no suffix'}")
+    if place.suffix == ".jsonl":
+        with open(place, "rb") as lines:
+            for number, line in enumerate(lines, 1):
+                if line.strip():
+                    where = f"{place}:{number}"
+                    yield check(_parse(line, where), where)
+        return
+    found = _parse(place.read_bytes(), str(place))
+    if not isinstance(found, list):
+        raise DataError(f"{place}: holds {_kind(found)}; valid: a list of conversations, each a list of turns")
+    for index, conversation in enumerate(found):
+        yield check(conversation, f"{place}, conversation {index}")
+
+
+def check(conversation: Any, where: str) -> list[Turn]:
+    """The turns of `conversation` if it is one; `where` names it in errors.
+
+    Raises:
+        DataError: it is not a list of at least one turn `{"User": …, "Assistant": …}` of texts that are not blank.
+    """
+    valid = 'valid: a list of turns {"User": "…", "Assistant": "…"}'
+    if not isinstance(conversation, list) or not conversation:
+        raise DataError(f"{where}: found {'an empty list' if conversation == [] else _kind(conversation)}; {valid}")
+    for number, turn in enumerate(conversation):
+        here = f"{where}, turn {number}"
+        if not isinstance(turn, dict):
+            raise DataError(f"{here}: found {_kind(turn)}; {valid}")
+        for key in turn:
+            if key not in KEYS:
+                raise DataError(f"{here}: unknown key {_short(key)}; {did_you_mean(key, KEYS)}")
+        for key in KEYS:
+            if key not in turn:
+                raise DataError(f"{here}: no key {key!r}, found {', '.join(turn) or 'none'}; {valid}")
+            text = turn[key]
+            if not isinstance(text, str) or not text.strip():
+                found = f"blank text {_short(text)}" if isinstance(text, str) else _kind(text)
+                raise DataError(f"{here}: {key} is {found}; valid: a text that is not blank (take the turn out)")
+            if any("\ud800" <= character <= "\udfff" for character in text):
+                raise DataError(f"{here}: {key} has half a surrogate pair, which is no character; {_short(text)}")
+    return conversation
+
+
+def _parse(content: bytes, where: str) -> Any:
+    try:
+        return json.loads(content.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise DataError(f"{where}: not UTF-8 ({error.reason} at byte {error.start})") from None
+    except ValueError as error:
+        raise DataError(f"{where}: not JSON ({error}); .json files hold one list, .jsonl files a conversation a line") from None
+    except RecursionError:
+        raise DataError(f"{where}: JSON nested too deeply for a conversation") from None
+
+
+def _kind(value: Any) -> str:
+    names = {dict: "an object", list: "a list", str: "a text", int: "a number", float: "a number", bool: "true or false"}
+    return f"{names.get(type(value), 'null')} {_short(value)}"
+
+
+def _short(value: Any) -> str:
+    text = ascii(value)
+    return text if len(text) <= 60 else f"{text[:57]}…"

@@ -1,0 +1,229 @@
+"""Tokenizers: loading the one of a model folder, and writing one that gives exactly SentencePiece's ids.
+
+transformers 5 rebuilds a LLaMA's tokenizer from vocabulary order and drops the dummy prefix before a leading space, so a
+folder with only `tokenizer.model` is tokenised differently from what SentencePiece (and LLaMA's training) did. `write`
+therefore spells the model out as a `tokenizer.json` that AutoTokenizer, any other user of the tokenizers library, and
+vLLM load as it is.
+"""
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import sentencepiece
+from google.protobuf.message import DecodeError
+from sentencepiece import sentencepiece_model_pb2 as sentencepiece_model
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, processors
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from minima.errors import DataError
+
+MODEL_FILE = "tokenizer.model"
+TOKENIZER_FILE = "tokenizer.json"
+CONFIG_FILE = "tokenizer_config.json"
+
+SPACE = "▁"
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
+"""Types of a SentencePiece piece (sentencepiece_model.proto)."""
+_BPE = 2
+
+
+def load(folder: str | Path) -> PreTrainedTokenizerBase:
+    """Load the tokenizer of a model folder.
+
+    Raises:
+        DataError: the folder has none, its files cannot be read, or what they hold has no pieces, no beginning or no end
+            of sequence.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise DataError(f"{folder}: not a folder; a tokenizer is the folder of a model")
+    if not (folder / TOKENIZER_FILE).is_file() and not (folder / MODEL_FILE).is_file():
+        raise DataError(
+            f"{folder}: no tokenizer; a model folder has {TOKENIZER_FILE} or {MODEL_FILE} "
+            "(copy those of the model it was made of, or make the folder with `minima expand-vocab`)"
+        )
+    # from_pretrained answers a missing or broken file with whatever its guess about the file's kind ends in.
+    for name in ("config.json", CONFIG_FILE, TOKENIZER_FILE):
+        if (folder / name).is_file() or name == "config.json":
+            _check_json(folder / name)
+    if (folder / TOKENIZER_FILE).is_file():
+        try:
+            Tokenizer.from_file(str(folder / TOKENIZER_FILE))
+        except Exception as error:  # noqa: BLE001 - the tokenizers library raises nothing narrower
+            raise DataError(f"{folder / TOKENIZER_FILE}: not a tokenizer ({error}); copy it again") from None
+    else:
+        read_model(folder / MODEL_FILE)
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise DataError(f"{folder}: its tokenizer cannot be read ({error}); copy its tokenizer files again") from None
+    if tokenizer.bos_token_id is None or tokenizer.eos_token_id is None:
+        raise DataError(f"{folder}: its tokenizer has no bos_token or no eos_token; name both in {CONFIG_FILE}")
+    if len(tokenizer) <= len(tokenizer.all_special_ids):
+        raise DataError(f"{folder}: its tokenizer is empty but for {tokenizer.all_special_tokens}; copy {TOKENIZER_FILE} again")
+    return tokenizer
+
+
+def encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
+    """Token ids of running text, without a beginning or an end of sequence.
+
+    `<s>` or `</s>` within a text are text, as they are for SentencePiece: HTML has a tag of that name.
+    """
+    if not texts:
+        return []
+    coded = tokenizer(
+        list(texts), add_special_tokens=False, split_special_tokens=True, return_attention_mask=False, verbose=False
+    )
+    ids: list[list[int]] = coded["input_ids"]
+    return ids
+
+
+def read_model(place: str | Path) -> Any:
+    """The ModelProto in a SentencePiece model file.
+
+    Raises:
+        DataError: there is no such file, or it is something else.
+    """
+    try:
+        content = Path(place).read_bytes()
+    except OSError as error:
+        raise DataError(f"{place}: cannot be read ({error.strerror}); a SentencePiece model file is needed here") from None
+    return parse_model(content, str(place))
+
+
+def parse_model(content: bytes, place: str) -> Any:
+    """The ModelProto in `content`; `place` names it in errors.
+
+    Raises:
+        DataError: `content` is no SentencePiece model.
+    """
+    remedy = "a SentencePiece model (tokenizer.model, *.model) is needed here; fetch the file again (is it a Git LFS pointer?)"
+    proto = sentencepiece_model.ModelProto()  # type: ignore[attr-defined]
+    try:
+        proto.ParseFromString(content)
+        sentencepiece.SentencePieceProcessor(model_proto=content)
+    except (DecodeError, RuntimeError):
+        raise DataError(f"{place}: not a SentencePiece model ({len(content)} bytes); {remedy}") from None
+    if not proto.pieces:
+        raise DataError(f"{place}: a SentencePiece model without pieces; {remedy}")
+    return proto
+
+
+def write(model: bytes | str | Path, folder: str | Path) -> None:
+    """Write the tokenizer files of a LLaMA: `tokenizer.model` and what makes AutoTokenizer give exactly its ids.
+
+    Args:
+        model: a SentencePiece BPE model with byte pieces, serialised or as a file.
+        folder: a model folder; its old tokenizer files are replaced.
+
+    Raises:
+        DataError: not a SentencePiece model, or one of a kind that LLaMAs do not have and that is not reproduced.
+    """
+    place = "the SentencePiece model" if isinstance(model, bytes) else str(model)
+    proto = parse_model(model, place) if isinstance(model, bytes) else read_model(model)
+    check_kind(proto, place)
+    folder = Path(folder)
+    unknown, bos, eos = (proto.pieces[i].piece for i in _special_ids(proto))
+    special = [AddedToken(p.piece, normalized=False, special=True) for p in proto.pieces if p.type in {UNKNOWN, CONTROL}]
+
+    tokenizer = Tokenizer(
+        models.BPE(
+            vocab={p.piece: i for i, p in enumerate(proto.pieces)},
+            merges=list(merges(proto)),
+            unk_token=unknown,
+            fuse_unk=True,
+            byte_fallback=True,
+        )
+    )
+    spaces: list[Any] = [normalizers.Prepend(SPACE)] if proto.normalizer_spec.add_dummy_prefix else []
+    tokenizer.normalizer = normalizers.Sequence([*spaces, normalizers.Replace(" ", SPACE)])
+    strip: list[Any] = [decoders.Strip(" ", 1, 0)] if spaces else []
+    tokenizer.decoder = decoders.Sequence([decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse(), *strip])
+    tokenizer.add_special_tokens(special)
+    tokenizer.post_processor = processors.TemplateProcessing(  # transformers takes it from here, whatever add_bos_token says.
+        single=f"{bos} $A", pair=f"{bos} $A {bos}:1 $B:1", special_tokens=[(bos, proto.trainer_spec.bos_id)]
+    )
+
+    (folder / MODEL_FILE).write_bytes(model if isinstance(model, bytes) else Path(model).read_bytes())
+    tokenizer.save(str(folder / TOKENIZER_FILE))
+    description = {
+        # The name that every version of transformers and vLLM reads as "tokenizer.json as it is".
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "add_bos_token": True,
+        "add_eos_token": False,
+        "unk_token": unknown,
+        "bos_token": bos,
+        "eos_token": eos,
+        "clean_up_tokenization_spaces": False,
+    }
+    (folder / CONFIG_FILE).write_text(json.dumps(description, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    for stale in ("special_tokens_map.json", "added_tokens.json"):
+        (folder / stale).unlink(missing_ok=True)
+
+
+def check_kind(proto: Any, place: str) -> None:
+    """Check that a SentencePiece model is of LLaMA's kind.
+
+    Raises:
+        DataError: it is not BPE with byte pieces, changes the text by more than spaces, or has pieces that are always kept
+            whole; or it lacks `<unk>`, `<s>` or `</s>`.
+    """
+    normalizer, types = proto.normalizer_spec, [p.type for p in proto.pieces]
+    wrong = {
+        f"model_type {proto.trainer_spec.model_type}, not {_BPE} (BPE)": proto.trainer_spec.model_type != _BPE,
+        "no byte pieces": types.count(BYTE) != 256 or not proto.trainer_spec.byte_fallback,
+        f"a normaliser ({normalizer.name or 'unnamed'})": bool(normalizer.precompiled_charsmap),
+        "remove_extra_whitespaces": normalizer.remove_extra_whitespaces,
+        "no escape_whitespaces": not normalizer.escape_whitespaces,
+        "treat_whitespace_as_suffix": proto.trainer_spec.treat_whitespace_as_suffix,
+        "user-defined pieces": USER_DEFINED in types,
+        "unused pieces": UNUSED in types,
+        "no <unk>, <s> or </s>": min(_special_ids(proto)) < 0 or max(_special_ids(proto)) >= len(types),
+    }
+    found = [name for name, there in wrong.items() if there]
+    if found:
+        raise DataError(
+            f"{place}: not a SentencePiece model of LLaMA's kind: it has {', '.join(found)}; valid: BPE with 256 byte pieces, "
+            "<unk>, <s> and </s>, that changes nothing but spaces"
+        )
+
+
+def merges(proto: Any) -> Iterator[tuple[str, str]]:
+    """The merges of a BPE model in the order in which SentencePiece prefers them: by falling score of the result.
+
+    SentencePiece may also merge a character that is no piece; tokenizers cannot. `spelled` tells such a piece.
+    """
+    normal = {p.piece: p.score for p in proto.pieces if p.type == NORMAL}
+    # Equal scores keep the order of the pieces; equal results are taken from the left in the text by both libraries.
+    for piece in sorted(normal, key=lambda piece: -normal[piece]):
+        for split in range(1, len(piece)):
+            left, right = piece[:split], piece[split:]
+            if left in normal and right in normal:
+                yield left, right
+
+
+def spelled(piece: str, characters: set[str]) -> bool:
+    """Whether each character of `piece` is in `characters`, the pieces of one character."""
+    return all(character in characters for character in piece)
+
+
+def _special_ids(proto: Any) -> tuple[int, int, int]:
+    spec = proto.trainer_spec
+    return spec.unk_id, spec.bos_id, spec.eos_id
+
+
+def _check_json(place: Path) -> None:
+    try:
+        value = json.loads(place.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DataError(f"{place.parent}: no {place.name}; a tokenizer is loaded from the folder of a model") from None
+    except (ValueError, OSError) as error:
+        raise DataError(f"{place}: not JSON ({error}); copy it again") from None
+    if not isinstance(value, dict):
+        raise DataError(f"{place}: holds a {type(value).__name__}, not an object; copy it again")
+
+
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # Stages use processes of their own; the library's threads fork badly.
