@@ -58,9 +58,8 @@ def measure(form: Callable[..., Tensor], *inputs: Tensor | loss.Teacher | None) 
 def main() -> None:
     """Print the table."""
     torch.set_num_threads(1)
-    print(
-        f"| loss | tokens | vocabulary | time full, s | chunked / full | peak full, MiB | chunked, MiB | full / chunked |\n{'|---' * 8}|"
-    )
+    heads = ("loss", "tokens", "vocabulary", "full, s", "chunked / full", "full, MiB", "chunked, MiB", "full / chunked")
+    print(f"| {' | '.join(heads)} |\n{'|---' * len(heads)}|")
     for tokens, hidden_size, vocabulary in SHAPES:
         hidden = torch.randn(tokens, hidden_size, requires_grad=True)
         head = torch.randn(vocabulary, hidden_size, requires_grad=True)

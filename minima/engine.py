@@ -1,0 +1,196 @@
+"""The DeepSpeed engine and the process group under the training loop."""
+
+import contextlib
+import errno
+import json
+import logging
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from safetensors import SafetensorError
+
+# Else DeepSpeed, on looking whether an optimizer is Muon, loads the compiler; nothing here is compiled.
+os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
+if not torch.cuda.is_available():
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")  # Or it says on stdout that it found none.
+import deepspeed
+
+from minima.errors import DiskFullError, LostPeerError, UsageError
+from minima.options import _Training
+
+BETAS = (0.9, 0.95)
+EPSILON = 1e-8
+_OURS = {
+    "train_batch_size": "--global_batch_size",
+    "train_micro_batch_size_per_gpu": "--per_device_train_batch_size",
+    "gradient_accumulation_steps": "--global_batch_size and --per_device_train_batch_size",
+    "gradient_clipping": "--max_grad_norm",
+    "optimizer": "--learning_rate and --weight_decay",
+    "scheduler": "--lr_scheduler_type and --warmup_proportion",
+    "bf16": "--use_bf16",
+    "bfloat16": "--use_bf16",
+    "fp16": "--use_bf16",
+    "amp": "--use_bf16",
+    "torch_autocast": "--use_bf16",
+    "data_types": "--use_bf16",
+    "prescale_gradients": "the loop",
+    "gradient_predivide_factor": "the loop",
+}
+"""Keys of a DeepSpeed configuration that would change what the result means, and what says them instead."""
+
+
+class Group:
+    """The processes of this run, and a channel between their CPUs that never waits for a device.
+
+    Attributes:
+        rank: of this process.
+        world: number of processes.
+        control: gloo group for counts, flags and verdicts.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+        else:
+            # It would compile for 40 s, for machines with several CPU sockets.
+            deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+        backend = "nccl" if device.type == "cuda" else "gloo"
+        deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False)
+        self.control = dist.new_group(backend="gloo")
+        self.rank, self.world = dist.get_rank(), dist.get_world_size()
+
+    def sum(self, *values: float) -> list[float]:
+        """Each value summed over the processes, in fp64."""
+        total = torch.tensor(values, dtype=torch.float64)
+        dist.all_reduce(total, group=self.control)
+        return total.tolist()
+
+    def gather(self, value: Any) -> list[Any]:
+        """The value of each process, by rank."""
+        values: list[Any] = [None] * self.world
+        dist.all_gather_object(values, value, group=self.control)
+        return values
+
+
+def accumulation_steps(options: _Training, world: int) -> int:
+    """Micro-batches of each process in an optimizer step.
+
+    Raises:
+        UsageError: the global batch does not divide into them.
+    """
+    share, rest = divmod(options.global_batch_size, world)
+    micro = options.per_device_train_batch_size
+    if rest:
+        raise UsageError(
+            f"--global_batch_size: {options.global_batch_size} sequences do not divide among {world} processes; "
+            f"valid: a multiple of {world}, or a number of processes that divides it"
+        )
+    if share % micro:
+        valid = ", ".join(str(n) for n in range(1, share + 1) if share % n == 0)
+        raise UsageError(
+            f"--per_device_train_batch_size: {micro} does not divide the {share} sequences that each of {world} processes "
+            f"has in a global batch of {options.global_batch_size}; valid: {valid}"
+        )
+    return share // micro
+
+
+def configuration(options: _Training, world: int) -> dict[str, Any]:
+    """The DeepSpeed configuration, `options.deepspeed` laid over what follows from the other options.
+
+    Raises:
+        UsageError: that file is not a JSON object, or holds keys that would change what the result means.
+    """
+    config: dict[str, Any] = {
+        "train_batch_size": options.global_batch_size,
+        "train_micro_batch_size_per_gpu": options.per_device_train_batch_size,
+        "gradient_accumulation_steps": accumulation_steps(options, world),
+        "gradient_clipping": options.max_grad_norm,
+        "bf16": {"enabled": options.use_bf16},
+        "data_types": {"grad_accum_dtype": "fp32"},
+        "communication_data_type": "fp32",
+        "zero_optimization": {"stage": options.zero_stage},
+        "zero_allow_untested_optimizer": True,
+        "steps_per_print": 1 << 60,
+    }
+    if not options.deepspeed:
+        return config
+    try:
+        laid_over = json.loads(Path(options.deepspeed).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"--deepspeed: {options.deepspeed}: {error}; name a DeepSpeed configuration in JSON") from None
+    if not isinstance(laid_over, dict):
+        raise UsageError(f"--deepspeed: {options.deepspeed}: a {type(laid_over).__name__}; valid: a JSON object")
+    for key in laid_over:
+        if key in _OURS:
+            raise UsageError(f"--deepspeed: {options.deepspeed}: {key!r} would change the result; {_OURS[key]} says it")
+    if "stage" in (laid_over.get("zero_optimization") or {}):
+        raise UsageError(f"--deepspeed: {options.deepspeed}: 'zero_optimization.stage'; --zero_stage says it")
+    return _overlay(config, laid_over)
+
+
+def _overlay(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(below)
+    for key, value in above.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = _overlay(merged[key], value) if both else value
+    return merged
+
+
+def start(module: torch.nn.Module, options: _Training, group: Group) -> Any:
+    """The engine that trains the parameters of `module` that require gradients; no decay on vectors (norms, biases)."""
+    trained = [p for p in module.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": options.weight_decay},
+        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW([g for g in groups if g["params"]], options.learning_rate, BETAS, EPSILON)
+    return deepspeed.initialize(model=module, optimizer=optimizer, config=configuration(options, group.world))[0]
+
+
+@contextlib.contextmanager
+def catch_sigterm() -> Iterator[list[int]]:
+    """Within it SIGTERM only fills the list, for the loop to see at its next step."""
+    caught: list[int] = []
+
+    def remember(number: int, frame: FrameType | None) -> None:
+        caught.append(number)
+
+    before = signal.signal(signal.SIGTERM, remember)
+    try:
+        yield caught
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextlib.contextmanager
+def one_form_of_errors() -> Iterator[None]:
+    """Turn what libraries raise for a lost peer, a lost device, or no room into this project's errors.
+
+    Raises:
+        LostPeerError: the group or the device failed.
+        DiskFullError: a weight file could not be written.
+        MemoryError: of the host or of the device.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise MemoryError(str(error).splitlines()[0]) from error
+    except SafetensorError as error:
+        if f"os error {errno.ENOSPC}" in str(error) or f"os error {errno.EDQUOT}" in str(error):
+            raise DiskFullError(f"no space left for weights ({error}); make room, the same command goes on") from error
+        raise
+    except RuntimeError as error:
+        text = str(error)
+        if "can't allocate memory" in text:
+            raise MemoryError(text.splitlines()[0]) from error
+        if isinstance(error, (dist.DistError, torch.AcceleratorError)) or "gloo" in text or "NCCL" in text:
+            where = os.environ.get("RANK", "0")
+            raise LostPeerError(f"rank {where} lost a peer or its device ({text.splitlines()[0]}); run again") from error
+        raise

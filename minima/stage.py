@@ -1,0 +1,54 @@
+"""What the training stages share besides the loop: where a model and records come from, and where the result goes."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import LlamaForCausalLM
+
+from minima import model
+from minima.artifact import Output, split_digest
+from minima.checkpoint import count_attempt
+from minima.engine import Group
+from minima.options import _Training
+from minima.records import Records, find
+
+
+def start(options: _Training, output: Output) -> Group:
+    """Join the other processes; rank 0 counts the attempt.
+
+    Raises:
+        AttemptsError: too many starts without progress.
+    """
+    group = Group(model.device())
+    if group.rank == 0:
+        count_attempt(output, options.max_attempts)
+    return group
+
+
+def place(value: str) -> Path:
+    """The path of an input option, without its digest."""
+    return Path(split_digest(value)[0])
+
+
+def records(value: str) -> Records | None:
+    """The records that an input option names; None for an empty one."""
+    return Records(find(place(value))) if value else None
+
+
+def dtype(options: _Training) -> torch.dtype:
+    """The type that weights are computed with, and written in."""
+    return torch.bfloat16 if options.use_bf16 else torch.float32
+
+
+def load(value: str, options: _Training) -> LlamaForCausalLM:
+    """The model that an input option names, on this process's device."""
+    return model.load(
+        place(value), dtype=dtype(options), attn_implementation=options.attn_implementation, device=model.device()
+    )
+
+
+def write(trained: Any, value: str, options: _Training, output: Output, made_of: dict[str, str]) -> None:
+    """Write a trained LLaMA as the artefact's model folder, with the tokenizer of the model that `value` names."""
+    output.check_lease()
+    model.save(trained, place(value), output.folder, verb=options.verb, made_of=made_of, dtype=dtype(options))
