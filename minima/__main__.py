@@ -30,6 +30,10 @@ def run(words: list[str]) -> int:
         case [verb, *rest] if verb in STAGES:
             if {"-h", "--help"} & set(rest):
                 print(flags.usage(STAGES[verb]))
+                if verb == "evaluate":
+                    from minima import benchmarks
+
+                    print(benchmarks.describe())
                 return 0
             return launch.stage(verb, rest)
         case [verb, *rest] if verb in OTHERS:

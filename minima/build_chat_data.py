@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from minima import chat, records, tokenizer, workers
+from minima import chat, process, records, tokenizer
 from minima.artifact import Output, split_digest
 from minima.errors import DataError, UsageError
 from minima.options import BuildChatData
@@ -113,7 +113,7 @@ def _encoded(encode: Encode, conversations: list[list[chat.Turn]], processes: in
     chunks = [(start, conversations[start : start + CHUNK]) for start in range(0, len(conversations), CHUNK)]
     early: dict[int, list[chat.Example | None]] = {}
     due = 0
-    for start, examples in workers.stream(partial(_encode_chunk, encode), chunks, processes):
+    for start, examples in process.stream(partial(_encode_chunk, encode), chunks, processes):
         early[start] = examples
         while due in early:
             yield from early.pop(due)

@@ -20,13 +20,12 @@ from typing import Any
 
 from tqdm import tqdm
 
-from minima import artifact, corpus, packing, records, workers
+from minima import artifact, corpus, packing, process, records
 from minima.artifact import Output
-from minima.errors import DataError, UsageError
+from minima.errors import DataError
 from minima.options import BuildData
 from minima.packing import Advance, Built, Counts, Job
 
-POD_INDEX, POD_COUNT = "MINIMA_POD_INDEX", "MINIMA_POD_COUNT"
 POLL = 2.0
 """Seconds between two looks for the shards of other pods."""
 INTERVAL = 10.0
@@ -44,7 +43,7 @@ def run(options: BuildData, output: Output) -> dict[str, Any]:
         UsageError: the pod's number is wrong, or `input_regex` leaves the folder.
         DataError: the text or the tokenizer cannot be used, or the text is too small for one example.
     """
-    pod, pods = _pod()
+    pod, pods = process.pod()
     spans = corpus.spans(artifact.split_digest(options.input_dir)[0], options.input_regex, options.shard_megabytes)
     packing.load_once(artifact.split_digest(options.tokenizer_name_or_path)[0])  # An error of it comes before any work.
     staging = output.folder / f".pod-{pod}"
@@ -58,7 +57,7 @@ def run(options: BuildData, output: Output) -> dict[str, Any]:
         _unpublish(output.folder, job)
     if len(mine) < len(jobs[pod::pods]):
         print(f"{len(jobs[pod::pods]) - len(mine)} of {len(jobs[pod::pods])} shards are there already", file=sys.stderr)
-    events = contextlib.closing(workers.stream(packing.build, mine, options.num_processors))
+    events = contextlib.closing(process.stream(packing.build, mine, options.num_processors))
     with _Progress(sum(job.size for job in mine)) as progress, events as stream:
         for event in stream:
             if isinstance(event, Advance):
@@ -75,14 +74,6 @@ def run(options: BuildData, output: Output) -> dict[str, Any]:
     ids = counts.tokens - 2 * counts.documents
     metrics = {name: value for name, value in asdict(counts).items() if name != "characters"}
     return {**metrics, "characters_per_token": round(counts.characters / max(1, ids), 4)}
-
-
-def _pod() -> tuple[int, int]:
-    """This pod's number and how many there are."""
-    words = os.environ.get(POD_INDEX, "0"), os.environ.get(POD_COUNT, "1")
-    if not all(word.isdecimal() for word in words) or not int(words[0]) < int(words[1]):
-        raise UsageError(f"{POD_INDEX}={words[0]} {POD_COUNT}={words[1]}: valid are a count and an index from 0 below it")
-    return int(words[0]), int(words[1])
 
 
 def _identity(job: Job, output: Output) -> str:

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import signal
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
@@ -17,8 +18,6 @@ from safetensors import SafetensorError
 
 # Else DeepSpeed, on looking whether an optimizer is Muon, loads the compiler; nothing here is compiled.
 os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
-if not torch.cuda.is_available():
-    os.environ.setdefault("DS_ACCELERATOR", "cpu")  # Or it says on stdout that it found none.
 import deepspeed
 
 from minima.errors import DiskFullError, LostPeerError, UsageError
@@ -56,6 +55,8 @@ class Group:
 
     def __init__(self, device: torch.device) -> None:
         logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+        # DeepSpeed's calls to torch, on which nobody who trains can act.
+        warnings.filterwarnings("ignore", r".*_into_tensor` is deprecated", FutureWarning)
         if device.type == "cuda":
             torch.cuda.set_device(device)
         else:

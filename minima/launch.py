@@ -18,7 +18,7 @@ from pathlib import Path
 from types import FrameType, ModuleType
 from typing import Any
 
-from minima import artifact, flags
+from minima import artifact, flags, process
 from minima.errors import BUG, DISK_FULL, OUT_OF_MEMORY, TERMINATED, DiskFullError, StageError, TerminatedError
 from minima.lease import Lease
 from minima.options import STAGES, Options
@@ -66,7 +66,7 @@ def _stage(verb: str, argv: list[str]) -> int:
 
 
 def _run_here(options: Options, folder: Path, inputs: dict[str, dict[str, Any]]) -> None:
-    pod, pods = int(os.environ.get("MINIMA_POD_INDEX", "0")), int(os.environ.get("MINIMA_POD_COUNT", "1"))
+    pod, pods = process.pod()
     with Lease(folder, f"lease-{pod}" if pods > 1 else "lease") as lease:
         if artifact.finished(options):
             return  # Another process made it while this one waited for the lease.
@@ -104,6 +104,9 @@ def work(verb: str, argv: list[str]) -> int:
 
 def module(verb: str) -> ModuleType:
     """The module of a stage."""
+    if not Path("/dev/nvidiactl").exists():
+        # DeepSpeed, which transformers imports too, would say on stdout that it found no GPU.
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
     return importlib.import_module(f"minima.{verb.replace('-', '_')}")
 
 

@@ -46,7 +46,12 @@ def test_the_marker_is_found_and_says_what_was_made(tmp_path: Path, options: Con
 
 def test_execution_does_not_change_the_key_and_identity_does() -> None:
     def key(**changes: object) -> str:
-        base = {"output_dir": "/o", "teacher_model_name_or_path": "/t", "student_model_name_or_path": "/s", "record_path_or_regex": "/r"}
+        base = {
+            "output_dir": "/o",
+            "teacher_model_name_or_path": "/t",
+            "student_model_name_or_path": "/s",
+            "record_path_or_regex": "/r",
+        }
         return artifact.key(Distill(**{**base, **changes}), {"teacher_model_name_or_path": "/t"})  # type: ignore[arg-type]
 
     assert key() == key(output_dir="/elsewhere", zero_stage=2, per_device_train_batch_size=4, log_interval=1)
@@ -78,7 +83,7 @@ def test_a_damaged_artefact_is_an_error_and_not_finished(tmp_path: Path, options
             victim.unlink()
         case "flip":
             victim.write_text("weighTs")
-    with pytest.raises(DataError, match="model.safetensors"):
+    with pytest.raises(DataError, match=r"model\.safetensors"):
         artifact.finished(dataclasses.replace(options, verify=True))
     if damage == "flip":  # Same size: found by its first reader.
         with pytest.raises(DataError, match="content changed"):
@@ -142,7 +147,7 @@ def test_an_input_that_is_not_there_is_not_ready(tmp_path: Path, options: Conver
 def test_a_broken_marker_is_never_taken_for_finished(tmp_path: Path, options: Convert, text: str) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / artifact.MARKER).write_text(text)
-    with pytest.raises(DataError, match="_SUCCESS.json"):
+    with pytest.raises(DataError, match=r"_SUCCESS\.json"):
         artifact.finished(options)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import sentencepiece
 
-from minima import artifact, build_data, corpus, packing, records, tokenizer
+from minima import artifact, build_data, corpus, packing, process, records, tokenizer
 from minima.artifact import Output
 from minima.errors import DataError, NotReadyError, UsageError
 from minima.options import BuildData
@@ -198,7 +198,7 @@ def test_two_pods_give_the_same_bytes_and_each_makes_its_part(
         found[index] = build_data.run(options, output(options))
 
     monkeypatch.setattr(packing, "build", build)
-    monkeypatch.setattr(build_data, "_pod", lambda: (local.pod, 2))
+    monkeypatch.setattr(process, "pod", lambda: (local.pod, 2))
     threads = [threading.Thread(target=pod, args=(index,)) for index in (1, 0)]
     threads[0].start()
     time.sleep(0.3)
@@ -219,7 +219,7 @@ def test_pod_numbers(source: Path, llama: Path, tmp_path: Path, monkeypatch: pyt
             run(source, llama, tmp_path / "out")
     monkeypatch.setenv("MINIMA_POD_INDEX", "1")
     monkeypatch.setenv("MINIMA_POD_COUNT", "3")
-    assert build_data._pod() == (1, 3)
+    assert process.pod() == (1, 3)
 
 
 def jobs_made(monkeypatch: pytest.MonkeyPatch) -> list[int]:

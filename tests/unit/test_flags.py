@@ -14,7 +14,7 @@ from minima.errors import UsageError
 from minima.options import REFUSED, STAGES, Adapt, BuildData, Evaluate, Options, fields
 
 ADAPT = {"output_dir": "/o", "model_name_or_path": "/m", "record_path_or_regex": "/r"}
-TEXT = st.text(st.characters(exclude_characters="\0", exclude_categories=("Cs",)), min_size=1)
+TEXT = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1)
 
 
 def build(stage: type[Options] = Adapt, **values: typing.Any) -> Options:
@@ -29,7 +29,9 @@ def values_of(field: dataclasses.Field[typing.Any]) -> st.SearchStrategy[typing.
         case "int":
             return st.integers(int(low or 0), int(high) if high is not None else 10**9)
         case "float":
-            return st.floats(low if low is not None else above, high, exclude_min=above is not None, allow_infinity=False, allow_nan=False)
+            return st.floats(
+                low if low is not None else above, high, exclude_min=above is not None, allow_infinity=False, allow_nan=False
+            )
         case "strings":
             return st.lists(TEXT.filter(lambda v: not v.startswith("--")), min_size=1).map(tuple)
         case _ if field.metadata["choices"]:
@@ -56,12 +58,14 @@ def test_any_words_give_options_or_a_usage_error(words: list[str]) -> None:
 def test_the_identity_is_on_the_command_line_in_full(verb: str) -> None:
     """A reviewer of a manifest, and an image with other defaults, must see the same run."""
     stage = STAGES[verb]
-    options = stage(**{f.name: "x" if f.default is dataclasses.MISSING and flags.kind(f) == "str" else 1 for f in fields(stage)
-                       if f.default is dataclasses.MISSING})  # fmt: skip
+    required = {f.name: "x" if flags.kind(f) == "str" else 1 for f in fields(stage) if f.default is dataclasses.MISSING}
+    options = flags.build(stage, required, str)
     line = flags.argv(options)
     for field in fields(stage):
         if not field.metadata["execution"] and getattr(options, field.name) not in ("", ()):
-            assert any(word in (f"--{field.name}", f"--no-{field.name}") or word.startswith(f"--{field.name}=") for word in line)
+            assert any(
+                word in (f"--{field.name}", f"--no-{field.name}") or word.startswith(f"--{field.name}=") for word in line
+            )
 
 
 @pytest.mark.parametrize(
@@ -88,7 +92,7 @@ def test_the_identity_is_on_the_command_line_in_full(verb: str) -> None:
 )
 def test_a_wrong_value_is_named_with_its_place_and_what_is_valid(name: str, value: object, said: str) -> None:
     with pytest.raises(UsageError) as error:
-        build(**{name: value})
+        build(Adapt, **{name: value})
     assert str(error.value).startswith(f"p.yaml:7: {name}: ")
     assert said in str(error.value)
 

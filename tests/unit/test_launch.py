@@ -23,7 +23,11 @@ STUB = Path(__file__).parent / "stub"
 def options(tmp_path: Path) -> Adapt:
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "config.json").write_text("{}")
-    return Adapt(output_dir=str(tmp_path / "out"), model_name_or_path=str(tmp_path / "model"), record_path_or_regex=str(tmp_path / "model"))
+    return Adapt(
+        output_dir=str(tmp_path / "out"),
+        model_name_or_path=str(tmp_path / "model"),
+        record_path_or_regex=str(tmp_path / "model"),
+    )
 
 
 @pytest.fixture
@@ -61,7 +65,7 @@ def gone(pids: list[int], seconds: float) -> bool:
 
 def test_success_is_the_marker_and_again_is_quick(start: Any, options: Adapt) -> None:
     process = start("ok")
-    out, error = process.communicate(timeout=120)
+    _, error = process.communicate(timeout=120)
     assert process.returncode == 0, error
     marker = artifact.finished(options)
     assert marker is not None
@@ -83,7 +87,7 @@ def test_success_is_the_marker_and_again_is_quick(start: Any, options: Adapt) ->
 )
 def test_a_failed_worker_gives_the_programs_exit_code(start: Any, options: Adapt, word: str, code: int, said: str) -> None:
     process = start(word)
-    out, error = process.communicate(timeout=120)
+    _, error = process.communicate(timeout=120)
     assert process.returncode == code, error
     assert said in error
     assert error.strip().splitlines()[-1].startswith("minima adapt: ")
@@ -95,7 +99,7 @@ def test_sigterm_ends_the_workers_and_is_143(start: Any) -> None:
     process = start("hang")
     pids = workers(process)
     process.send_signal(signal.SIGTERM)
-    out, error = process.communicate(timeout=60)
+    _, error = process.communicate(timeout=60)
     assert process.returncode == 143, error
     assert "goes on" in error
     assert gone(pids, 1)
@@ -129,7 +133,8 @@ def test_wrong_options_and_missing_inputs_end_before_torch_is_imported(tmp_path:
 import sys
 from minima.__main__ import run
 assert run(["adapt", "--sed", "1"]) == 64
-assert run(["adapt", "--output_dir", {str(tmp_path)!r}, "--model_name_or_path", "/nowhere", "--record_path_or_regex", "/nowhere"]) == 75
+nowhere = ["--model_name_or_path", "/nowhere", "--record_path_or_regex", "/nowhere"]
+assert run(["adapt", "--output_dir", {str(tmp_path)!r}, *nowhere]) == 75
 assert run(["adpt"]) == 64
 assert run(["digest", "/nowhere"]) == 75
 assert not {{"torch", "transformers", "deepspeed", "numpy", "yaml"}} & set(sys.modules), sorted(sys.modules)
@@ -141,7 +146,9 @@ assert not {{"torch", "transformers", "deepspeed", "numpy", "yaml"}} & set(sys.m
     assert "nothing at /nowhere" in run.stderr
 
 
-def test_the_last_words_reach_kubernetes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_last_words_reach_kubernetes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     log = tmp_path / "termination-log"
     log.touch()
     monkeypatch.setattr(launch, "TERMINATION_LOG", log)

@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
@@ -45,7 +44,11 @@ def test_a_released_lease_is_taken_at_once_with_a_higher_token(tmp_path: Path) -
 
 def test_a_living_holder_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOSTNAME", "minima-3b-distill-1a2b3c4d-worker-0")
-    with Lease(tmp_path, ttl=TTL), pytest.raises(NotReadyError, match="minima-3b-distill-1a2b3c4d-worker-0 is writing"), Lease(tmp_path, ttl=TTL):
+    with (
+        Lease(tmp_path, ttl=TTL),
+        pytest.raises(NotReadyError, match="minima-3b-distill-1a2b3c4d-worker-0 is writing"),
+        Lease(tmp_path, ttl=TTL),
+    ):
         pass
 
 
@@ -103,7 +106,7 @@ def test_of_many_that_want_it_at_once_one_gets_it(tmp_path: Path) -> None:
     process = holder(tmp_path / "folder")
     process.kill()
     process.communicate()
-    context = multiprocessing.get_context("fork" if threading.active_count() == 1 else "spawn")
+    context = multiprocessing.get_context("spawn")
     barrier = context.Barrier(4)
     arguments = (str(tmp_path / "folder"), barrier, str(tmp_path / "inside"))
     contenders = [context.Process(target=_contend, args=arguments) for _ in range(4)]

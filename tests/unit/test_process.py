@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from minima import workers
+from minima import process as pool
 from minima.errors import DataError, LostPeerError, StageError
 
 
@@ -55,21 +55,21 @@ def living_children() -> list[str]:
 
 
 def test_workers_that_fail(capfd: pytest.CaptureFixture[str]) -> None:
-    arrived = list(workers.stream(counting, range(5), 2))
+    arrived = list(pool.stream(counting, range(5), 2))
     assert sorted(arrived) == [(item, step) for item in range(5) for step in range(3)]
     assert all([s for i, s in arrived if i == item] == [0, 1, 2] for item in range(5))
     with pytest.raises(LostPeerError, match=r"killed by SIGKILL.*fewer --num_processors"):
-        list(workers.stream(killed, range(3), 2))
+        list(pool.stream(killed, range(3), 2))
     with pytest.raises(StageError, match="this is a bug"):
-        list(workers.stream(buggy, range(3), 2))
+        list(pool.stream(buggy, range(3), 2))
     assert "ZeroDivisionError: on purpose" in capfd.readouterr().err
     with pytest.raises(OSError, match="No space left") as caught:
-        list(workers.stream(full, range(3), 2))
+        list(pool.stream(full, range(3), 2))
     assert caught.value.errno == 28
     assert str(caught.value.filename).startswith("/disk/")
     with pytest.raises(DataError, match=r"^item [01] is wrong$"):
-        list(workers.stream(wrong, range(3), 2))
-    begun = workers.stream(counting, range(5), 2)
+        list(pool.stream(wrong, range(3), 2))
+    begun = pool.stream(counting, range(5), 2)
     next(begun)
     assert len(living_children()) == 2
     begun.close()
@@ -84,8 +84,8 @@ def endless(item):
     while True:
         time.sleep(0.1)
 if __name__ == "__main__":
-    from minima import workers
-    for pid in workers.stream(endless, [0, 1], 2):
+    from minima import process as pool
+    for pid in pool.stream(endless, [0, 1], 2):
         print(pid, flush=True)
 """
 

@@ -1,0 +1,191 @@
+"""The whole smoke pipeline on this machine, as `make smoke` runs it, and what happens when it is disturbed.
+
+The tests stand in the order in which one workspace lives: made, looked at, run again, broken into, mended.
+"""
+
+import hashlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jobgen.plan import Step, plan
+from jobgen.spec import load
+from minima import artifact
+
+pytestmark = pytest.mark.smoke
+JOBGEN = Path(sys.executable).parent / "jobgen"
+TRAINING = ["adapt", "distill", "finetune", "finetune-lora"]
+
+
+class Workspace:
+    """A folder in which the smoke pipeline was run."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.steps: dict[str, Step] = {step.stage: step for step in plan(load("smoke"), str(folder))}
+
+    def command(self, *more: str) -> list[str]:
+        return [str(JOBGEN), "run", "smoke", "--local", "--workspace", str(self.folder), *more]
+
+    def run(self, *more: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(self.command(*more), capture_output=True, text=True, check=False)
+
+    def marker(self, stage: str) -> dict[str, Any]:
+        return artifact.read_marker(Path(self.steps[stage].output_dir))
+
+    def weights(self, stage: str) -> str:
+        return hashlib.sha256((Path(self.steps[stage].output_dir) / "model.safetensors").read_bytes()).hexdigest()
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    return Workspace(tmp_path_factory.mktemp("smoke"))
+
+
+@pytest.fixture(scope="module")
+def first(workspace: Workspace) -> subprocess.CompletedProcess[str]:
+    run = workspace.run()
+    assert run.returncode == 0, run.stderr[-5000:]
+    return run
+
+
+def children(folder: Path) -> list[int]:
+    """Processes whose command line names the workspace."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (process / "cmdline").read_bytes()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if str(folder).encode() in words:
+            found.append(int(process.name))
+    return found
+
+
+def nothing_left(folder: Path, seconds: float = 10) -> bool:
+    deadline = time.monotonic() + seconds
+    while children(folder) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return not children(folder)
+
+
+def test_every_stage_leaves_its_marker_under_the_key_that_jobgen_computed(workspace: Workspace, first: object) -> None:
+    for step in workspace.steps.values():
+        marker = artifact.finished(step.options)
+        assert marker is not None, step.stage
+        assert marker["key"] == step.key == step.output_dir[-8:]
+        assert not (Path(step.output_dir) / artifact.CHECKPOINTS).exists()
+
+
+def test_the_table_shows_what_the_markers_say(workspace: Workspace, first: subprocess.CompletedProcess[str]) -> None:
+    for stage in workspace.steps:
+        assert re.search(rf"^{stage} +{workspace.marker(stage)['seconds']}", first.stdout, re.MULTILINE), stage
+    for stage in TRAINING:
+        row = re.search(rf"^{stage} +([\d.,]+) +([\d.,]+)$", first.stdout, re.MULTILINE)
+        assert row, stage
+        metrics = workspace.marker(stage)["metrics"]
+        shown = [float(cell.replace(",", "")) for cell in row.groups()]
+        assert shown == pytest.approx([metrics["dev_perplexity_start"], metrics["dev_perplexity"]], abs=0.06)
+    assert repr(workspace.marker("evaluate")["metrics"]["answer"]) in first.stdout
+
+
+def test_training_helps(workspace: Workspace, first: object) -> None:
+    for stage in TRAINING:
+        metrics = workspace.marker(stage)["metrics"]
+        assert metrics["dev_perplexity"] < 0.9 * metrics["dev_perplexity_start"], stage
+    distilled, teacher = workspace.marker("distill")["metrics"], workspace.marker("adapt")["metrics"]
+    assert distilled["dev_perplexity"] < 0.6 * distilled["dev_perplexity_start"]
+    assert distilled["dev_perplexity"] < 3 * teacher["dev_perplexity"]
+
+
+def test_training_ran_on_two_processes_with_its_logs(workspace: Workspace, first: object) -> None:
+    for stage in TRAINING:
+        folder = Path(workspace.steps[stage].output_dir)
+        rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        assert any("loss" in row for row in rows)
+        assert list((folder / "tensorboard").glob("events*"))
+        assert workspace.marker(stage)["metrics"]["processes"] == 2
+
+
+@pytest.mark.parametrize("stage", ["adapt", "convert", "distill", "finetune", "finetune-lora"])
+def test_a_model_folder_loads_with_nothing_of_ours(workspace: Workspace, first: object, stage: str) -> None:
+    check = f"""
+import sys
+from transformers import AutoModelForCausalLM, AutoTokenizer
+folder = {workspace.steps[stage].output_dir!r}
+model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+ids = tokenizer("In the beginning God created", return_tensors="pt")
+out = model.generate(**ids, max_new_tokens=8, do_sample=False)
+assert out.shape[1] > ids["input_ids"].shape[1]
+assert len(tokenizer) <= model.config.vocab_size, (len(tokenizer), model.config.vocab_size)
+if "finetune" in {stage!r}:
+    assert tokenizer.apply_chat_template([{{"role": "user", "content": "hello"}}], tokenize=False, add_generation_prompt=True)
+assert not [name for name in sys.modules if name.split(".")[0] in ("minima", "jobgen")]
+"""
+    run = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=False, cwd="/")
+    assert run.returncode == 0, run.stderr
+
+
+def test_run_again_skips_every_stage(workspace: Workspace, first: subprocess.CompletedProcess[str]) -> None:
+    again = workspace.run()
+    assert again.returncode == 0, again.stderr
+    assert again.stdout == first.stdout
+    assert again.stderr.count("finished already") == len(workspace.steps)
+    assert len(again.stderr.splitlines()) == len(workspace.steps)
+
+
+def test_from_an_unknown_stage_is_refused(workspace: Workspace, first: object) -> None:
+    run = workspace.run("--from", "distil")
+    assert run.returncode == 64
+    assert "did you mean 'distill'" in run.stderr
+    assert "Traceback" not in run.stderr
+
+
+def start_and_wait_for_step(workspace: Workspace, stage: str, *more: str) -> subprocess.Popen[str]:
+    """Start the pipeline and return as soon as `stage` has written a checkpoint."""
+    process = subprocess.Popen(workspace.command(*more), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    checkpoints = Path(workspace.steps[stage].output_dir) / artifact.CHECKPOINTS
+    while not list(checkpoints.glob("step-*")):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.1)
+    return process
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+def test_stopped_in_the_middle_it_goes_on_to_the_same_weights(
+    workspace: Workspace, first: object, number: signal.Signals
+) -> None:
+    before = workspace.weights("finetune")
+    process = start_and_wait_for_step(workspace, "finetune", "--from", "finetune")
+    os.kill(process.pid, number)
+    _, error = process.communicate(timeout=120)
+    assert f"set aside {os.path.relpath(workspace.steps['finetune'].output_dir)}" in error
+    assert process.returncode == {signal.SIGKILL: -9}.get(number, 143), error
+    assert nothing_left(workspace.folder)
+    assert artifact.finished(workspace.steps["finetune"].options) is None
+    again = workspace.run()
+    assert again.returncode == 0, again.stderr
+    assert "step" in again.stderr
+    assert workspace.weights("finetune") == before
+
+
+def test_a_corrupt_record_is_bad_data_and_named(workspace: Workspace, first: object) -> None:
+    shard = next(Path(workspace.steps["build-data"].output_dir).glob("train-*.tfrecord"))
+    good = shard.read_bytes()
+    shard.write_bytes(good[:100] + bytes([good[100] ^ 1]) + good[101:])
+    try:
+        run = workspace.run("--from", "prune")
+        assert run.returncode == 65
+        assert shard.name in run.stderr
+        assert "Traceback" not in run.stderr
+        assert artifact.finished(workspace.steps["prune"].options) is None
+    finally:
+        shard.write_bytes(good)

@@ -1,0 +1,66 @@
+"""Every command of the README is run here, or is one of those that another test runs."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BIN = Path(sys.executable).parent
+ELSEWHERE = {
+    "make smoke": "tests/smoke runs the command of this target; the targets are checked below",
+    "make test": "is what runs this",
+    "make test-cluster": "the same tests by another marker",
+    "kubectl apply -k manifests/base": "tests/cluster/test_render.py",
+}
+NOT_RUN = {"kubectl apply --server-side -k"}
+"""Needs the public internet; the README says that it was not run."""
+
+
+def commands() -> list[str]:
+    blocks = re.findall(r"^```bash\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+    lines = [line.split(" # ")[0].strip() for block in blocks for line in block.splitlines()]
+    return [line for line in lines if line]
+
+
+def test_every_command_is_known() -> None:
+    for command in commands():
+        known = (
+            command in ELSEWHERE
+            or any(command.startswith(start) for start in NOT_RUN)
+            or command.startswith(".venv/bin/jobgen")
+        )
+        assert known, f"README.md: {command!r} is run by no test"
+    assert set(ELSEWHERE) <= set(commands())
+
+
+def test_the_commands_of_jobgen_run_in_their_order(tmp_path: Path) -> None:
+    run = [shlex.split(command) for command in commands() if command.startswith(".venv/bin/jobgen")]
+    assert len(run) >= 3
+    for words in run:
+        done = subprocess.run([str(BIN / "jobgen"), *words[1:]], cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+    assert len(list((tmp_path / "jobs").glob("*.yaml"))) == 10
+
+
+@pytest.mark.parametrize("target", ["venv", "smoke", "test", "test-cluster", "test-long", "lint", "format", "golden"])
+def test_the_targets_of_make_are_there(target: str) -> None:
+    done = subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    if target == "smoke":
+        assert ".venv/bin/jobgen run smoke --local --workspace ./work" in done.stdout
+
+
+@pytest.mark.parametrize("text", re.findall(r"`((?:minima|jobgen)/[\w/.-]+)`", README))
+def test_every_file_of_the_map_is_there(text: str) -> None:
+    assert (ROOT / text).exists()
+
+
+def test_every_module_is_in_the_map() -> None:
+    for place in [*(ROOT / "minima").glob("*.py"), *(ROOT / "jobgen").glob("*.py")]:
+        if not place.name.startswith("__"):
+            assert place.name in README, f"README.md: the map lacks {place.relative_to(ROOT)}"
