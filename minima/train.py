@@ -358,6 +358,7 @@ class _Run:
             "loss": state.loss,
             "tokens_per_second": state.tokens / state.seconds if state.seconds else 0.0,
             "seconds": state.seconds,
+            "processes": self.group.world,
             "parameters": sum(p.numel() for p in parameters),
             "trainable_parameters": sum(p.numel() for p in parameters if p.requires_grad),
         }
