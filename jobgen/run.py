@@ -1,5 +1,6 @@
 """`jobgen run --local`: the stages of a pipeline on this machine, each by the command line that its pod gets."""
 
+import contextlib
 import os
 import shutil
 import signal
@@ -84,7 +85,10 @@ def set_aside(steps: list[Step], from_stage: str, aside: Path) -> list[Path]:
             number += 1
         _say(f"set aside {os.path.relpath(folder)} as {os.path.relpath(place)}")
         aside.mkdir(parents=True, exist_ok=True)
-        with Lease(folder):  # Not under the hands of a stage that still runs.
+        with contextlib.ExitStack() as leases:  # Not under the hands of a stage that still runs, in any of its pods.
+            names = {"lease", *(place.name[1:].split(".")[0] for place in folder.glob("_lease*.json"))}
+            for name in sorted(names):
+                leases.enter_context(Lease(folder, name))
             folder.rename(place)
         moved.append(place)
     return moved

@@ -2,15 +2,14 @@
 
 from typing import Any
 
-from minima import engine, stage, train
+from minima import engine, model, stage, train
 from minima.artifact import Output
 from minima.options import Adapt
 
 
-@engine.one_form_of_errors()
 def run(options: Adapt, output: Output) -> dict[str, Any]:
     """Write the trained model to `output.folder` and return the metrics; `train.train` says what is raised."""
-    group = stage.start(options, output)
+    group = engine.Group(model.device())
     train_records, dev_records = stage.records(options.record_path_or_regex), stage.records(options.dev_record_path_or_regex)
     assert train_records is not None
     llama = stage.load(options.model_name_or_path, options)

@@ -85,11 +85,17 @@ def artifact_input_key(artifact_key: str, inside: str) -> str:
 
 
 def artifact_folder(path: str) -> Path | None:
-    """The nearest folder at or above `path` (which may be a glob) that holds a marker, or None."""
+    """The nearest folder at or above `path` (which may be a glob) that holds a marker, or None.
+
+    Raises:
+        NotReadyError: a stage began to write there and has not finished.
+    """
     place = Path(os.path.abspath(path))
     for folder in (place, *place.parents):
         if (folder / MARKER).is_file():
             return folder
+        if any(folder.glob("_lease*.json")):
+            raise NotReadyError(f"{folder}: not finished, it has no {MARKER}; run the stage that makes it to its end first")
     return None
 
 
@@ -260,9 +266,10 @@ class Output:
 
     def commit(self, metrics: Mapping[str, Any]) -> dict[str, Any]:
         """Sync all files and write the marker; from then on the artefact exists. Returns the marker."""
-        shutil.rmtree(self.folder / CHECKPOINTS, ignore_errors=True)
-        for entry in self.inputs.values():
+        for name, entry in self.inputs.items():
             if "fingerprint" in entry:
+                if fingerprint(entry["path"]) != entry["fingerprint"]:
+                    raise DataError(f"--{name}: {entry['path']} changed while this stage read it; set {self.folder} aside")
                 entry["digest"] = path_digest(entry["path"])
         files = {}
         for place in artifact_files(self.folder):
@@ -283,6 +290,8 @@ class Output:
         }
         self.check_lease()
         write_atomically(self.folder / MARKER, json.dumps(marker, indent=1, ensure_ascii=False) + "\n")
+        # Not before: whatever ends this process until here, the next one goes on from them.
+        shutil.rmtree(self.folder / CHECKPOINTS, ignore_errors=True)
         return marker
 
 
@@ -290,7 +299,7 @@ def artifact_files(folder: Path) -> Iterator[Path]:
     """The files that make up an artefact: all but those that start with `.` or `_` and the logs of its making."""
     for place in sorted(folder.rglob("*")):
         parts = place.relative_to(folder).parts
-        log = parts[0] in {"metrics.jsonl", "tensorboard"}
+        log = parts[0] in {"metrics.jsonl", "tensorboard", CHECKPOINTS}
         if place.is_file() and not log and not any(part.startswith((".", "_")) for part in parts):
             yield place
 

@@ -20,11 +20,10 @@ from torch import Tensor
 
 from minima.artifact import CHECKPOINTS, Output, file_digest, sync, write_atomically
 from minima.engine import Group
-from minima.errors import AttemptsError, DataError
+from minima.errors import DataError
 
 FORMAT = 1
 MANIFEST = "manifest.json"
-ATTEMPTS = "_attempts.json"
 MOMENTS = ("exp_avg", "exp_avg_sq")
 _PREFIX = "step-"
 
@@ -75,25 +74,6 @@ def step_of(folder: Path) -> int:
     return int(folder.name.removeprefix(_PREFIX))
 
 
-def count_attempt(output: Output, max_attempts: int) -> None:
-    """Count this start in the artefact's folder; a newer checkpoint than at the last start begins the count again.
-
-    Raises:
-        AttemptsError: more than `max_attempts` starts without progress.
-    """
-    place = output.folder / ATTEMPTS
-    newest = folders(output.folder)
-    step = step_of(newest[0]) if newest else 0
-    before = json.loads(place.read_text(encoding="utf-8")) if place.exists() else {"step": step, "attempts": 0}
-    attempts = 1 + (before["attempts"] if before["step"] >= step else 0)
-    write_atomically(place, json.dumps({"step": step, "attempts": attempts}))
-    if attempts > max_attempts:
-        raise AttemptsError(
-            f"{output.folder}: {max_attempts} starts without progress beyond step {step}; read the logs, mend the cause, "
-            f"then remove {place} to start again"
-        )
-
-
 def save(engine: Any, state: Mapping[str, Any], step: int, output: Output, group: Group, keep: set[int], newest: int) -> None:
     """Write the checkpoint of `step`; it is there for all processes when this returns.
 
@@ -110,6 +90,7 @@ def save(engine: Any, state: Mapping[str, Any], step: int, output: Output, group
     final = parent / f"{_PREFIX}{step:08d}"
     hidden = parent / f".{final.name}"
     if group.rank == 0:
+        output.check_lease()  # What is removed here may be a successor's.
         for old in parent.glob(".*"):
             shutil.rmtree(old)
         hidden.mkdir(parents=True)
@@ -157,6 +138,8 @@ def latest(output: Path, group: Group) -> tuple[Path, dict[str, Any]] | None:
             return folder, _manifest(folder)["state"]
         if group.rank == 0:
             print(f"checkpoint {folder} is not used: {wrong}; going on from the one before", file=sys.stderr, flush=True)
+            # It must not count as one of the newest that are kept; the next save removes it.
+            folder.rename(folder.with_name(f".corrupt-{folder.name}"))
     return None
 
 

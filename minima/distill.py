@@ -12,7 +12,6 @@ from minima.errors import UsageError
 from minima.options import Distill
 
 
-@engine.one_form_of_errors()
 def run(options: Distill, output: Output) -> dict[str, Any]:
     """Write the trained student to `output.folder` and return the metrics; `train.train` says what is raised.
 
@@ -20,7 +19,7 @@ def run(options: Distill, output: Output) -> dict[str, Any]:
         UsageError: teacher and student have vocabularies of different sizes.
         DataError: the sequences are longer than the teacher's positions.
     """
-    group = stage.start(options, output)
+    group = engine.Group(model.device())
     train_records, dev_records = stage.records(options.record_path_or_regex), stage.records(options.dev_record_path_or_regex)
     assert train_records is not None
     teacher_config = model.config(stage.place(options.teacher_model_name_or_path))

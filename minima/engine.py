@@ -1,26 +1,25 @@
 """The DeepSpeed engine and the process group under the training loop."""
 
 import contextlib
-import errno
 import json
 import logging
 import os
 import signal
 import warnings
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.distributed as dist
-from safetensors import SafetensorError
 
 # Else DeepSpeed, on looking whether an optimizer is Muon, loads the compiler; nothing here is compiled.
 os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
 import deepspeed
 
-from minima.errors import DiskFullError, LostPeerError, UsageError
+from minima.errors import UsageError
 from minima.options import _Training
 
 BETAS = (0.9, 0.95)
@@ -51,7 +50,10 @@ class Group:
         rank: of this process.
         world: number of processes.
         control: gloo group for counts, flags and verdicts.
+        last: the group that was made last in this process.
     """
+
+    last: ClassVar["Group | None"] = None
 
     def __init__(self, device: torch.device) -> None:
         logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
@@ -64,7 +66,9 @@ class Group:
             deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         backend = "nccl" if device.type == "cuda" else "gloo"
         deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False)
-        self.control = dist.new_group(backend="gloo")
+        # A lost peer is noticed at once; the time is for rank 0 to write and hash what it made while the others wait.
+        self.control = dist.new_group(backend="gloo", timeout=timedelta(hours=12))
+        Group.last = self
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
 
     def sum(self, *values: float) -> list[float]:
@@ -78,6 +82,13 @@ class Group:
         values: list[Any] = [None] * self.world
         dist.all_gather_object(values, value, group=self.control)
         return values
+
+
+def farewell() -> None:
+    """Return when every process of the group is here, and leave it."""
+    if Group.last is not None:
+        dist.barrier(group=Group.last.control)
+        dist.destroy_process_group()
 
 
 def accumulation_steps(options: _Training, world: int) -> int:
@@ -168,30 +179,3 @@ def catch_sigterm() -> Iterator[list[int]]:
         yield caught
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-@contextlib.contextmanager
-def one_form_of_errors() -> Iterator[None]:
-    """Turn what libraries raise for a lost peer, a lost device, or no room into this project's errors.
-
-    Raises:
-        LostPeerError: the group or the device failed.
-        DiskFullError: a weight file could not be written.
-        MemoryError: of the host or of the device.
-    """
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        raise MemoryError(str(error).splitlines()[0]) from error
-    except SafetensorError as error:
-        if f"os error {errno.ENOSPC}" in str(error) or f"os error {errno.EDQUOT}" in str(error):
-            raise DiskFullError(f"no space left for weights ({error}); make room, the same command goes on") from error
-        raise
-    except RuntimeError as error:
-        text = str(error)
-        if "can't allocate memory" in text:
-            raise MemoryError(text.splitlines()[0]) from error
-        if isinstance(error, (dist.DistError, torch.AcceleratorError)) or "gloo" in text or "NCCL" in text:
-            where = os.environ.get("RANK", "0")
-            raise LostPeerError(f"rank {where} lost a peer or its device ({text.splitlines()[0]}); run again") from error
-        raise

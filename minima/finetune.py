@@ -9,7 +9,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import LlamaForCausalLM
 
-from minima import engine, stage, train
+from minima import engine, model, stage, train
 from minima.artifact import Output
 from minima.options import Finetune
 from minima.records import Records
@@ -18,13 +18,12 @@ TEMPLATE = "chat_template.jinja"
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
-@engine.one_form_of_errors()
 def run(options: Finetune, output: Output) -> dict[str, Any]:
     """Write the finetuned model to `output.folder` and return the metrics; `train.train` says what is raised.
 
     With LoRA the folder's root is the merged model, and `adapter/` the adapters alone, as peft loads them.
     """
-    group = stage.start(options, output)
+    group = engine.Group(model.device())
     name = options.model_name_or_path
     train_records, dev_records = (
         stage.records(options.train_record_path_or_regex),

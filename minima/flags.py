@@ -97,7 +97,7 @@ def parse(stage: type[Options], argv: Sequence[str]) -> Options:
         given = [attached] if equals else []
         while not equals and words and not words[0].startswith("--") and (what == "strings" or not given):
             given.append(words.pop(0))
-        if not given:
+        if not given and what != "strings":
             raise UsageError(f"--{name}: a value is missing; {WORDS[what]} is valid")
         values[name] = given if what == "strings" else _number(name, what, given[0])
     return build(stage, values, lambda name: f"--{name}")

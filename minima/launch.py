@@ -9,8 +9,10 @@ import errno
 import importlib
 import json
 import os
+import shutil
 import signal
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -18,8 +20,17 @@ from pathlib import Path
 from types import FrameType, ModuleType
 from typing import Any
 
-from minima import artifact, flags, process
-from minima.errors import BUG, DISK_FULL, OUT_OF_MEMORY, TERMINATED, DiskFullError, StageError, TerminatedError
+from minima import artifact, attempts, flags, process
+from minima.errors import (
+    BUG,
+    OUT_OF_MEMORY,
+    TERMINATED,
+    DiskFullError,
+    LostPeerError,
+    NotReadyError,
+    StageError,
+    TerminatedError,
+)
 from minima.lease import Lease
 from minima.options import STAGES, Options
 
@@ -27,6 +38,9 @@ AGENT = "MINIMA_AGENT"
 """Process id of the agent, for its workers."""
 STARTED = "MINIMA_STARTED"
 """When PID 1 began, in seconds since the epoch, for its workers."""
+INPUTS = "MINIMA_INPUTS"
+"""File with what the agent found of the inputs, for its workers: hashing them again on each device would take hours."""
+NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
 TERMINATION_LOG = Path("/dev/termination-log")
 POLL = 2.0
 """Seconds between two looks for the marker that another pod writes."""
@@ -35,6 +49,9 @@ POLL = 2.0
 def stage(verb: str, argv: list[str]) -> int:
     """Run one stage and return the exit code of the program."""
     os.environ[STARTED] = str(time.time())
+    # At once: the kernel drops SIGTERM for a PID 1 without a handler. torchrun's agent puts its own in place later.
+    signal.signal(signal.SIGTERM, _terminated)
+    signal.signal(signal.SIGINT, _terminated)
     return guarded(verb, lambda: _stage(verb, argv))
 
 
@@ -42,6 +59,8 @@ def _stage(verb: str, argv: list[str]) -> int:
     options = flags.parse(STAGES[verb], argv)
     marker = artifact.finished(options)
     if marker is not None:
+        # Still there if the process ended right after the marker.
+        shutil.rmtree(Path(options.output_dir) / artifact.CHECKPOINTS, ignore_errors=True)
         print(f"finished already: {options.output_dir} ({artifact.summary(marker)})", file=sys.stderr)
         return 0
     inputs = artifact.check_inputs(options)
@@ -51,12 +70,11 @@ def _stage(verb: str, argv: list[str]) -> int:
     except (FileExistsError, NotADirectoryError):
         raise StageError(f"--output_dir: {folder} is a file; name a folder") from None
     if options.elastic:
-        code = _agent(options, argv)
-        if code:
+        code, message = _agent(options, argv, inputs)
+        if code and artifact.finished(options) is None:  # A peer lost after the marker is no failure.
+            say(verb, message)
             return code
     else:
-        signal.signal(signal.SIGTERM, _terminated)
-        signal.signal(signal.SIGINT, _terminated)
         _run_here(options, folder, inputs)
     marker = artifact.finished(options)
     if marker is None:
@@ -66,14 +84,21 @@ def _stage(verb: str, argv: list[str]) -> int:
 
 
 def _run_here(options: Options, folder: Path, inputs: dict[str, dict[str, Any]]) -> None:
-    pod, pods = process.pod()
-    with Lease(folder, f"lease-{pod}" if pods > 1 else "lease") as lease:
+    pod, _ = process.pod()
+    with Lease(folder, f"lease-{pod}" if pod else "lease") as lease:
         if artifact.finished(options):
             return  # Another process made it while this one waited for the lease.
+        if pod == 0:
+            attempts.count(folder, options.max_attempts)
         if not options.independent:
             artifact.clear_unfinished(folder)
         output = artifact.Output(folder, options, inputs, lease.check, float(os.environ[STARTED]))
-        metrics = module(options.verb).run(options, output)
+        try:
+            metrics = module(options.verb).run(options, output)
+        except TerminatedError:
+            if pod == 0:
+                attempts.forgive(folder)
+            raise
         if pod == 0:
             output.commit(metrics)
             return
@@ -84,21 +109,26 @@ def _run_here(options: Options, folder: Path, inputs: dict[str, dict[str, Any]])
 def work(verb: str, argv: list[str]) -> int:
     """Run one worker of an elastic stage, under torchrun's variables; rank 0 holds the lease and writes the marker."""
     options = flags.parse(STAGES[verb], argv)
-    inputs = artifact.check_inputs(options)
+    inputs = json.loads(Path(os.environ[INPUTS]).read_text(encoding="utf-8"))
     folder = Path(options.output_dir)
     first = os.environ["RANK"] == "0"
     with Lease(folder) if first else contextlib.nullcontext() as lease:
+        if first:
+            if artifact.finished(options):
+                raise NotReadyError(f"{folder}: another process finished it meanwhile")  # The agent sees it, and ends with 0.
+            attempts.count(folder, options.max_attempts)
         check = lease.check if lease else lambda: None
         output = artifact.Output(folder, options, inputs, check, float(os.environ[STARTED]))
-        stage_module = module(verb)
-        metrics = stage_module.run(options, output)
+        try:
+            metrics = module(verb).run(options, output)
+        except TerminatedError:
+            if first:
+                attempts.forgive(folder)
+            raise
         if first:
             output.commit(metrics)
         # One worker that ends with 0 makes the whole job Succeeded: none may end before the marker is there.
-        distributed = importlib.import_module("torch.distributed")
-        if distributed.is_initialized():
-            distributed.barrier()
-            distributed.destroy_process_group()
+        importlib.import_module("minima.engine").farewell()
     return 0
 
 
@@ -110,12 +140,14 @@ def module(verb: str) -> ModuleType:
     return importlib.import_module(f"minima.{verb.replace('-', '_')}")
 
 
-def _agent(options: Options, argv: list[str]) -> int:
-    """Become torchrun's agent for this node, configured by the PET_* variables, and return the right exit code."""
+def _agent(options: Options, argv: list[str], inputs: dict[str, dict[str, Any]]) -> tuple[int, str]:
+    """Become torchrun's agent for this node, configured by the PET_* variables; the right exit code, and what to say."""
     from torch.cuda import is_available
+    from torch.distributed import DistError
     from torch.distributed import run as torchrun
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.elastic.rendezvous.api import RendezvousError
     from torch.distributed.elastic.utils.logging import get_logger
     from torch.distributed.launcher.api import elastic_launch
 
@@ -128,15 +160,20 @@ def _agent(options: Options, argv: list[str]) -> int:
     local = ["--nnodes", "1", "--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0", "--rdzv-id", options.verb]
     words = [*(local if alone else []), "--module", "minima.worker", options.verb, *argv]
     config, command, arguments = torchrun.config_from_args(torchrun.get_args_parser().parse_args(words))
-    try:
-        elastic_launch(config, command)(*arguments)
-    except SignalException as stopped:
-        raise TerminatedError(f"stopped by {stopped.sigval.name}; the same command goes on from the last checkpoint") from None
-    except ChildFailedError as failed:
-        code, message = root_cause([(f.timestamp, f.exitcode, _words(f.message)) for f in failed.failures.values()])
-        say(options.verb, message)
-        return code
-    return 0
+    with tempfile.NamedTemporaryFile("w", prefix="minima-inputs-", suffix=".json", encoding="utf-8") as file:
+        json.dump(inputs, file)
+        file.flush()
+        os.environ[INPUTS] = file.name
+        try:
+            elastic_launch(config, command)(*arguments)
+        except SignalException as stopped:
+            text = f"stopped by {stopped.sigval.name}; the same command goes on from the last checkpoint"
+            raise TerminatedError(text) from None
+        except ChildFailedError as failed:
+            return root_cause([(f.timestamp, f.exitcode, _words(f.message)) for f in failed.failures.values()])
+        except (RendezvousError, DistError) as lost:
+            raise LostPeerError(f"the group of pods did not meet, or lost one ({lost}); run again") from lost
+    return 0, ""
 
 
 def _words(message: str | dict[str, Any]) -> str:
@@ -160,7 +197,7 @@ def root_cause(failures: list[tuple[int, int, str]]) -> tuple[int, str]:
 def guarded(verb: str, program: Callable[[], int]) -> int:
     """Call `program`, and turn what it raises into one message and an exit code; only a bug prints a traceback."""
     try:
-        with _one_form_of_errors():
+        with one_form_of_errors():
             return program()
     except StageError as error:
         say(verb, str(error))
@@ -178,14 +215,34 @@ def guarded(verb: str, program: Callable[[], int]) -> int:
 
 
 @contextlib.contextmanager
-def _one_form_of_errors() -> Iterator[None]:
-    """A full disk may show in any write."""
+def one_form_of_errors() -> Iterator[None]:
+    """Turn what the system and libraries raise for no room, no memory, a lost peer or a lost device into our errors.
+
+    Raises:
+        DiskFullError: a full disk, which may show in any write.
+        MemoryError: of the host or of the device.
+        LostPeerError: the group or the device failed.
+    """
     try:
         yield
     except OSError as error:
-        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        if error.errno in NO_ROOM:
             place = error.filename or "the workspace"
-            raise DiskFullError(f"{place}: no space left (exit {DISK_FULL}); make room, the same command goes on") from error
+            raise DiskFullError(f"{place}: no space left; make room, the same command goes on") from error
+        raise
+    except Exception as error:
+        torch = sys.modules.get("torch")
+        text = str(error)
+        if type(error).__name__ == "SafetensorError" and any(f"os error {number}" in text for number in NO_ROOM):
+            raise DiskFullError(f"no space left for weights ({error}); make room, the same command goes on") from error
+        if torch is None or not isinstance(error, RuntimeError):
+            raise
+        if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in text:
+            raise MemoryError(text.splitlines()[0]) from error
+        lost = (torch.distributed.DistError, torch.AcceleratorError)
+        if isinstance(error, lost) or "gloo" in text or "NCCL" in text:
+            where = os.environ.get("RANK", "0")
+            raise LostPeerError(f"rank {where} lost a peer or its device ({text.splitlines()[0]}); run again") from error
         raise
 
 

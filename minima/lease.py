@@ -128,10 +128,10 @@ class Lease:
 
     def _beat(self) -> None:
         while not self._stop.wait(min(BEAT, self.ttl / 5)):
-            if not self._holds():
-                return
             self._beats += 1
             try:
+                if not self._holds():
+                    return
                 self._write("held")
             except OSError as error:
                 # A full or failing disk: the next beat may work, and `check` tells if somebody followed meanwhile.

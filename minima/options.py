@@ -64,6 +64,7 @@ class Options:
 
     output_dir: str = option("The artefact's folder; finished when it holds a valid _SUCCESS.json.", execution=True)
     verify: bool = option("Hash every file of the inputs and of a finished output again.", False, execution=True)
+    max_attempts: int = option("Starts without progress before the stage gives up.", 10, execution=True, minimum=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,7 +169,6 @@ class _Training(Options):
     )
     save_interval: int = option("Optimizer steps between two checkpoints.", 500, execution=True, minimum=1)
     keep_checkpoints: int = option("Checkpoints kept beside the newest.", 1, execution=True, minimum=0)
-    max_attempts: int = option("Starts without progress before the stage gives up.", 10, execution=True, minimum=1)
 
 
 @dataclass(frozen=True, kw_only=True)

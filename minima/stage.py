@@ -8,22 +8,8 @@ from transformers import LlamaForCausalLM
 
 from minima import model
 from minima.artifact import Output, split_digest
-from minima.checkpoint import count_attempt
-from minima.engine import Group
 from minima.options import _Training
 from minima.records import Records, find
-
-
-def start(options: _Training, output: Output) -> Group:
-    """Join the other processes; rank 0 counts the attempt.
-
-    Raises:
-        AttemptsError: too many starts without progress.
-    """
-    group = Group(model.device())
-    if group.rank == 0:
-        count_attempt(output, options.max_attempts)
-    return group
 
 
 def place(value: str) -> Path:

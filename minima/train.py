@@ -1,5 +1,6 @@
 """The one training loop: a stage contributes model, data and loss."""
 
+import hashlib
 import json
 import math
 import time
@@ -162,6 +163,12 @@ def train(
         return run.results()
 
 
+def _content(entry: Mapping[str, Any]) -> str:
+    """An input's key; for one from outside also its files, sizes and times, since a path says nothing of the content."""
+    files = json.dumps(entry.get("fingerprint", {}), sort_keys=True)
+    return f"{entry['key']} {hashlib.sha256(files.encode()).hexdigest()[:8]}"
+
+
 class _Run:
     """The state of one run of the loop."""
 
@@ -186,7 +193,7 @@ class _Run:
         self.engine = engine.start(_Loss(model, batch_loss), options, group)
         self.meaning = {
             "identity": artifact.identity(options),
-            "inputs": {name: entry["key"] for name, entry in output.inputs.items()},
+            "inputs": {name: _content(entry) for name, entry in output.inputs.items()},
         }
         self.state = State()
         self.resume()

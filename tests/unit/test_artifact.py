@@ -10,6 +10,7 @@ import pytest
 
 from minima import artifact
 from minima.errors import DataError, NotReadyError, UsageError
+from minima.lease import Lease
 from minima.options import Convert, Distill, ExpandVocab
 
 STUDENT = {"layer": 2, "hidden": 8, "head": 2, "intermediate": 16}
@@ -143,6 +144,13 @@ def test_an_input_that_is_not_there_is_not_ready(tmp_path: Path, options: Conver
         artifact.check_input("x", str(tmp_path / "out" / "*.tfrecord"))
 
 
+def test_what_a_stage_has_not_finished_is_not_ready(tmp_path: Path) -> None:
+    with Lease(tmp_path / "out"):
+        (tmp_path / "out" / "config.json").write_text("{}")
+    with pytest.raises(NotReadyError, match="not finished"):
+        artifact.check_input("x", str(tmp_path / "out"))
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"format": 99, "files": {}}', '{"format": 1}'])
 def test_a_broken_marker_is_never_taken_for_finished(tmp_path: Path, options: Convert, text: str) -> None:
     (tmp_path / "out").mkdir()
@@ -171,6 +179,31 @@ def test_a_lost_lease_leaves_no_marker(tmp_path: Path, options: Convert) -> None
     (tmp_path / "out").mkdir()
     with pytest.raises(NotReadyError):
         artifact.Output(tmp_path / "out", options, artifact.check_inputs(options), lost).commit({})
+    assert artifact.finished(options) is None
+
+
+def test_checkpoints_stay_until_the_marker_is_there(tmp_path: Path, options: Convert) -> None:
+    """A kill while the result is hashed must not cost the training."""
+    (tmp_path / "out" / artifact.CHECKPOINTS).mkdir(parents=True)
+
+    def killed() -> None:
+        raise KeyboardInterrupt
+
+    output = artifact.Output(tmp_path / "out", options, artifact.check_inputs(options), killed)
+    with pytest.raises(KeyboardInterrupt):
+        output.commit({})
+    assert (tmp_path / "out" / artifact.CHECKPOINTS).exists()
+    output.check_lease = lambda: None
+    output.commit({})
+    assert not (tmp_path / "out" / artifact.CHECKPOINTS).exists()
+
+
+def test_an_input_that_changes_while_it_is_read_leaves_no_marker(tmp_path: Path, options: Convert, outside: Path) -> None:
+    (tmp_path / "out").mkdir()
+    output = artifact.Output(tmp_path / "out", options, artifact.check_inputs(options), lambda: None)
+    (outside / "config.json").write_text('{"other": 1}')
+    with pytest.raises(DataError, match="changed while"):
+        output.commit({})
     assert artifact.finished(options) is None
 
 

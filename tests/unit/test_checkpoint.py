@@ -9,8 +9,7 @@ import torch
 from safetensors import safe_open
 
 from minima import checkpoint
-from minima.artifact import Output
-from minima.errors import AttemptsError, DataError
+from minima.errors import DataError
 from tests.unit import training
 
 
@@ -99,16 +98,3 @@ def test_a_lost_part_of_a_parameter(folder: Path) -> None:
     place.write_text(json.dumps(manifest))
     with pytest.raises(DataError, match="lacks a part of"):
         training.run(training.options(folder, save_interval=2))
-
-
-def test_attempts_without_progress(tmp_path: Path) -> None:
-    output = Output(tmp_path, training.options(tmp_path), {}, lambda: None)
-    for _ in range(3):
-        checkpoint.count_attempt(output, 3)
-    with pytest.raises(AttemptsError, match="3 starts without progress beyond step 0"):
-        checkpoint.count_attempt(output, 3)
-    (tmp_path / "checkpoints/step-00000010").mkdir(parents=True)
-    for _ in range(3):
-        checkpoint.count_attempt(output, 3)
-    with pytest.raises(AttemptsError, match="beyond step 10"):
-        checkpoint.count_attempt(output, 3)

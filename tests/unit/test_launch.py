@@ -1,8 +1,10 @@
 """PID 1: what is checked before anything heavy, who dies with whom, and the exit codes."""
 
+import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -93,6 +95,44 @@ def test_a_failed_worker_gives_the_programs_exit_code(start: Any, options: Adapt
     assert error.strip().splitlines()[-1].startswith("minima adapt: ")
     assert ("Traceback" in error) == (word == "bug")
     assert artifact.finished(options) is None
+
+
+def test_a_lost_host_of_the_rendezvous_is_tried_again(options: Adapt, tmp_path: Path) -> None:
+    """Two pods, and the one at which they meet is killed: a lost peer (128 + n) for the other, not a bug (70)."""
+    with socket.create_server(("localhost", 0)) as probe:
+        port = probe.getsockname()[1]
+    env = {**os.environ, "PYTHONPATH": str(STUB), "STUB": "hang", "PET_NPROC_PER_NODE": "1", "PET_NNODES": "2:2"}
+    env |= {
+        "PET_RDZV_BACKEND": "c10d",
+        "PET_RDZV_ENDPOINT": f"localhost:{port}",
+        "PET_RDZV_ID": "test",
+        "PET_MAX_RESTARTS": "0",
+    }
+    env |= {"PET_RDZV_CONF": "read_timeout=10,keep_alive_interval=2"}
+    words = ["--output_dir", options.output_dir, "--model_name_or_path", options.model_name_or_path]
+    command = [sys.executable, "-m", "minima", "adapt", *words, "--record_path_or_regex", options.record_path_or_regex]
+    with contextlib.ExitStack() as stack:
+
+        def start() -> subprocess.Popen[str]:
+            process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+            stack.enter_context(process)
+            stack.callback(process.kill)
+            return process
+
+        host = start()
+        while True:  # Until it serves.
+            with contextlib.suppress(ConnectionRefusedError), socket.create_connection(("localhost", port)):
+                break
+            assert host.poll() is None
+            time.sleep(0.1)
+        other = start()
+        for process in (host, other):
+            assert process.stdout is not None
+            assert process.stdout.readline().startswith("pid ")
+        host.kill()
+        _, error = other.communicate(timeout=120)
+        assert other.returncode == 134, error
+        assert "Traceback" not in error
 
 
 def test_sigterm_ends_the_workers_and_is_143(start: Any) -> None:

@@ -19,6 +19,7 @@ from minima import engine, order, train
 from minima.artifact import Output
 from minima.batch import collate
 from minima.errors import DataError, StageError, TerminatedError, UsageError
+from minima.launch import one_form_of_errors
 from tests.unit import training
 
 ROOT = Path(__file__).parents[2]
@@ -286,9 +287,9 @@ def test_a_deepspeed_file_is_laid_over(tmp_path: Path) -> None:
 
 
 def test_libraries_errors_get_our_exit_codes() -> None:
-    with pytest.raises(MemoryError), engine.one_form_of_errors():
+    with pytest.raises(MemoryError), one_form_of_errors():
         raise torch.OutOfMemoryError("CUDA out of memory")
-    with pytest.raises(RuntimeError, match="something else"), engine.one_form_of_errors():
+    with pytest.raises(RuntimeError, match="something else"), one_form_of_errors():
         raise RuntimeError("something else")
 
 

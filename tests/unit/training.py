@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from minima import engine, train
+from minima import engine, launch, train
 from minima.artifact import Output
 from minima.errors import StageError
 from minima.options import Adapt
@@ -135,7 +135,7 @@ def main() -> None:
 def ends(program: Callable[[], Any]) -> int:
     """Say what error `program` ends with, and return its exit code."""
     try:
-        with engine.one_form_of_errors():
+        with launch.one_form_of_errors():
             program()
     except StageError as error:
         print(f"rank {os.environ['RANK']}: {type(error).__name__} {error.exit_code}: {error}", file=sys.stderr, flush=True)

@@ -1,0 +1,41 @@
+"""How often a stage was started without getting anywhere: nothing in Kubernetes limits the restarts of `ExitCode`."""
+
+import json
+from pathlib import Path
+
+from minima.artifact import CHECKPOINTS, write_atomically
+from minima.errors import AttemptsError
+
+FILE = "_attempts.json"
+
+
+def progress(folder: Path) -> int:
+    """What an unfinished stage has done: the step of its newest checkpoint, or the number of its shards."""
+    steps = [int(place.name.removeprefix("step-")) for place in (folder / CHECKPOINTS).glob("step-*")]
+    return max(steps, default=0) or len(list(folder.glob("*.tfrecord")))
+
+
+def count(folder: Path, max_attempts: int) -> None:
+    """Count this start; progress since the last one begins the count again. To be called by the holder of the lease.
+
+    Raises:
+        AttemptsError: more than `max_attempts` starts without progress.
+    """
+    place = folder / FILE
+    now = progress(folder)
+    before = json.loads(place.read_text(encoding="utf-8")) if place.exists() else {"progress": now, "attempts": 0}
+    attempts = 1 + (before["attempts"] if before["progress"] >= now else 0)
+    write_atomically(place, json.dumps({"progress": now, "attempts": attempts}))
+    if attempts > max_attempts:
+        what = f"step {now}" if (folder / CHECKPOINTS).exists() else f"{now} shards"
+        raise AttemptsError(
+            f"{folder}: {max_attempts} starts without progress beyond {what}; read the logs, mend the cause, "
+            f"then remove {place} to start again"
+        )
+
+
+def forgive(folder: Path) -> None:
+    """Take this start back: it was stopped from outside, which is no failure of its own."""
+    place = folder / FILE
+    now = json.loads(place.read_text(encoding="utf-8"))
+    write_atomically(place, json.dumps({**now, "attempts": now["attempts"] - 1}))
