@@ -153,6 +153,8 @@ def _validate(name: str) -> int:
 def _render(name: str, output: str, namespace: str | None) -> int:
     from jobgen import render, spec
 
+    if not output:
+        raise UsageError("--output: found an empty path; a folder, or - for standard output, is valid")
     pipeline = spec.load(name)
     files = render.files(pipeline, namespace)
     if output == "-":

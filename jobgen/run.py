@@ -1,7 +1,9 @@
 """`jobgen run --local`: the stages of a pipeline on this machine, each by the command line that its pod gets."""
 
 import contextlib
+import glob
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -17,6 +19,7 @@ from jobgen.spec import Pipeline
 from minima import artifact
 from minima.errors import TERMINATED, NotReadyError, UsageError, did_you_mean
 from minima.lease import Lease
+from minima.options import inputs
 from minima.process import die_with_parent
 
 ASIDE = "_aside"
@@ -38,12 +41,14 @@ def run_local(pipeline: Pipeline, *, workspace: str, from_stage: str | None) -> 
         NotReadyError: an input from outside is not there.
         DataError: a finished artefact, or an input from outside, is not what it was.
     """
+    if not workspace or glob.has_magic(workspace):
+        raise UsageError(f"--workspace: found {workspace!r}; a folder's path without the characters *, ? and [ is valid")
     root = Path(workspace).absolute()
     steps = plan(pipeline, str(root))
     program = _program()
+    _check_outside_inputs(pipeline, steps)
     if from_stage is not None:
         set_aside(steps, from_stage, root / pipeline.name / ASIDE)
-    _check_outside_inputs(pipeline)
     markers: dict[str, dict[str, Any]] = {}
     for number, step in enumerate(steps, 1):
         title = f"[{number}/{len(steps)}] {step.stage}"
@@ -52,7 +57,7 @@ def run_local(pipeline: Pipeline, *, workspace: str, from_stage: str | None) -> 
             _say(f"{title}: {' '.join(step.argv)}")
             code = _run(program, step)
             if code:
-                again = f"jobgen run {pipeline.source} --local --workspace {workspace}"
+                again = shlex.join(["jobgen", "run", str(pipeline.source), "--local", "--workspace", workspace])
                 _say(f"{title}: ended with exit code {code}; finished stages are kept, `{again}` goes on")
                 return code
             marker = artifact.finished(step.options)
@@ -94,13 +99,19 @@ def set_aside(steps: list[Step], from_stage: str, aside: Path) -> list[Path]:
     return moved
 
 
-def _check_outside_inputs(pipeline: Pipeline) -> None:
+def _check_outside_inputs(pipeline: Pipeline, steps: list[Step]) -> None:
     for name, value in pipeline.inputs.items():
         path, _ = artifact.split_digest(value.path)
         if not Path(path).exists():
             raise NotReadyError(
                 f"{pipeline.source}:{value.line}: inputs.{name}: nothing at {path}; put it there or correct the path"
             )
+    made = tuple(step.output_dir for step in steps)
+    for step in steps:
+        for option in inputs(type(step.options)):
+            path, _ = artifact.split_digest(getattr(step.options, option))
+            if path and not path.startswith(made) and not (Path(path).exists() or glob.glob(path)):
+                raise NotReadyError(f"{pipeline.source}: stages.{step.stage}.options.{option}: nothing at {path}")
 
 
 def _program() -> str:

@@ -1,5 +1,6 @@
 """The program `minima`: one verb for each stage, and `digest` and `doctor`."""
 
+import os
 import sys
 from importlib import metadata
 
@@ -67,7 +68,7 @@ def _digest(words: list[str]) -> int:
         raise UsageError("usage: minima digest PATH")
     if not artifact.input_files(words[0]):
         raise NotReadyError(f"{words[0]}: no file there; a file, a folder or a glob is valid")
-    print(f"{words[0]}@sha256:{artifact.path_digest(words[0])}")
+    print(f"{os.path.abspath(words[0])}@sha256:{artifact.path_digest(words[0])}")
     return 0
 
 

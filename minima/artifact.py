@@ -4,6 +4,7 @@ A stage's result is a folder. `_SUCCESS.json` (the marker) is written last, atom
 in the folder counts. Standard library only: jobgen and PID 1 use this before anything heavy is imported.
 """
 
+import contextlib
 import functools
 import glob
 import hashlib
@@ -13,6 +14,7 @@ import re
 import shutil
 import subprocess
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib import metadata
@@ -113,10 +115,21 @@ def read_marker(folder: Path) -> dict[str, Any]:
         raise NotReadyError(f"{folder}: not finished, it has no {MARKER}; run the stage that makes it first") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise DataError(f"{place}: not a marker ({error}); set the folder aside and run its stage again") from None
-    if not isinstance(marker, dict) or marker.get("format") != FORMAT or not isinstance(marker.get("files"), dict):
+    if not isinstance(marker, dict) or marker.get("format") != FORMAT or not _whole(marker):
         found = marker.get("format") if isinstance(marker, dict) else type(marker).__name__
         raise DataError(f"{place}: format {found!r}, this version reads {FORMAT}; set the folder aside and run its stage again")
     return marker
+
+
+def _whole(marker: dict[str, Any]) -> bool:
+    """Whether a marker has all that is read of it."""
+    kinds = {"verb": str, "key": str, "identity": dict, "inputs": dict, "files": dict, "metrics": dict}
+    entries = marker.get("files")
+    return (
+        all(isinstance(marker.get(name), kind) for name, kind in kinds.items())
+        and isinstance(entries, dict)
+        and all(isinstance(entry, dict) and {"size", "sha256"} <= entry.keys() for entry in entries.values())
+    )
 
 
 def check_files(folder: Path, marker: Mapping[str, Any], *, full: bool) -> None:
@@ -152,7 +165,7 @@ def check_input(option: str, value: str, *, verify: bool = False) -> dict[str, A
     """
     path, digest = split_digest(value)
     folder = artifact_folder(path)
-    if not (glob.glob(path) if glob.has_magic(path) else os.path.exists(path)):
+    if not (os.path.exists(path) or glob.glob(path)):
         made = f" (artefact {folder} has no such path)" if folder else ""
         raise NotReadyError(f"--{option}: nothing at {path}{made}; check the path, or run the stage that makes it")
     if folder is not None:
@@ -161,7 +174,8 @@ def check_input(option: str, value: str, *, verify: bool = False) -> dict[str, A
         first = not known.is_file() or known.read_text(encoding="utf-8") != marker["key"]
         check_files(folder, marker, full=verify or first)
         if first and os.access(folder, os.W_OK):
-            write_atomically(known, marker["key"])
+            with contextlib.suppress(OSError):  # Only saves the next reader's time.
+                write_atomically(known, marker["key"])
         return {"path": path, "key": input_key(value)}
     if digest and path_digest(path) != digest:
         raise DataError(
@@ -182,7 +196,7 @@ def check_inputs(options: Options) -> dict[str, dict[str, Any]]:
 
 def input_files(path: str) -> list[Path]:
     """All files at `path` (a file, a folder or a glob), sorted, without hidden ones and markers."""
-    roots = sorted(glob.glob(path)) if glob.has_magic(path) else [path]
+    roots = [path] if os.path.exists(path) else sorted(glob.glob(path))
     found: list[Path] = []
     for root in map(Path, roots):
         found += [root] if root.is_file() else [p for p in sorted(root.rglob("*")) if p.is_file()]
@@ -228,7 +242,7 @@ def finished(options: Options) -> dict[str, Any] | None:
     for name in inputs(type(options)):
         value = getattr(options, name)
         made_of = marker["inputs"].get(name, {}).get("key", "")
-        if value and made_of != (now := input_key(value)):
+        if made_of != (now := input_key(value) if value else ""):
             raise UsageError(
                 f"--output_dir: {folder} was made of {name} {made_of!r}, not {now!r}; choose another folder or set it aside"
             )
@@ -314,7 +328,7 @@ def clear_unfinished(folder: Path) -> None:
 
 def write_atomically(place: Path, text: str) -> None:
     """Write `text` to a file that is there either whole or not at all, also after a crash of the machine."""
-    temporary = place.with_name(f".{place.name}.{os.getpid()}")
+    temporary = place.with_name(f".{place.name}.{uuid.uuid4().hex}")  # Process ids are the same in every pod.
     with open(temporary, "w", encoding="utf-8") as out:
         out.write(text)
         out.flush()
@@ -342,8 +356,9 @@ def path_digest(path: str) -> str:
     """SHA-256 of an input: of the file, or of the sorted relative names and digests of a folder's or a glob's files."""
     if os.path.isfile(path):
         return file_digest(Path(path))
-    root = path.split("*")[0].split("?")[0].split("[")[0]
-    root = root if os.path.isdir(root) else os.path.dirname(root)
+    root = path
+    while not os.path.isdir(root):  # Of a glob, the folder before its first pattern.
+        root = os.path.dirname(root) or "."
     lines = [f"{file_digest(p)}  {os.path.relpath(p, root)}\n" for p in input_files(path)]
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 

@@ -27,7 +27,8 @@ def count(folder: Path, max_attempts: int) -> None:
     attempts = 1 + (before["attempts"] if before["progress"] >= now else 0)
     write_atomically(place, json.dumps({"progress": now, "attempts": attempts}))
     if attempts > max_attempts:
-        what = f"step {now}" if (folder / CHECKPOINTS).exists() else f"{now} shards"
+        unit = "step" if (folder / CHECKPOINTS).exists() else "shard"
+        what = f"{unit} {now}" if now else "its start"
         raise AttemptsError(
             f"{folder}: {max_attempts} starts without progress beyond {what}; read the logs, mend the cause, "
             f"then remove {place} to start again"

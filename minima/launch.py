@@ -25,11 +25,13 @@ from minima.errors import (
     BUG,
     OUT_OF_MEMORY,
     TERMINATED,
+    DataError,
     DiskFullError,
     LostPeerError,
     NotReadyError,
     StageError,
     TerminatedError,
+    UsageError,
 )
 from minima.lease import Lease
 from minima.options import STAGES, Options
@@ -40,6 +42,8 @@ STARTED = "MINIMA_STARTED"
 """When PID 1 began, in seconds since the epoch, for its workers."""
 INPUTS = "MINIMA_INPUTS"
 """File with what the agent found of the inputs, for its workers: hashing them again on each device would take hours."""
+NO_FAILURE = (TerminatedError, UsageError, DataError, DiskFullError)
+"""What is for a person to mend, or was ordered by one: no attempt that failed."""
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
 TERMINATION_LOG = Path("/dev/termination-log")
 POLL = 2.0
@@ -65,10 +69,7 @@ def _stage(verb: str, argv: list[str]) -> int:
         return 0
     inputs = artifact.check_inputs(options)
     folder = Path(options.output_dir)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError):
-        raise StageError(f"--output_dir: {folder} is a file; name a folder") from None
+    _claim(folder, inputs)
     if options.elastic:
         code, message = _agent(options, argv, inputs)
         if code and artifact.finished(options) is None:  # A peer lost after the marker is no failure.
@@ -83,6 +84,28 @@ def _stage(verb: str, argv: list[str]) -> int:
     return 0
 
 
+def _claim(folder: Path, inputs: dict[str, dict[str, Any]]) -> None:
+    """Make the output folder, unless something stands there that a stage could destroy.
+
+    Raises:
+        UsageError: it cannot be made, is or holds an input or lies in one, or holds files that no stage made.
+    """
+    here = folder.resolve()
+    for name, entry in inputs.items():
+        there = Path(entry["path"].split("*")[0]).resolve()
+        if here == there or here in there.parents or there in here.parents:
+            raise UsageError(f"--output_dir: {folder} overlaps with --{name} {entry['path']}; name a folder of its own")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        strangers = [place.name for place in folder.iterdir() if not place.name.startswith((".", "_"))]
+    except OSError as error:
+        if error.errno in NO_ROOM:
+            raise
+        raise UsageError(f"--output_dir: {folder}: {error.strerror}; name a folder that can be made and written") from None
+    if strangers and not any(folder.glob("_lease*.json")):
+        raise UsageError(f"--output_dir: {folder} holds what no stage made ({sorted(strangers)[0]}, …); name a new folder")
+
+
 def _run_here(options: Options, folder: Path, inputs: dict[str, dict[str, Any]]) -> None:
     pod, _ = process.pod()
     with Lease(folder, f"lease-{pod}" if pod else "lease") as lease:
@@ -95,7 +118,7 @@ def _run_here(options: Options, folder: Path, inputs: dict[str, dict[str, Any]])
         output = artifact.Output(folder, options, inputs, lease.check, float(os.environ[STARTED]))
         try:
             metrics = module(options.verb).run(options, output)
-        except TerminatedError:
+        except NO_FAILURE:
             if pod == 0:
                 attempts.forgive(folder)
             raise
@@ -121,7 +144,7 @@ def work(verb: str, argv: list[str]) -> int:
         output = artifact.Output(folder, options, inputs, check, float(os.environ[STARTED]))
         try:
             metrics = module(verb).run(options, output)
-        except TerminatedError:
+        except NO_FAILURE:
             if first:
                 attempts.forgive(folder)
             raise

@@ -1,6 +1,11 @@
 """Options of the test program."""
 
 import pytest
+from hypothesis import settings
+
+# An example's time says how busy the machine is, not whether the code is right.
+settings.register_profile("minima", deadline=None)
+settings.load_profile("minima")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

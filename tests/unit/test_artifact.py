@@ -11,7 +11,7 @@ import pytest
 from minima import artifact
 from minima.errors import DataError, NotReadyError, UsageError
 from minima.lease import Lease
-from minima.options import Convert, Distill, ExpandVocab
+from minima.options import Convert, Distill, Evaluate, ExpandVocab
 
 STUDENT = {"layer": 2, "hidden": 8, "head": 2, "intermediate": 16}
 
@@ -151,7 +151,7 @@ def test_what_a_stage_has_not_finished_is_not_ready(tmp_path: Path) -> None:
         artifact.check_input("x", str(tmp_path / "out"))
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"format": 99, "files": {}}', '{"format": 1}'])
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"format": 99, "files": {}}', '{"format": 1}', '{"format": 1, "files": {}}'])
 def test_a_broken_marker_is_never_taken_for_finished(tmp_path: Path, options: Convert, text: str) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / artifact.MARKER).write_text(text)
@@ -212,3 +212,19 @@ def test_the_marker_is_json_with_its_time(tmp_path: Path, options: Convert) -> N
     started = time.time() - 5
     artifact.Output(tmp_path / "out", options, artifact.check_inputs(options), lambda: None, started).commit({})
     assert 5 <= json.loads((tmp_path / "out" / artifact.MARKER).read_text())["seconds"] < 60
+
+
+def test_without_an_optional_input_it_is_another_result(tmp_path: Path, outside: Path) -> None:
+    (tmp_path / "out").mkdir()
+    options = Evaluate(output_dir=f"{tmp_path}/out", model_name_or_path=str(outside), dev_record_path_or_regex=str(outside))
+    artifact.Output(tmp_path / "out", options, artifact.check_inputs(options), lambda: None).commit({})
+    with pytest.raises(UsageError, match="dev_record_path_or_regex"):
+        artifact.finished(dataclasses.replace(options, dev_record_path_or_regex=""))
+
+
+def test_a_path_with_the_characters_of_a_glob_is_a_path(tmp_path: Path) -> None:
+    folder = tmp_path / "w[x]"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    assert artifact.input_files(str(folder)) == [folder / "config.json"]
+    assert artifact.check_input("x", str(folder))["path"] == str(folder)
