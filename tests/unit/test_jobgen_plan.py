@@ -80,7 +80,9 @@ def test_keys_are_what_the_launcher_will_find(tmp_path) -> None:  # type: ignore
         assert artifact.key(one.options, keys) == one.key
         folder = tmp_path / "smoke" / f"{one.stage}-{one.key}"
         folder.mkdir(parents=True)
-        (folder / artifact.MARKER).write_text(json.dumps({"format": artifact.FORMAT, "key": one.key, "files": {}}))
+        rest = {"identity": {}, "inputs": {}, "files": {}, "metrics": {}}
+        marker = {"format": artifact.FORMAT, "verb": one.verb, "key": one.key, **rest}
+        (folder / artifact.MARKER).write_text(json.dumps(marker))
 
 
 def test_the_workspace_is_not_part_of_a_key() -> None:
@@ -233,9 +235,9 @@ def test_the_tutorials_lora_script_does_not_fit() -> None:
             "  prune:\n    pool: a100-8",
             "prune uses one GPU, pool a100-8 has 8 a pod",
         ),
-        ("smoke", "hidden: 96", "hidden: 98", "stages.convert: hidden 98 is no multiple of head 6; head 2 is valid"),
-        ("smoke", "kv_head: 3", "kv_head: 4", "stages.convert: head 6 is no multiple of kv_head 4; valid: 1, 2, 3, 6"),
-        ("smoke", "kv_head: 4", "kv_head: 5", "stages.init-model: head 8 is no multiple of kv_head 5"),
+        ("smoke", "hidden: 64", "hidden: 66", "stages.convert: hidden 66 is no multiple of head 4; head 3 is valid"),
+        ("smoke", "kv_head: 2", "kv_head: 3", "stages.convert: head 4 is no multiple of kv_head 3; valid: 1, 2, 4"),
+        ("smoke", "kv_head: 3", "kv_head: 5", "stages.init-model: head 6 is no multiple of kv_head 5"),
     ],
 )
 def test_what_does_not_fit(pipeline: str, old: str, new: str, expected: str) -> None:

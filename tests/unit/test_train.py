@@ -40,7 +40,7 @@ def launch(what: str, folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [*command, "tests.unit.training", what, str(folder)],
         cwd=ROOT,
-        env=environment | {"OMP_NUM_THREADS": "1"},
+        env=environment | {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"},
         capture_output=True,
         text=True,
         timeout=300,
