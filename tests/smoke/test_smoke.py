@@ -178,14 +178,14 @@ def test_stopped_in_the_middle_it_goes_on_to_the_same_weights(
 
 
 def test_a_corrupt_record_is_bad_data_and_named(workspace: Workspace, first: object) -> None:
-    shard = next(Path(workspace.steps["build-data"].output_dir).glob("train-*.tfrecord"))
+    shard = next(Path(workspace.steps["build-data"].output_dir).glob("dev-*.tfrecord"))  # Read as a whole, at step 0.
     good = shard.read_bytes()
     shard.write_bytes(good[:100] + bytes([good[100] ^ 1]) + good[101:])
     try:
-        run = workspace.run("--from", "prune")
+        run = workspace.run("--from", "distill")
         assert run.returncode == 65
         assert shard.name in run.stderr
         assert "Traceback" not in run.stderr
-        assert artifact.finished(workspace.steps["prune"].options) is None
+        assert artifact.finished(workspace.steps["distill"].options) is None
     finally:
         shard.write_bytes(good)
