@@ -80,7 +80,7 @@ def test_keys_are_what_the_launcher_will_find(tmp_path) -> None:  # type: ignore
         assert artifact.key(one.options, keys) == one.key
         folder = tmp_path / "smoke" / f"{one.stage}-{one.key}"
         folder.mkdir(parents=True)
-        rest = {"identity": {}, "inputs": {}, "files": {}, "metrics": {}}
+        rest: dict[str, dict[str, str]] = {"identity": {}, "inputs": {}, "files": {}, "metrics": {}}
         marker = {"format": artifact.FORMAT, "verb": one.verb, "key": one.key, **rest}
         (folder / artifact.MARKER).write_text(json.dumps(marker))
 
