@@ -170,7 +170,7 @@ def _render(name: str, output: str, namespace: str | None) -> int:
     foreign = [str(folder / file) for file in files if (folder / file).exists() and file not in ours]
     if foreign:
         raise UsageError(f"--output: {', '.join(foreign)} not made from {pipeline.name}; choose another folder or move it away")
-    from minima.artifact import write_atomically
+    from minima.files import write_atomically
 
     for file, text in files.items():
         write_atomically(folder / file, text)

@@ -7,6 +7,7 @@ estimate for flash attention.
 from dataclasses import dataclass
 
 from minima.options import Adapt, Distill, Finetune, Prune
+from minima.shape import Shape
 
 Training = Adapt | Distill | Finetune
 
@@ -18,32 +19,6 @@ LOGIT_BYTES = 12
 """A logit in the loss: as computed, in fp32, and its gradient."""
 USABLE = 0.9
 """Share of a GPU's memory; the rest is CUDA's, NCCL's, and lost between blocks."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Shape:
-    """The shape of a LLaMA; `head_dim` need not be hidden / head after pruning."""
-
-    layer: int
-    hidden: int
-    head: int
-    kv_head: int
-    head_dim: int
-    intermediate: int
-    vocab_size: int
-
-    @property
-    def parameters(self) -> int:
-        """All weights: embedding and head untied, no biases."""
-        attention = 2 * self.hidden * self.head_dim * (self.head + self.kv_head)
-        layer = attention + 3 * self.hidden * self.intermediate + 2 * self.hidden
-        return 2 * self.vocab_size * self.hidden + self.layer * layer + self.hidden
-
-    def lora_parameters(self, rank: int) -> int:
-        """Trained weights of LoRA on all seven projections of a layer, and of the output head, which is trained whole."""
-        q, kv = self.head * self.head_dim, self.kv_head * self.head_dim
-        attention = 2 * (self.hidden + q) + 2 * (self.hidden + kv)
-        return rank * self.layer * (attention + 3 * (self.hidden + self.intermediate)) + self.vocab_size * self.hidden
 
 
 @dataclass(frozen=True, kw_only=True)

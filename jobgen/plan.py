@@ -1,14 +1,16 @@
 """A pipeline to steps in the order they can run: paths, keys, command lines, and whether each fits its pool."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from jobgen.memory import USABLE, Memory, Shape, Training, pruning, training
+from jobgen.memory import USABLE, Memory, Training, pruning, training
 from jobgen.pools import Pool, amount
 from jobgen.spec import Pipeline, Stage
-from minima import artifact, flags, options
+from minima import artifact, flags, options, shape
 from minima.errors import UsageError
+from minima.inputs import artifact_input_key, split_digest
 from minima.options import Adapt, Convert, Distill, ExpandVocab, Finetune, InitModel, Options, Prune
+from minima.shape import Shape
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,9 +70,13 @@ def plan(pipeline: Pipeline, workspace: str | None = None) -> list[Step]:
             step = _step(pipeline, stage, steps, root)
         except UsageError as error:
             raise UsageError("\n".join([*errors, f"{place}: {error}"])) from None
-        shapes[stage.name] = None
+        found = [
+            f"{pipeline.place('stages', stage.name, 'options', option)}: {what}"
+            for option, what in _problems(pipeline, stage, shapes)
+        ]
+        errors += found
+        shapes[stage.name] = None if found else _shape(stage, shapes)
         try:
-            shapes[stage.name] = _shape(stage, shapes)
             step = _fit(step, stage, shapes)
         except UsageError as error:
             errors += [f"{place}: {line}" for line in str(error).splitlines()]
@@ -89,13 +95,15 @@ def _step(pipeline: Pipeline, stage: Stage, steps: Mapping[str, Step], root: str
         if reference and reference.name in steps:
             made = steps[reference.name]
             paths[option] = f"{made.output_dir}/{reference.inside}" if reference.inside else made.output_dir
-            keys[option] = artifact.artifact_input_key(made.key, reference.inside)
+            keys[option] = artifact_input_key(made.key, reference.inside)
             continue
         if reference:
             outside = pipeline.inputs[reference.name].path
             value = f"{outside}/{reference.inside}" if reference.inside else outside
         if value:
-            path, digest = artifact.split_digest(value)
+            path, digest = split_digest(value)
+            if f"{path}/".startswith(f"{root}/{pipeline.name}/"):
+                raise UsageError(f"{option}: {path} lies among this pipeline's own artefacts; refer to a stage, as ${{name}}")
             paths[option] = value
             keys[option] = f"sha256:{digest}" if digest else path
     resolved = replace(stage.options, **paths)  # type: ignore[arg-type]
@@ -115,56 +123,61 @@ def _step(pipeline: Pipeline, stage: Stage, steps: Mapping[str, Step], root: str
     )
 
 
+def _read(stage: Stage, option: str, shapes: Mapping[str, Shape | None]) -> Shape | None:
+    """The shape of the model that an option refers to, if the pipeline says it."""
+    reference = stage.references.get(option)
+    return shapes[reference.name] if reference else None
+
+
+def _problems(pipeline: Pipeline, stage: Stage, shapes: Mapping[str, Shape | None]) -> Iterator[tuple[str, str]]:
+    """What is wrong with a stage's options given what it reads, as pairs of an option and what to say of it."""
+    match stage.options:
+        case ExpandVocab() as made:
+            before = _read(stage, "llama_tokenizer_dir", shapes)
+            if before and made.vocab_size and made.vocab_size < before.vocab_size:
+                yield "vocab_size", f"{made.vocab_size} is below the {before.vocab_size} that the model has already"
+        case Convert() as made:
+            if teacher := _read(stage, "model_name_or_path", shapes):
+                yield from shape.problems(teacher, made)
+            reference = stage.references.get("model_name_or_path")
+            pruned = pipeline.stages.get(reference.name) if reference else None
+            measured = made.keep_layers == "measured" and not made.published_rule
+            if measured and pruned and isinstance(pruned.options, Prune) and not pruned.options.num_layer_examples:
+                yield "keep_layers", f"measured, but {pruned.name} measures no layer (num_layer_examples 0); middle is valid"
+        case Distill():
+            teacher = _read(stage, "teacher_model_name_or_path", shapes)
+            student = _read(stage, "student_model_name_or_path", shapes)
+            if teacher and student and teacher.vocab_size != student.vocab_size:
+                sizes = f"{student.vocab_size} pieces, the teacher's {teacher.vocab_size}"
+                yield "student_model_name_or_path", f"its vocabulary has {sizes}; two models with one tokenizer are valid"
+
+
 def _shape(stage: Stage, shapes: Mapping[str, Shape | None]) -> Shape | None:
     """The shape of the model that a stage makes, as far as the pipeline says it."""
-
-    def read(option: str) -> Shape | None:
-        reference = stage.references.get(option)
-        return shapes[reference.name] if reference else None
-
     match stage.options:
         case InitModel() as made:
-            return _cut(made, made.hidden // made.head, made.vocab_size, made.kv_head or made.head)
+            return Shape(
+                layer=made.layer,
+                hidden=made.hidden,
+                head=made.head,
+                kv_head=made.kv_head or made.head,
+                head_dim=made.hidden // made.head,
+                intermediate=made.intermediate,
+                vocab_size=made.vocab_size,
+            )
         case ExpandVocab() as made:
-            before = read("llama_tokenizer_dir")
+            before = _read(stage, "llama_tokenizer_dir", shapes)
             return replace(before, vocab_size=made.vocab_size) if before and made.vocab_size else None
         case Convert() as made:
-            teacher = read("model_name_or_path")
-            if teacher is None:
-                _cut(made, 1, 1, made.kv_head or made.head)
-                return None
-            per_group = max(1, teacher.head // teacher.kv_head)
-            return _cut(made, teacher.head_dim, teacher.vocab_size, made.kv_head or max(1, made.head // per_group))
+            teacher = _read(stage, "model_name_or_path", shapes)
+            return shape.cut(teacher, made) if teacher else None
         case Distill():
-            return read("student_model_name_or_path")
+            return _read(stage, "student_model_name_or_path", shapes)
         case Prune():
-            return read("teacher_model_name_or_path")
+            return _read(stage, "teacher_model_name_or_path", shapes)
         case Adapt() | Finetune():
-            return read("model_name_or_path")
+            return _read(stage, "model_name_or_path", shapes)
     return None
-
-
-def _cut(made: InitModel | Convert, head_dim: int, vocab_size: int, kv_head: int) -> Shape:
-    """The shape that options state.
-
-    Raises:
-        UsageError: no LLaMA has it.
-    """
-    if made.hidden % made.head:
-        near = next(n for n in range(made.head, 0, -1) if made.hidden % n == 0)
-        raise UsageError(f"hidden {made.hidden} is no multiple of head {made.head}; head {near} is valid")
-    if made.head % kv_head:
-        valid = ", ".join(str(n) for n in range(1, made.head + 1) if made.head % n == 0)
-        raise UsageError(f"head {made.head} is no multiple of kv_head {kv_head}; valid: {valid}")
-    return Shape(
-        layer=made.layer,
-        hidden=made.hidden,
-        head=made.head,
-        kv_head=kv_head,
-        head_dim=head_dim,
-        intermediate=made.intermediate,
-        vocab_size=vocab_size,
-    )
 
 
 def _fit(step: Step, stage: Stage, shapes: Mapping[str, Shape | None]) -> Step:
@@ -178,6 +191,8 @@ def _fit(step: Step, stage: Stage, shapes: Mapping[str, Shape | None]) -> Step:
         raise UsageError(f"{step.verb} runs in one pod, pool {pool.name} has {pool.pods}; choose a pool with pods: 1")
     if pool.gpus > 1 and not step.options.elastic:
         raise UsageError(f"{step.verb} uses one GPU, pool {pool.name} has {pool.gpus} a pod; choose a pool with gpus: 1")
+    if not pool.gpus and getattr(step.options, "attn_implementation", "") == "flash_attention_2":
+        raise UsageError(f"attn_implementation flash_attention_2 needs GPUs, pool {pool.name} has none; auto or sdpa is valid")
     match step.options:
         case Adapt() | Distill() | Finetune() as made:
             _check_batch(made, pool)

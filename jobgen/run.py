@@ -18,7 +18,9 @@ from jobgen.report import report
 from jobgen.spec import Pipeline
 from minima import artifact
 from minima.errors import TERMINATED, NotReadyError, UsageError, did_you_mean
+from minima.inputs import split_digest
 from minima.lease import Lease
+from minima.marker import MARKER
 from minima.options import inputs
 from minima.process import die_with_parent
 
@@ -62,7 +64,7 @@ def run_local(pipeline: Pipeline, *, workspace: str, from_stage: str | None) -> 
                 return code
             marker = artifact.finished(step.options)
             if marker is None:
-                raise NotReadyError(f"{step.output_dir}: {step.stage} ended with 0 but left no {artifact.MARKER}")
+                raise NotReadyError(f"{step.output_dir}: {step.stage} ended with 0 but left no {MARKER}")
         else:
             _say(f"{title}: finished already ({artifact.summary(marker)})")
         markers[step.stage] = marker
@@ -101,7 +103,7 @@ def set_aside(steps: list[Step], from_stage: str, aside: Path) -> list[Path]:
 
 def _check_outside_inputs(pipeline: Pipeline, steps: list[Step]) -> None:
     for name, value in pipeline.inputs.items():
-        path, _ = artifact.split_digest(value.path)
+        path, _ = split_digest(value.path)
         if not Path(path).exists():
             raise NotReadyError(
                 f"{pipeline.source}:{value.line}: inputs.{name}: nothing at {path}; put it there or correct the path"
@@ -109,7 +111,7 @@ def _check_outside_inputs(pipeline: Pipeline, steps: list[Step]) -> None:
     made = tuple(step.output_dir for step in steps)
     for step in steps:
         for option in inputs(type(step.options)):
-            path, _ = artifact.split_digest(getattr(step.options, option))
+            path, _ = split_digest(getattr(step.options, option))
             if path and not path.startswith(made) and not (Path(path).exists() or glob.glob(path)):
                 raise NotReadyError(f"{pipeline.source}: stages.{step.stage}.options.{option}: nothing at {path}")
 

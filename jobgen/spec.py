@@ -3,20 +3,22 @@
 An error says where (file, line, key), what was found and what is valid; all errors of a file are reported together.
 """
 
+import fnmatch
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from jobgen import pools, source
-from jobgen.memory import Shape
 from jobgen.pools import Pool
 from jobgen.source import Document, Place
-from minima import artifact, flags, options
+from minima import flags, options
 from minima.errors import UsageError, did_you_mean
+from minima.inputs import split_digest
 from minima.options import STAGES, Options
+from minima.shape import Shape
 
 SHIPPED = Path(__file__).parent / "pipelines"
 NAME = re.compile(r"[a-z](?:[-a-z0-9]*[a-z0-9])?")
@@ -169,7 +171,7 @@ class _Reader:
         """`value` as an absolute path, with or without a digest."""
         text = self.text(value, *path, what="an absolute path")
         try:
-            bare, _ = artifact.split_digest(text)
+            bare, _ = split_digest(text)
         except UsageError as error:
             self.error(str(error), *path)
             return ""
@@ -312,16 +314,19 @@ class _Reader:
     def stage_references(self, verb: type[Options], given: dict[str, Any], stage: str, valid: set[str]) -> dict[str, Reference]:
         """The references in a stage's options; whatever else an input names must be an absolute path."""
         references = {}
+        known = {f.name: f for f in options.fields(verb)}
         reads = options.inputs(verb)
         for option, value in given.items():
             path = ("stages", stage, "options", option)
-            if not isinstance(value, str) or option not in {f.name for f in fields(verb)}:
+            if not isinstance(value, str) or option not in known:
                 continue
             match = REFERENCE.fullmatch(value)
             if option not in reads:
                 if match:
                     able = ", ".join(reads) or "none"
                     self.error(f"found the reference {value!r}; only options that read something take one: {able}", *path)
+                elif value and known[option].metadata["absolute"] and (problem := _path_problem(value)):
+                    self.error(f"found {value!r}; {problem}", *path)
             elif match:
                 name, inside = match[1], match[2] or ""
                 if name not in valid:
@@ -340,17 +345,31 @@ class _Reader:
         return references
 
     def references(self, stages: dict[str, Stage], inputs: dict[str, Input]) -> None:
+        """Check what every reference leads to."""
         for stage in stages.values():
             for option, reference in stage.references.items():
+                path = ("stages", stage.name, "options", option)
                 outside = inputs.get(reference.name)
-                if outside and reference.inside and artifact.split_digest(outside.path)[1]:
-                    self.error(
-                        f"the digest of {reference.name} is of all of it; declare {reference.inside} as an input of its own",
-                        "stages",
-                        stage.name,
-                        "options",
-                        option,
-                    )
+                if outside and reference.inside and split_digest(outside.path)[1]:
+                    text = f"the digest of {reference.name} is of all of it; declare {reference.inside} as an input of its own"
+                    self.error(text, *path)
+                if not outside:
+                    wanted = options.inputs(type(stage.options))[option]
+                    self.made(reference, stages[reference.name], wanted, stages, *path)
+
+    def made(self, reference: Reference, stage: Stage, wanted: str, stages: dict[str, Stage], *path: str) -> None:
+        """Check that `stage` makes what is `wanted` at the path of a reference to it."""
+        makes = type(stage.options).makes
+        if any(wanted in kinds and fnmatch.fnmatchcase(reference.inside, inside) for inside, kinds in makes.items()):
+            return
+        able = [
+            f"${{{one.name}}}{'/' * bool(inside)}{inside}"
+            for one in stages.values()
+            for inside, kinds in type(one.options).makes.items()
+            if wanted in kinds
+        ]
+        found = f"${{{reference.name}}}{'/' * bool(reference.inside)}{reference.inside}"
+        self.error(f"found {found}, which is no {wanted}; {did_you_mean(found, able) if able else 'no stage makes one'}", *path)
 
     def cycle(self, stages: dict[str, Stage]) -> None:
         """Report a cycle of references, if there is one, by its stages."""

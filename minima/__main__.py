@@ -4,8 +4,9 @@ import os
 import sys
 from importlib import metadata
 
-from minima import artifact, flags, launch
+from minima import flags, launch
 from minima.errors import NotReadyError, UsageError, did_you_mean
+from minima.inputs import input_files, path_digest
 from minima.options import STAGES
 
 OTHERS = {
@@ -66,9 +67,9 @@ def _unknown(verb: str) -> int:
 def _digest(words: list[str]) -> int:
     if len(words) != 1:
         raise UsageError("usage: minima digest PATH")
-    if not artifact.input_files(words[0]):
+    if not input_files(words[0]):
         raise NotReadyError(f"{words[0]}: no file there; a file, a folder or a glob is valid")
-    print(f"{os.path.abspath(words[0])}@sha256:{artifact.path_digest(words[0])}")
+    print(f"{os.path.abspath(words[0])}@sha256:{path_digest(words[0])}")
     return 0
 
 

@@ -3,8 +3,9 @@
 import json
 from pathlib import Path
 
-from minima.artifact import CHECKPOINTS, write_atomically
 from minima.errors import AttemptsError
+from minima.files import write_atomically
+from minima.marker import CHECKPOINTS
 
 FILE = "_attempts.json"
 

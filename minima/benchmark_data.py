@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from minima.benchmarks import OWN_TASKS, Benchmark, Row, instructions
-from minima.errors import DataError, NotReadyError, UsageError
+from minima.errors import DataError, NotReadyError
 
 
 @dataclass(frozen=True)
@@ -47,15 +47,12 @@ def find(benchmark: Benchmark, data_dir: str, limit: int = 0) -> Data:
         limit: items at most, spread evenly over the subjects from the first on; 0 for all.
 
     Raises:
-        UsageError: a copy is needed and `data_dir` is empty.
         NotReadyError: the benchmark or a split of a subject is not there.
         DataError: a file cannot be read, or a row has not the schema of the hub.
     """
     if not benchmark.dataset:
         rows = _read([OWN_TASKS / f"{benchmark.name}.jsonl"], benchmark)
         return _limit(Data(benchmark, {"data": {"test": rows}}, ()), limit)
-    if not data_dir:
-        raise UsageError(f"--tasks {benchmark.name} needs --data_dir, a folder with an offline copy\n{instructions(benchmark)}")
     folder = Path(data_dir) / benchmark.name
     names = benchmark.subjects()
     there = [name for name in names if (folder / name).is_dir()]

@@ -220,18 +220,11 @@ BENCHMARKS = {
 }
 
 
-def choose(names: tuple[str, ...]) -> list[Benchmark]:
-    """The benchmarks called `names`, each once.
-
-    Raises:
-        UsageError: one is unknown, or not there yet.
-    """
-    for name in names:
-        if name.lower() in NOT_THERE_YET:
-            raise UsageError(f"--tasks: {name} is not there yet: its answers are judged by another model; {_valid()}")
-        if name not in BENCHMARKS:
-            raise UsageError(f"--tasks: unknown benchmark {name!r}; {did_you_mean(name, BENCHMARKS)}")
-    return [BENCHMARKS[name] for name in dict.fromkeys(names)]
+def unknown(name: str) -> str:
+    """What to say of a benchmark that is not there; empty for one that is."""
+    if name.lower() in NOT_THERE_YET:
+        return f"{name} is not there yet: its answers are judged by another model; {_valid()}"
+    return "" if name in BENCHMARKS else f"unknown benchmark {name!r}; {did_you_mean(name, BENCHMARKS)}"
 
 
 def _valid() -> str:

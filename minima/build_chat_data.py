@@ -1,7 +1,6 @@
 """The stage `build-chat-data`: conversations → train and dev TFRecords, and the chat template that they were made by."""
 
 import functools
-import glob
 import hashlib
 import itertools
 import json
@@ -14,9 +13,10 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from minima import chat, process, records, tokenizer
-from minima.artifact import Output, split_digest
-from minima.errors import DataError, UsageError
+from minima import chat, corpus, process, records, tokenizer
+from minima.artifact import Output
+from minima.errors import DataError
+from minima.inputs import split_digest
 from minima.options import BuildChatData
 
 SPLITS = ("train", "dev")
@@ -36,7 +36,11 @@ def run(options: BuildChatData, output: Output) -> dict[str, Any]:
     Raises:
         DataError: no file matches, a conversation is malformed, or none fits into `max_seq_length`.
     """
-    conversations = [c for place in files(split_digest(options.input_dir)[0], options.input_regex) for c in chat.read(place)]
+    folder = Path(split_digest(options.input_dir)[0])
+    names = corpus.files(folder, options.input_regex, chat.SUFFIXES)
+    conversations = [c for name in names for c in chat.read(folder / name)]
+    if not conversations:
+        raise DataError(f"{folder}: no conversation in {records.listed(names)}")
     held_out = dev(conversations, options.dev_proportion, options.seed)
     sides: dict[str, list[list[chat.Turn]]] = {split: [] for split in SPLITS}
     for conversation in conversations:
@@ -69,27 +73,6 @@ def run(options: BuildChatData, output: Output) -> dict[str, Any]:
         "dev_examples": written.get("dev", 0),
         **counts,
     }
-
-
-def files(folder: str, pattern: str) -> list[Path]:
-    """The files in `folder` that match the glob `pattern`, sorted.
-
-    Raises:
-        UsageError: the pattern leaves the folder.
-        DataError: none does.
-    """
-    if Path(pattern).is_absolute() or ".." in Path(pattern).parts:
-        raise UsageError(f"--input_regex: {pattern!r} leads out of --input_dir; valid: a glob below it, such as '*.jsonl'")
-    if not Path(folder).is_dir():
-        raise DataError(f"{folder}: not a folder; --input_dir names the folder that holds the conversations")
-    found = sorted(Path(folder, name) for name in glob.glob(pattern, root_dir=folder, recursive=True))
-    found = [place for place in found if place.is_file()]
-    if not found:
-        there = sorted(p.name for p in Path(folder).iterdir())
-        raise DataError(
-            f"--input_regex: no file in {folder} matches {pattern!r}; found {', '.join(there[:10]) or 'an empty folder'}"
-        )
-    return found
 
 
 def dev(conversations: list[list[chat.Turn]], proportion: float, seed: int) -> set[bytes]:

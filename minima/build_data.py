@@ -23,6 +23,9 @@ from tqdm import tqdm
 from minima import artifact, corpus, packing, process, records
 from minima.artifact import Output
 from minima.errors import DataError
+from minima.files import sync, write_atomically
+from minima.inputs import split_digest
+from minima.marker import FORMAT
 from minima.options import BuildData
 from minima.packing import Advance, Built, Counts, Job
 
@@ -40,12 +43,12 @@ def run(options: BuildData, output: Output) -> dict[str, Any]:
         `documents`, `train_examples`, `dev_examples`, `tokens`, `dropped_tokens` and `characters_per_token` of all pods.
 
     Raises:
-        UsageError: the pod's number is wrong, or `input_regex` leaves the folder.
+        UsageError: the pod's number is wrong.
         DataError: the text or the tokenizer cannot be used, or the text is too small for one example.
     """
     pod, pods = process.pod()
-    spans = corpus.spans(artifact.split_digest(options.input_dir)[0], options.input_regex, options.shard_megabytes)
-    packing.load_once(artifact.split_digest(options.tokenizer_name_or_path)[0])  # An error of it comes before any work.
+    spans = corpus.spans(split_digest(options.input_dir)[0], options.input_regex, options.shard_megabytes)
+    packing.load_once(split_digest(options.tokenizer_name_or_path)[0])  # An error of it comes before any work.
     staging = output.folder / f".pod-{pod}"
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir()
@@ -80,7 +83,7 @@ def _identity(job: Job, output: Output) -> str:
     """What the shards of a span are made of, as a hash: a shard that another run left is never taken for this one's."""
     stat = (job.folder / job.span.file).stat()
     made_of = {
-        "format": artifact.FORMAT,
+        "format": FORMAT,
         "options": artifact.identity(job.options),
         "inputs": {name: [entry["key"], entry.get("fingerprint")] for name, entry in output.inputs.items()},
         "shard": job.name,
@@ -108,9 +111,9 @@ def _finished(folder: Path, job: Job, identity: str) -> Counts | None:
 def _publish(folder: Path, built: Built, identity: str) -> None:
     for name in built.files:
         os.replace(Path(built.job.staging) / name, folder / name)
-    artifact.sync(folder)
+    sync(folder)
     note = {"identity": identity, "files": built.files, "counts": asdict(built.counts)}
-    artifact.write_atomically(_note(folder, built.job), json.dumps(note, indent=1) + "\n")
+    write_atomically(_note(folder, built.job), json.dumps(note, indent=1) + "\n")
 
 
 def _unpublish(folder: Path, job: Job) -> None:
@@ -147,7 +150,7 @@ def _wait(folder: Path, jobs: list[Job], identities: list[str]) -> Counts:
 
 
 def _check_counts(counts: Counts, options: BuildData) -> None:
-    where, length = artifact.split_digest(options.input_dir)[0], options.max_seq_length
+    where, length = split_digest(options.input_dir)[0], options.max_seq_length
     if counts.documents == 0:
         raise DataError(
             f"{where}: every document that --input_regex {options.input_regex!r} finds is empty; is it the right folder?"

@@ -170,8 +170,6 @@ def read(place: str | Path) -> Iterator[list[Turn]]:
         DataError: with file and line or index, what was found, and what is valid.
     """
     place = Path(place)
-    if place.suffix not in SUFFIXES:
-        raise DataError(f"{place}: conversations are in {' or '.join(SUFFIXES)} files, found {place.suffix or 'no suffix'}")
     if place.suffix == ".jsonl":
         with open(place, "rb") as lines:
             for number, line in enumerate(lines, 1):

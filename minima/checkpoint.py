@@ -18,9 +18,11 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from minima.artifact import CHECKPOINTS, Output, file_digest, sync, write_atomically
+from minima.artifact import Output
 from minima.engine import Group
 from minima.errors import DataError
+from minima.files import file_digest, sync, write_atomically
+from minima.marker import CHECKPOINTS
 
 FORMAT = 1
 MANIFEST = "manifest.json"

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from minima.errors import DataError, UsageError, did_you_mean
+from minima.errors import DataError, did_you_mean
 from minima.records import listed
 
 KINDS = (".jsonl", ".txt", ".jsonl.gz", ".txt.gz")
@@ -42,31 +42,29 @@ class Document(NamedTuple):
     text: str
 
 
-def files(folder: str | Path, pattern: str) -> list[str]:
+def files(folder: str | Path, pattern: str, kinds: tuple[str, ...] = KINDS) -> list[str]:
     """The files of a corpus, relative to `folder`, sorted; hidden ones and an artefact's markers are left out.
 
     Args:
         folder: the corpus.
         pattern: a glob below `folder`; only `**` reaches into any depth.
+        kinds: the ends of names that can be read.
 
     Raises:
-        UsageError: the pattern leaves the folder.
         DataError: nothing matches, or a match is of a kind that cannot be read.
     """
-    if Path(pattern).is_absolute() or ".." in Path(pattern).parts:
-        raise UsageError(f"--input_regex: {pattern!r} leads out of --input_dir; valid: a glob below it, such as '*.jsonl'")
     if not os.path.isdir(folder):
-        raise DataError(f"{folder}: not a folder; name the folder that holds the text")
+        raise DataError(f"{folder}: not a folder; --input_dir names the folder that holds the files")
     found = [name for name in glob.glob(pattern, root_dir=folder, recursive=True) if os.path.isfile(os.path.join(folder, name))]
     found = sorted(Path(name).as_posix() for name in set(found) if not os.path.basename(name).startswith((".", "_")))
     if not found:
         there = sorted(entry.name + "/" * entry.is_dir() for entry in os.scandir(folder))
         hint = " ('**/' in front of the pattern looks into folders)" if any(name.endswith("/") for name in there) else ""
         raise DataError(f"{folder}: no file matches --input_regex {pattern!r}; the folder holds {listed(there)}{hint}")
-    strange = [name for name in found if not name.endswith(KINDS)]
+    strange = [name for name in found if not name.endswith(kinds)]
     if strange:
-        kinds = ", ".join(KINDS)
-        raise DataError(f"{folder}: --input_regex {pattern!r} matches {listed(strange)}; valid kinds of files: {kinds}")
+        valid = ", ".join(kinds)
+        raise DataError(f"{folder}: --input_regex {pattern!r} matches {listed(strange)}; valid kinds of files: {valid}")
     return found
 
 
@@ -74,7 +72,7 @@ def spans(folder: str | Path, pattern: str, megabytes: int) -> list[Span]:
     """Cut the files of a corpus into spans of about `megabytes` MiB each; the same files give the same spans anywhere.
 
     Raises:
-        UsageError, DataError: as `files` says; also DataError when all files are empty.
+        DataError: as `files` says; or all files are empty.
     """
     names = files(folder, pattern)
     found = [span for name in names for span in _spans(Path(folder), name, megabytes << 20)]

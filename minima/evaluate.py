@@ -9,10 +9,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from minima import artifact, benchmark_data, benchmarks, sandbox
+from minima import artifact, benchmark_data, sandbox
 from minima.benchmark_data import Data
-from minima.benchmarks import MODELS
+from minima.benchmarks import BENCHMARKS, MODELS
 from minima.errors import DataError, UsageError
+from minima.inputs import split_digest
 from minima.options import Evaluate
 
 if TYPE_CHECKING:
@@ -38,18 +39,14 @@ def run(options: Evaluate, output: artifact.Output) -> dict[str, Any]:
         the headline metric of each benchmark (0 to 1) and its number of items, `dev_perplexity`, `answer`.
 
     Raises:
-        UsageError: unknown benchmark, no sandbox for programs, nothing to do, a question that is too long; all before the
-            model is loaded.
+        UsageError: the sandbox for programs does not work, or a question that is too long; before the model is loaded.
         NotReadyError: a benchmark's data is not in `data_dir`.
         DataError: data, records, tokenizer or model cannot be read.
     """
-    chosen = benchmarks.choose(options.tasks)
-    if not chosen and not options.dev_record_path_or_regex and not options.question:
-        raise UsageError("nothing to do: give --tasks, --dev_record_path_or_regex or --question")
-    for benchmark in chosen:
-        if benchmark.writes_programs:
-            _require_sandbox(benchmark.name, options)
-    data_dir = artifact.split_digest(options.data_dir)[0] if options.data_dir else ""
+    chosen = [BENCHMARKS[name] for name in dict.fromkeys(options.tasks)]
+    if any(benchmark.writes_programs for benchmark in chosen):
+        sandbox.check()
+    data_dir = split_digest(options.data_dir)[0] if options.data_dir else ""
     found = [benchmark_data.find(benchmark, data_dir, options.limit) for benchmark in chosen]
     with tempfile.TemporaryDirectory(prefix="minima-evaluate-") as cache:
         _stay_offline(cache)
@@ -62,12 +59,12 @@ def _run(options: Evaluate, output: artifact.Output, found: list[Data]) -> dict[
     from minima import model as models
     from minima import records, tokenizer
 
-    folder = Path(artifact.split_digest(options.model_name_or_path)[0])
+    folder = Path(split_digest(options.model_name_or_path)[0])
     config = models.config(folder)
     words = tokenizer.load(folder)
     held_out = None
     if options.dev_record_path_or_regex:
-        held_out = records.Records(records.find(artifact.split_digest(options.dev_record_path_or_regex)[0]))
+        held_out = records.Records(records.find(split_digest(options.dev_record_path_or_regex)[0]))
     prompt = _prompt(words, options.question, config.max_position_embeddings) if options.question else []
     model = models.load(
         folder,
@@ -111,15 +108,6 @@ def _run(options: Evaluate, output: artifact.Output, found: list[Data]) -> dict[
     _write(output.folder / RESULTS, json.dumps(results, indent=1, ensure_ascii=False, sort_keys=True) + "\n")
     _write(output.folder / TABLE, table(results))
     return metrics
-
-
-def _require_sandbox(name: str, options: Evaluate) -> None:
-    if options.run_programs_in != "bubblewrap":
-        raise UsageError(
-            f"--tasks {name} runs programs that the model writes, and does so only in a sandbox: give "
-            "--run_programs_in bubblewrap (found: none), or leave the benchmark out"
-        )
-    sandbox.check()
 
 
 def _judge(program: str) -> bool:
@@ -244,7 +232,7 @@ def table(results: Mapping[str, Any]) -> str:
         lines += [f"| benchmark | shots | items | this model | {' | '.join(MODELS)} |", "|---" * (4 + len(MODELS)) + "|"]
     notes = []
     for name, part in results["benchmarks"].items():
-        benchmark = benchmarks.BENCHMARKS[name]
+        benchmark = BENCHMARKS[name]
         error = "" if part["stderr"] is None else f" ± {100 * part['stderr']:.2f}"
         mark = " (partial)" if part["partial"] else ""
         paper = [f"{number:.2f}" for number in benchmark.published] or ["–"] * len(MODELS)

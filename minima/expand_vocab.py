@@ -17,8 +17,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from minima import model, tokenizer
-from minima.artifact import Output, split_digest
+from minima.artifact import Output
 from minima.errors import DataError, UsageError
+from minima.inputs import split_digest
 from minima.options import ExpandVocab
 
 MULTIPLE = 64

@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, Field
 from typing import Any
 
-from minima.artifact import split_digest
 from minima.errors import UsageError, did_you_mean
+from minima.inputs import split_digest
 from minima.options import REFUSED, Options, fields
 
 Kind = typing.Literal["str", "int", "float", "bool", "strings"]
@@ -41,7 +41,8 @@ def build(stage: type[Options], values: Mapping[str, Any], place: Callable[[str]
         place: for an option's name, where it stands, such as `pipeline.yaml:12: stages.adapt.options.seed`.
 
     Raises:
-        UsageError: an unknown or missing name, a wrong type, a value out of range; one line for each.
+        UsageError: an unknown or missing name, a wrong type, a value out of range, values that do not go together; one
+            line for each.
     """
     known = {f.name: f for f in fields(stage)}
     errors = [f"{place(name)}: {unknown(stage, name)}" for name in values if name not in known]
@@ -56,7 +57,10 @@ def build(stage: type[Options], values: Mapping[str, Any], place: Callable[[str]
             errors.append(f"{place(name)}: missing; {field.metadata['help']}")
     if errors:
         raise UsageError("\n".join(errors))
-    return stage(**checked)
+    options = stage(**checked)
+    if errors := [f"{place(name)}: {what}" for name, what in options.problems()]:
+        raise UsageError("\n".join(errors))
+    return options
 
 
 def unknown(stage: type[Options], name: str) -> str:

@@ -25,7 +25,7 @@ def run(options: InitModel, output: Output) -> dict[str, Any]:
     """Write everything that the smoke pipeline starts from; equal options give equal bytes.
 
     Raises:
-        UsageError: options that do not go together, too little text for them, or a package that is not installed.
+        UsageError: too little text for the options, or a package that is not installed.
     """
     config = _config(options)
     texts = {language: sample.documents(language, getattr(options, f"{language}_characters")) for language in sample.LANGUAGES}
@@ -109,20 +109,13 @@ def random_llama(config: LlamaConfig, seed: int) -> LlamaForCausalLM:
 
 
 def _config(options: InitModel) -> LlamaConfig:
-    kv_head = options.kv_head or options.head
-    if options.hidden % options.head:
-        raise UsageError(f"--hidden: {options.hidden} is not a multiple of --head {options.head}")
-    if options.hidden // options.head % 2:
-        raise UsageError(f"--head: {options.head} of hidden {options.hidden} are odd in width; rotary positions need pairs")
-    if options.head % kv_head:
-        raise UsageError(f"--kv_head: --head {options.head} is not a multiple of {kv_head}")
     return LlamaConfig(
         vocab_size=options.vocab_size,
         hidden_size=options.hidden,
         intermediate_size=options.intermediate,
         num_hidden_layers=options.layer,
         num_attention_heads=options.head,
-        num_key_value_heads=kv_head,
+        num_key_value_heads=options.kv_head or options.head,
         max_position_embeddings=options.max_seq_length,
         initializer_range=0.5 / options.hidden**0.5,  # 0.02 is made for widths of several hundred.
         dtype="float32",

@@ -33,7 +33,9 @@ from minima.errors import (
     TerminatedError,
     UsageError,
 )
+from minima.inputs import check_inputs
 from minima.lease import Lease
+from minima.marker import CHECKPOINTS, clear_unfinished
 from minima.options import STAGES, Options
 
 AGENT = "MINIMA_AGENT"
@@ -64,10 +66,10 @@ def _stage(verb: str, argv: list[str]) -> int:
     marker = artifact.finished(options)
     if marker is not None:
         # Still there if the process ended right after the marker.
-        shutil.rmtree(Path(options.output_dir) / artifact.CHECKPOINTS, ignore_errors=True)
+        shutil.rmtree(Path(options.output_dir) / CHECKPOINTS, ignore_errors=True)
         print(f"finished already: {options.output_dir} ({artifact.summary(marker)})", file=sys.stderr)
         return 0
-    inputs = artifact.check_inputs(options)
+    inputs = check_inputs(options)
     folder = Path(options.output_dir)
     _claim(folder, inputs)
     if options.elastic:
@@ -114,7 +116,7 @@ def _run_here(options: Options, folder: Path, inputs: dict[str, dict[str, Any]])
         if pod == 0:
             attempts.count(folder, options.max_attempts)
         if not options.independent:
-            artifact.clear_unfinished(folder)
+            clear_unfinished(folder)
         output = artifact.Output(folder, options, inputs, lease.check, float(os.environ[STARTED]))
         try:
             metrics = module(options.verb).run(options, output)

@@ -17,8 +17,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from minima.artifact import sync, write_atomically
 from minima.errors import NotReadyError
+from minima.files import sync, write_atomically
 
 TTL = 10.0
 """Seconds without a heartbeat after which a holder counts as dead."""

@@ -15,6 +15,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from minima.errors import DataError, UsageError
+from minima.shape import Shape
 
 TOKENIZER_FILES = (
     "tokenizer.model",
@@ -194,6 +195,19 @@ def head_dim(shape: LlamaConfig) -> int:
 def kv_heads(shape: LlamaConfig) -> int:
     """Number of key-value heads."""
     return shape.num_key_value_heads or shape.num_attention_heads
+
+
+def shape(config: LlamaConfig) -> Shape:
+    """The shape of the model that `config` describes."""
+    return Shape(
+        layer=config.num_hidden_layers,
+        hidden=config.hidden_size,
+        head=config.num_attention_heads,
+        kv_head=kv_heads(config),
+        head_dim=head_dim(config),
+        intermediate=config.intermediate_size,
+        vocab_size=config.vocab_size,
+    )
 
 
 def parameter_count(shape: LlamaConfig) -> int:

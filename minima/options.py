@@ -9,8 +9,12 @@ resumes, and a change of identity makes another artefact.
 """
 
 import dataclasses
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import Any, ClassVar
+
+from minima import benchmarks
 
 REQUIRED = dataclasses.MISSING
 
@@ -25,6 +29,7 @@ def option(
     minimum: float | None = None,
     above: float | None = None,
     maximum: float | None = None,
+    absolute: bool = False,
 ) -> Any:
     """Declare one option of a stage.
 
@@ -33,11 +38,12 @@ def option(
         default: the value when it is not given; without one the option is required.
         execution: True when the option cannot change what the result means.
         input: for a path that the stage reads, what is expected there: `model`, `records`, `text`, `conversations`,
-            `sentencepiece`, `benchmarks` or `file`. Such a value may be a reference to another stage, and may end in a
-            digest.
+            `sentencepiece`, `pruned model` or `benchmarks`. Such a value may be a reference to another stage, and may end
+            in a digest.
         choices: the valid values.
         minimum: the smallest valid number; `above` is the same without the bound itself.
         maximum: the largest valid number.
+        absolute: for another path, that a pipeline must give it from the root.
     """
     metadata = {
         "help": help,
@@ -47,6 +53,7 @@ def option(
         "minimum": minimum,
         "above": above,
         "maximum": maximum,
+        "absolute": absolute,
     }
     return dataclasses.field(default=default, metadata=metadata)
 
@@ -61,14 +68,28 @@ class Options:
     """Whether torchrun's agent starts the stage, with any number of processes."""
     independent: ClassVar[bool] = False
     """Whether several pods may share the work without talking to each other."""
+    makes: ClassVar[Mapping[str, frozenset[str]]] = {}
+    """What other stages may read of the artefact: the path in it (empty for all of it, or a glob) and what it is there,
+    in the words of `option`'s `input`."""
 
     output_dir: str = option("The artefact's folder; finished when it holds a valid _SUCCESS.json.", execution=True)
     verify: bool = option("Hash every file of the inputs and of a finished output again.", False, execution=True)
     max_attempts: int = option("Starts without progress before the stage gives up.", 10, execution=True, minimum=1)
 
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """What is wrong with options that are valid one by one, as pairs of an option and what to say of it.
+
+        Only what can be said without a look at any file: jobgen asks before a pod exists.
+        """
+        yield from ()
+
+
+MODEL = {"": frozenset({"model"})}
+RECORDS = {f"{split}-*.tfrecord": frozenset({"records"}) for split in ("train", "dev")}
+
 
 @dataclass(frozen=True, kw_only=True)
-class _Shape:
+class _Shape(Options):
     """The shape of a LLaMA, in the tutorial's words."""
 
     layer: int = option("Number of transformer layers.", minimum=1)
@@ -77,11 +98,26 @@ class _Shape:
     kv_head: int = option("Number of key-value heads; 0 keeps the queries per key-value head of the teacher.", 0, minimum=0)
     intermediate: int = option("Size of the feed-forward layer.", minimum=1)
 
+    def problems(self) -> Iterator[tuple[str, str]]:
+        if self.hidden % self.head:
+            lower = self.hidden // self.head * self.head
+            near = " and ".join(str(size) for size in (lower, lower + self.head) if size)
+            yield "hidden", f"{self.hidden} is not a multiple of head {self.head}; nearest valid: {near}"
+        if self.kv_head and self.head % self.kv_head:
+            valid = ", ".join(str(n) for n in range(1, self.head + 1) if self.head % n == 0)
+            yield "kv_head", f"{self.kv_head} does not divide head {self.head}; valid: {valid}"
+
 
 @dataclass(frozen=True, kw_only=True)
-class InitModel(_Shape, Options):
+class InitModel(_Shape):
     verb = "init-model"
     summary = "Make a small random LLaMA, two SentencePiece models and text to train it on, for the smoke pipeline."
+    makes = {
+        "model": frozenset({"model"}),
+        "chinese_sp.model": frozenset({"sentencepiece"}),
+        "text": frozenset({"text"}),
+        "conversations": frozenset({"conversations"}),
+    }
 
     vocab_size: int = option("Pieces of the model's own SentencePiece model.", 1024, minimum=300)
     chinese_vocab_size: int = option("Pieces of the Chinese SentencePiece model that expand-vocab adds.", 2048, minimum=300)
@@ -90,11 +126,17 @@ class InitModel(_Shape, Options):
     chinese_characters: int = option("Characters of Chinese running text to write.", 500_000, minimum=10_000)
     seed: int = option("Seed of the weights.", 776, minimum=0)
 
+    def problems(self) -> Iterator[tuple[str, str]]:
+        yield from super().problems()
+        if self.hidden % self.head == 0 and self.hidden // self.head % 2:
+            yield "head", f"{self.head} of hidden {self.hidden} are odd in width; rotary positions need pairs"
+
 
 @dataclass(frozen=True, kw_only=True)
 class ExpandVocab(Options):
     verb = "expand-vocab"
     summary = "Add the pieces of a Chinese SentencePiece model to a LLaMA's tokenizer, and grow its embeddings."
+    makes = MODEL
 
     llama_tokenizer_dir: str = option("LLaMA folder: tokenizer.model, config and weights.", input="model")
     chinese_sp_path: str = option("Chinese SentencePiece model file.", input="sentencepiece")
@@ -114,6 +156,7 @@ class BuildData(Options):
     verb = "build-data"
     summary = "Tokenise, shuffle and pack running text into TFRecord shards with an index."
     independent = True
+    makes = RECORDS
 
     input_dir: str = option("Folder with the text.", input="text")
     input_regex: str = option("Which files of it, as a glob; .jsonl and .txt (one document a line), also .gz.", "*.jsonl")
@@ -125,12 +168,16 @@ class BuildData(Options):
     seed: int = option("Seed of the held-out choice and of the shuffle.", 776, minimum=0)
     num_processors: int = option("Worker processes in each pod.", 1, execution=True, minimum=1)
 
+    def problems(self) -> Iterator[tuple[str, str]]:
+        yield from _leads_out(self.input_regex)
+
 
 @dataclass(frozen=True, kw_only=True)
 class _Training(Options):
     """What the one training loop takes."""
 
     elastic = True
+    makes = MODEL
 
     dev_record_path_or_regex: str = option("Held-out records for perplexity; empty for none.", "", input="records")
     max_seq_length: int = option("Length of an example in tokens.", 4096, minimum=8)
@@ -161,7 +208,7 @@ class _Training(Options):
         minimum=1,
         maximum=2,
     )
-    deepspeed: str = option("DeepSpeed configuration file laid over the generated one.", "", execution=True)
+    deepspeed: str = option("DeepSpeed configuration file laid over the generated one.", "", execution=True, absolute=True)
     loss_chunk_size: int = option("Tokens whose logits exist at once in the loss.", 1024, execution=True, minimum=1)
     log_interval: int = option("Optimizer steps between two log lines.", 100, execution=True, minimum=1)
     eval_interval: int = option(
@@ -169,6 +216,10 @@ class _Training(Options):
     )
     save_interval: int = option("Optimizer steps between two checkpoints.", 500, execution=True, minimum=1)
     keep_checkpoints: int = option("Checkpoints kept beside the newest.", 1, execution=True, minimum=0)
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        if self.eval_interval and not self.dev_record_path_or_regex:
+            yield "eval_interval", f"{self.eval_interval}, without held-out records; give dev_record_path_or_regex, or 0"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,6 +235,7 @@ class Adapt(_Training):
 class Prune(Options):
     verb = "prune"
     summary = "Score heads, neurons, hidden channels and layers of a teacher by mask gradients, and reorder it by them."
+    makes = {"": frozenset({"model", "pruned model"})}
 
     teacher_model_name_or_path: str = option("Model folder to prune.", input="model")
     record_path_or_regex: str = option("Records to score on: a folder, a file or a glob.", input="records")
@@ -205,13 +257,30 @@ class Prune(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Convert(_Shape, Options):
+class Convert(_Shape):
     verb = "convert"
     summary = "Cut a reordered model to a smaller shape."
+    makes = MODEL
 
-    model_name_or_path: str = option("Folder that prune made.", input="model")
+    model_name_or_path: str = option("Folder that prune made.", input="pruned model")
     keep_layers: str = option("Which layers stay: `measured`, `middle`, or their numbers such as `0,1,4`.", "measured")
     published_rule: bool = option("The paper's conversion: middle layers, no correction of the norms.", False)
+
+    @property
+    def listed_layers(self) -> list[int] | None:
+        """The layers that `keep_layers` lists; None for a rule, or for what is neither."""
+        numbers = self.keep_layers.split(",")
+        return [int(n) for n in numbers] if all(n.isascii() and n.isdecimal() for n in numbers) else None
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        yield from super().problems()
+        listed, rule = self.listed_layers, self.keep_layers
+        if listed is None and rule not in {"measured", "middle"}:
+            yield "keep_layers", f"found {rule!r}; valid: measured, middle, or numbers such as 0,1,4"
+        if listed is not None and self.published_rule:
+            yield "keep_layers", f"{rule} contradicts published_rule, which keeps the middle layers; give only one"
+        elif listed is not None and (listed != sorted(set(listed)) or len(listed) != self.layer):
+            yield "keep_layers", f"found {rule!r}; valid: {self.layer} (layer) rising numbers"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -230,6 +299,7 @@ class Distill(_Training):
 class BuildChatData(Options):
     verb = "build-chat-data"
     summary = "Tokenise conversations by the chat template into train and dev TFRecords."
+    makes = RECORDS
 
     input_dir: str = option("Folder with the conversations.", input="conversations")
     input_regex: str = option("Which files of it, as a glob; .json lists or .jsonl.", "*.jsonl")
@@ -240,6 +310,9 @@ class BuildChatData(Options):
     published_rule: bool = option("Tokenise each segment on its own, as the paper does.", False)
     seed: int = option("Seed of the held-out choice.", 776, minimum=0)
     num_processors: int = option("Worker processes.", 1, execution=True, minimum=1)
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        yield from _leads_out(self.input_regex)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -253,6 +326,11 @@ class Finetune(_Training):
     lora_r: int = option("Rank of LoRA adapters; 0 trains the whole model.", 0, minimum=0)
     lora_alpha: int = option("LoRA's scale: alpha / r.", 16, minimum=1)
     lora_dropout: float = option("Dropout before the adapters.", 0.05, minimum=0, maximum=1)
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        yield from super().problems()
+        if self.num_patience_epochs and not self.dev_record_path_or_regex:
+            yield "num_patience_epochs", "needs held-out records; give dev_record_path_or_regex, or 0"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -283,6 +361,25 @@ class Evaluate(Options):
         execution=True,
         choices=("auto", "eager", "sdpa", "flash_attention_2"),
     )
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        if not self.tasks and not self.dev_record_path_or_regex and not self.question:
+            yield "tasks", "nothing to do; give tasks, dev_record_path_or_regex or question"
+        for name in self.tasks:
+            if wrong := benchmarks.unknown(name):
+                yield "tasks", wrong
+                continue
+            benchmark = benchmarks.BENCHMARKS[name]
+            if benchmark.dataset and not self.data_dir:
+                yield "tasks", f"{name} needs data_dir, a folder with an offline copy of {benchmark.dataset} in {name}/"
+            if benchmark.writes_programs and self.run_programs_in == "none":
+                yield "tasks", f"{name} runs programs that the model writes; give run_programs_in bubblewrap, or leave it out"
+
+
+def _leads_out(pattern: str) -> Iterator[tuple[str, str]]:
+    path = PurePath(pattern)
+    if path.is_absolute() or ".." in path.parts:
+        yield "input_regex", f"{pattern!r} leads out of input_dir; valid: a glob below it, such as '*.jsonl'"
 
 
 STAGES: dict[str, type[Options]] = {

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from minima import artifact, corpus, records, tokenizer
+from minima import corpus, records, tokenizer
+from minima.inputs import split_digest
 from minima.options import BuildData
 
 BATCH = 1 << 18
@@ -59,7 +60,7 @@ class Job:
     @property
     def folder(self) -> Path:
         """The folder of the text."""
-        return Path(artifact.split_digest(self.options.input_dir)[0])
+        return Path(split_digest(self.options.input_dir)[0])
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ def build(job: Job) -> Iterator[Advance | Built]:
         DataError: as `corpus.documents` says.
     """
     options, length = job.options, job.options.max_seq_length
-    coder = load_once(artifact.split_digest(options.tokenizer_name_or_path)[0])
+    coder = load_once(split_digest(options.tokenizer_name_or_path)[0])
     documents = list(corpus.documents(job.folder, job.span, options.text_key))
     characters = sum(len(document.text) for document in documents)
     train, dev = divide(documents, job.span.file, options.seed, options.dev_proportion)

@@ -16,9 +16,10 @@ from safetensors.torch import save_file
 from tqdm import tqdm
 
 from minima import importance, model, tokenizer, weights
-from minima.artifact import Output, split_digest
+from minima.artifact import Output
 from minima.batch import Batch, collate
 from minima.errors import DataError, UsageError
+from minima.inputs import split_digest
 from minima.options import Prune
 from minima.records import Records, find
 

@@ -25,8 +25,8 @@ from crc32c import crc32c
 from google.protobuf.message import DecodeError
 from tfrecord import example_pb2
 
-from minima.artifact import sync
 from minima.errors import DataError
+from minima.files import sync
 
 SUFFIX = ".tfrecord"
 INDEX_SUFFIX = ".index"

@@ -7,7 +7,8 @@ import torch
 from transformers import LlamaForCausalLM
 
 from minima import model
-from minima.artifact import Output, split_digest
+from minima.artifact import Output
+from minima.inputs import split_digest
 from minima.options import _Training
 from minima.records import Records, find
 

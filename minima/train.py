@@ -18,6 +18,7 @@ from minima import artifact, checkpoint, engine, loss, order
 from minima.artifact import Output
 from minima.batch import Batch, collate, special
 from minima.errors import DataError, StageError, TerminatedError, UsageError
+from minima.marker import CHECKPOINTS
 from minima.metrics import Metrics
 from minima.options import _Training
 from minima.records import Records
@@ -150,8 +151,6 @@ def train(
         StageError: the loss or its gradient is not finite.
         TerminatedError: SIGTERM, after a checkpoint was saved.
     """
-    if num_patience_epochs and not dev_records:
-        raise UsageError("--num_patience_epochs: needs held-out records; give --dev_record_path_or_regex, or 0")
     check_shape(model.config, options)
     total = planned_steps(options, len(train_records))
     if options.use_act_ckpt:
@@ -240,7 +239,7 @@ class _Run:
             if (due and state.step < self.total) or (better and self.patience):
                 self.save()
         if self.patience and state.best_step != state.step:
-            best = self.output.folder / artifact.CHECKPOINTS / f"step-{state.best_step:08d}"
+            best = self.output.folder / CHECKPOINTS / f"step-{state.best_step:08d}"
             wrong = next((w for w in self.group.gather(checkpoint.faults(best)) if w), None)
             if wrong:
                 raise DataError(f"{best}: the best weights are lost ({wrong}); set the folder aside and run the stage again")

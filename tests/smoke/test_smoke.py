@@ -19,6 +19,7 @@ import pytest
 from jobgen.plan import Step, plan
 from jobgen.spec import load
 from minima import artifact
+from minima.marker import CHECKPOINTS, read_marker
 
 pytestmark = pytest.mark.smoke
 JOBGEN = Path(sys.executable).parent / "jobgen"
@@ -39,7 +40,7 @@ class Workspace:
         return subprocess.run(self.command(*more), capture_output=True, text=True, check=False)
 
     def marker(self, stage: str) -> dict[str, Any]:
-        return artifact.read_marker(Path(self.steps[stage].output_dir))
+        return read_marker(Path(self.steps[stage].output_dir))
 
     def weights(self, stage: str) -> str:
         return hashlib.sha256((Path(self.steps[stage].output_dir) / "model.safetensors").read_bytes()).hexdigest()
@@ -82,7 +83,7 @@ def test_every_stage_leaves_its_marker_under_the_key_that_jobgen_computed(worksp
         marker = artifact.finished(step.options)
         assert marker is not None, step.stage
         assert marker["key"] == step.key == step.output_dir[-8:]
-        assert not (Path(step.output_dir) / artifact.CHECKPOINTS).exists()
+        assert not (Path(step.output_dir) / CHECKPOINTS).exists()
 
 
 def test_the_table_shows_what_the_markers_say(workspace: Workspace, first: subprocess.CompletedProcess[str]) -> None:
@@ -152,7 +153,7 @@ def test_from_an_unknown_stage_is_refused(workspace: Workspace, first: object) -
 def start_and_wait_for_step(workspace: Workspace, stage: str, *more: str) -> subprocess.Popen[str]:
     """Start the pipeline and return as soon as `stage` has written a checkpoint."""
     process = subprocess.Popen(workspace.command(*more), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    checkpoints = Path(workspace.steps[stage].output_dir) / artifact.CHECKPOINTS
+    checkpoints = Path(workspace.steps[stage].output_dir) / CHECKPOINTS
     while not list(checkpoints.glob("step-*")):
         assert process.poll() is None, process.communicate()
         time.sleep(0.1)

@@ -10,9 +10,12 @@ import pytest
 
 from minima import artifact
 from minima.errors import DataError, NotReadyError, UsageError
+from minima.inputs import check_input, check_inputs, input_files, input_key, path_digest
 from minima.lease import Lease
+from minima.marker import CHECKPOINTS, MARKER
 from minima.options import Convert, Distill, Evaluate, ExpandVocab
 
+OUT = "/elsewhere/out"
 STUDENT = {"layer": 2, "hidden": 8, "head": 2, "intermediate": 16}
 
 
@@ -20,7 +23,7 @@ def make(folder: Path, options: Convert | ExpandVocab) -> dict[str, object]:
     """What a stage does around its work, with a file of two lines as its work."""
     folder.mkdir(parents=True)
     (folder / "model.safetensors").write_text("weights")
-    output = artifact.Output(folder, options, artifact.check_inputs(options), lambda: None)
+    output = artifact.Output(folder, options, check_inputs(options), lambda: None)
     return output.commit({"parameters": 7})
 
 
@@ -67,10 +70,26 @@ def test_the_key_is_the_same_everywhere() -> None:
 
 def test_input_keys_follow_the_chain(tmp_path: Path, options: Convert) -> None:
     marker = make(tmp_path / "out", options)
-    assert artifact.input_key(f"{tmp_path}/out") == marker["key"]
-    assert artifact.input_key(f"{tmp_path}/out/text/*.jsonl") == f"{marker['key']}/text/*.jsonl"
-    assert artifact.input_key("/nowhere/model") == "/nowhere/model"
-    assert artifact.input_key("/nowhere/model@sha256:" + "a" * 64) == "sha256:" + "a" * 64
+    next_one = f"{tmp_path}/next"
+    assert input_key(f"{tmp_path}/out", next_one) == marker["key"]
+    assert input_key(f"{tmp_path}/out/text/*.jsonl", next_one) == f"{marker['key']}/text/*.jsonl"
+    assert input_key("/nowhere/model", next_one) == "/nowhere/model"
+    assert input_key("/nowhere/model@sha256:" + "a" * 64, next_one) == "sha256:" + "a" * 64
+
+
+def test_an_artefact_of_another_pipeline_goes_by_its_path_and_may_not_change(tmp_path: Path, options: Convert) -> None:
+    """As jobgen has it, which cannot look at what lies there."""
+    made = tmp_path / "other" / "out"
+    make(made, options)
+    mine = dataclasses.replace(options, output_dir=f"{tmp_path}/mine/next", model_name_or_path=str(made))
+    entry = check_inputs(mine)["model_name_or_path"]
+    assert entry["key"] == str(made) == input_key(str(made), mine.output_dir)
+    Path(mine.output_dir).mkdir(parents=True)
+    artifact.Output(Path(mine.output_dir), mine, {"model_name_or_path": entry}, lambda: None).commit({})
+    assert artifact.finished(mine) is not None
+    (made / "model.safetensors").write_text("weighTs")
+    with pytest.raises(DataError, match="changed since"):
+        artifact.finished(mine)
 
 
 @pytest.mark.parametrize("damage", ["cut", "remove", "flip"])
@@ -88,16 +107,16 @@ def test_a_damaged_artefact_is_an_error_and_not_finished(tmp_path: Path, options
         artifact.finished(dataclasses.replace(options, verify=True))
     if damage == "flip":  # Same size: found by its first reader.
         with pytest.raises(DataError, match="content changed"):
-            artifact.check_input("x", str(tmp_path / "out"))
+            check_input("x", str(tmp_path / "out"), OUT)
 
 
 def test_the_first_reader_hashes_and_the_next_looks_at_sizes(tmp_path: Path, options: Convert) -> None:
     make(tmp_path / "out", options)
-    artifact.check_input("x", str(tmp_path / "out"))
+    check_input("x", str(tmp_path / "out"), OUT)
     (tmp_path / "out" / "model.safetensors").write_text("weighTs")
-    artifact.check_input("x", str(tmp_path / "out"))
+    check_input("x", str(tmp_path / "out"), OUT)
     with pytest.raises(DataError, match="content changed"):
-        artifact.check_input("x", str(tmp_path / "out"), verify=True)
+        check_input("x", str(tmp_path / "out"), OUT, verify=True)
 
 
 def test_other_options_in_the_same_folder_are_refused(tmp_path: Path, options: Convert) -> None:
@@ -122,39 +141,39 @@ def test_a_touched_input_with_the_same_content_is_not(tmp_path: Path, options: C
 
 
 def test_a_declared_digest_is_checked(outside: Path) -> None:
-    good = f"{outside}@sha256:{artifact.path_digest(str(outside))}"
-    assert artifact.check_input("x", good)["path"] == str(outside)
+    good = f"{outside}@sha256:{path_digest(str(outside))}"
+    assert check_input("x", good, OUT)["path"] == str(outside)
     (outside / "config.json").write_text('{"other": 1}')
     with pytest.raises(DataError, match="declared digest"):
-        artifact.check_input("x", good)
+        check_input("x", good, OUT)
 
 
 def test_a_digest_does_not_depend_on_the_place(tmp_path: Path, outside: Path) -> None:
     moved = tmp_path / "moved"
-    before = artifact.path_digest(str(outside)), artifact.path_digest(f"{outside}/*.json")
+    before = path_digest(str(outside)), path_digest(f"{outside}/*.json")
     outside.rename(moved)
-    assert (artifact.path_digest(str(moved)), artifact.path_digest(f"{moved}/*.json")) == before
+    assert (path_digest(str(moved)), path_digest(f"{moved}/*.json")) == before
 
 
 def test_an_input_that_is_not_there_is_not_ready(tmp_path: Path, options: Convert) -> None:
     with pytest.raises(NotReadyError, match="--x: nothing at"):
-        artifact.check_input("x", str(tmp_path / "missing"))
+        check_input("x", str(tmp_path / "missing"), OUT)
     make(tmp_path / "out", options)
     with pytest.raises(NotReadyError, match="no such path"):
-        artifact.check_input("x", str(tmp_path / "out" / "*.tfrecord"))
+        check_input("x", str(tmp_path / "out" / "*.tfrecord"), OUT)
 
 
 def test_what_a_stage_has_not_finished_is_not_ready(tmp_path: Path) -> None:
     with Lease(tmp_path / "out"):
         (tmp_path / "out" / "config.json").write_text("{}")
     with pytest.raises(NotReadyError, match="not finished"):
-        artifact.check_input("x", str(tmp_path / "out"))
+        check_input("x", str(tmp_path / "out"), OUT)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"format": 99, "files": {}}', '{"format": 1}', '{"format": 1, "files": {}}'])
 def test_a_broken_marker_is_never_taken_for_finished(tmp_path: Path, options: Convert, text: str) -> None:
     (tmp_path / "out").mkdir()
-    (tmp_path / "out" / artifact.MARKER).write_text(text)
+    (tmp_path / "out" / MARKER).write_text(text)
     with pytest.raises(DataError, match=r"_SUCCESS\.json"):
         artifact.finished(options)
 
@@ -167,7 +186,7 @@ def test_logs_leases_and_checkpoints_are_not_part_of_the_artefact(tmp_path: Path
     folder.rename(tmp_path / "made")
     (tmp_path / "made" / "config.json").write_text("{}")
     options = dataclasses.replace(options, output_dir=str(tmp_path / "made"))
-    marker = artifact.Output(tmp_path / "made", options, artifact.check_inputs(options), lambda: None).commit({})
+    marker = artifact.Output(tmp_path / "made", options, check_inputs(options), lambda: None).commit({})
     assert list(marker["files"]) == ["config.json"]
     assert not (tmp_path / "made" / "checkpoints").exists()
 
@@ -178,29 +197,29 @@ def test_a_lost_lease_leaves_no_marker(tmp_path: Path, options: Convert) -> None
 
     (tmp_path / "out").mkdir()
     with pytest.raises(NotReadyError):
-        artifact.Output(tmp_path / "out", options, artifact.check_inputs(options), lost).commit({})
+        artifact.Output(tmp_path / "out", options, check_inputs(options), lost).commit({})
     assert artifact.finished(options) is None
 
 
 def test_checkpoints_stay_until_the_marker_is_there(tmp_path: Path, options: Convert) -> None:
     """A kill while the result is hashed must not cost the training."""
-    (tmp_path / "out" / artifact.CHECKPOINTS).mkdir(parents=True)
+    (tmp_path / "out" / CHECKPOINTS).mkdir(parents=True)
 
     def killed() -> None:
         raise KeyboardInterrupt
 
-    output = artifact.Output(tmp_path / "out", options, artifact.check_inputs(options), killed)
+    output = artifact.Output(tmp_path / "out", options, check_inputs(options), killed)
     with pytest.raises(KeyboardInterrupt):
         output.commit({})
-    assert (tmp_path / "out" / artifact.CHECKPOINTS).exists()
+    assert (tmp_path / "out" / CHECKPOINTS).exists()
     output.check_lease = lambda: None
     output.commit({})
-    assert not (tmp_path / "out" / artifact.CHECKPOINTS).exists()
+    assert not (tmp_path / "out" / CHECKPOINTS).exists()
 
 
 def test_an_input_that_changes_while_it_is_read_leaves_no_marker(tmp_path: Path, options: Convert, outside: Path) -> None:
     (tmp_path / "out").mkdir()
-    output = artifact.Output(tmp_path / "out", options, artifact.check_inputs(options), lambda: None)
+    output = artifact.Output(tmp_path / "out", options, check_inputs(options), lambda: None)
     (outside / "config.json").write_text('{"other": 1}')
     with pytest.raises(DataError, match="changed while"):
         output.commit({})
@@ -210,14 +229,14 @@ def test_an_input_that_changes_while_it_is_read_leaves_no_marker(tmp_path: Path,
 def test_the_marker_is_json_with_its_time(tmp_path: Path, options: Convert) -> None:
     (tmp_path / "out").mkdir()
     started = time.time() - 5
-    artifact.Output(tmp_path / "out", options, artifact.check_inputs(options), lambda: None, started).commit({})
-    assert 5 <= json.loads((tmp_path / "out" / artifact.MARKER).read_text())["seconds"] < 60
+    artifact.Output(tmp_path / "out", options, check_inputs(options), lambda: None, started).commit({})
+    assert 5 <= json.loads((tmp_path / "out" / MARKER).read_text())["seconds"] < 60
 
 
 def test_without_an_optional_input_it_is_another_result(tmp_path: Path, outside: Path) -> None:
     (tmp_path / "out").mkdir()
     options = Evaluate(output_dir=f"{tmp_path}/out", model_name_or_path=str(outside), dev_record_path_or_regex=str(outside))
-    artifact.Output(tmp_path / "out", options, artifact.check_inputs(options), lambda: None).commit({})
+    artifact.Output(tmp_path / "out", options, check_inputs(options), lambda: None).commit({})
     with pytest.raises(UsageError, match="dev_record_path_or_regex"):
         artifact.finished(dataclasses.replace(options, dev_record_path_or_regex=""))
 
@@ -226,5 +245,5 @@ def test_a_path_with_the_characters_of_a_glob_is_a_path(tmp_path: Path) -> None:
     folder = tmp_path / "w[x]"
     folder.mkdir()
     (folder / "config.json").write_text("{}")
-    assert artifact.input_files(str(folder)) == [folder / "config.json"]
-    assert artifact.check_input("x", str(folder))["path"] == str(folder)
+    assert input_files(str(folder)) == [folder / "config.json"]
+    assert check_input("x", str(folder), OUT)["path"] == str(folder)

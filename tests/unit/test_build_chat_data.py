@@ -10,7 +10,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from minima import artifact, build_chat_data, chat, init_model, records, sample, tokenizer
-from minima.errors import DataError, UsageError
+from minima.errors import DataError
 from minima.options import BuildChatData
 
 Examples = dict[str, list[tuple[list[int], list[int]]]]
@@ -143,20 +143,18 @@ def test_what_does_not_fit_is_counted(folder: Path, options: BuildChatData, tmp_
 
 def test_bad_input_is_one_error(folder: Path, options: BuildChatData, tmp_path: Path) -> None:
     with pytest.raises(
-        DataError, match=r"--input_regex: no file in .* matches '\*\.json'; found chinese\.jsonl, english\.jsonl"
+        DataError, match=r"no file matches --input_regex '\*\.json'; the folder holds chinese\.jsonl, english\.jsonl"
     ):
         build(tmp_path / "a", dataclasses.replace(options, input_regex="*.json"))
     with pytest.raises(DataError, match=r"none of 2\d\d conversations .* fits into --max_seq_length 8"):
         build(tmp_path / "b", dataclasses.replace(options, max_seq_length=8))
-    with pytest.raises(UsageError, match=r"--input_regex: '\.\./\*\.jsonl' leads out of --input_dir"):
-        build(tmp_path / "f", dataclasses.replace(options, input_regex="../*.jsonl"))
     (tmp_path / "chat").mkdir()
     (tmp_path / "chat/a.jsonl").write_text("")
-    with pytest.raises(DataError, match=r"none of 0 conversations"):
+    with pytest.raises(DataError, match=r"no conversation in a\.jsonl"):
         build(tmp_path / "c", dataclasses.replace(options, input_dir=str(tmp_path / "chat")))
     (tmp_path / "chat/a.jsonl").write_text('[{"User": "a", "Asistant": "b"}]\n')
     with pytest.raises(DataError, match=r"a\.jsonl:1, turn 0: unknown key 'Asistant'; did you mean 'Assistant'"):
         build(tmp_path / "d", dataclasses.replace(options, input_dir=str(tmp_path / "chat")))
     with pytest.raises(DataError, match=r"no tokenizer"):
         build(tmp_path / "e", dataclasses.replace(options, tokenizer_name_or_path=str(tmp_path)))
-    assert not any(list((tmp_path / name).iterdir()) for name in "abcdef")
+    assert not any(list((tmp_path / name).iterdir()) for name in "abcde")

@@ -14,6 +14,8 @@ import sentencepiece
 from minima import artifact, build_data, corpus, packing, process, records, tokenizer
 from minima.artifact import Output
 from minima.errors import DataError, NotReadyError, UsageError
+from minima.inputs import check_inputs
+from minima.marker import artifact_files
 from minima.options import BuildData
 from minima.records import Records
 
@@ -75,7 +77,7 @@ def settings(source: Path, llama: Path, out: Path, **changes: Any) -> BuildData:
 def output(options: BuildData) -> Output:
     folder = Path(options.output_dir)
     folder.mkdir(exist_ok=True)
-    return Output(folder, options, artifact.check_inputs(options), lambda: None)
+    return Output(folder, options, check_inputs(options), lambda: None)
 
 
 def run(source: Path, llama: Path, out: Path, **changes: Any) -> dict[str, Any]:
@@ -250,7 +252,7 @@ def test_a_restart_goes_on_where_the_lease_was_lost(
     with pytest.raises(NotReadyError):
         build_data.run(options, first)
     assert made == [0, 1]
-    there = {p.name for p in artifact.artifact_files(first.folder)}
+    there = {p.name for p in artifact_files(first.folder)}
     assert there == {p for p in contents(built[0]) if "00000-of-" in p and not p.startswith(".")}
     made.clear()
     assert build_data.run(options, output(options)) == built[1]

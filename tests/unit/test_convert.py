@@ -13,7 +13,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
-from minima import convert, model, prune
+from minima import convert, flags, model, prune
 from minima.artifact import Output
 from minima.errors import DataError, UsageError
 from minima.options import Convert, Prune
@@ -157,24 +157,27 @@ def test_rules_of_layers() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"layer": 6}, "--layer: 6 of 5 layers; valid: 1 to 5"),
         ({"layer": 2, "keep_layers": "first"}, "valid: measured, middle, or numbers such as 0,1,4"),
-        ({"layer": 2, "keep_layers": "0,1,4"}, r"valid: 2 \(--layer\) rising numbers from 0 to 4"),
+        ({"layer": 2, "keep_layers": "0,1,4"}, r"valid: 2 \(layer\) rising numbers"),
         ({"layer": 2, "keep_layers": "1,1"}, "rising numbers"),
         ({"layer": 2, "keep_layers": "4,1"}, "rising numbers"),
-        ({"layer": 2, "keep_layers": "1,5"}, "rising numbers"),
-        ({"layer": 2, "keep_layers": "-1,2"}, "rising numbers"),
-        ({"layer": 2, "keep_layers": "0,1", "published_rule": True}, "contradicts --published_rule"),
+        ({"layer": 2, "keep_layers": "-1,2"}, "numbers such as 0,1,4"),
+        ({"layer": 2, "keep_layers": "0,1", "published_rule": True}, "contradicts published_rule"),
+        ({"hidden": 30}, "30 is not a multiple of head 4; nearest valid: 28 and 32"),
+        ({"hidden": 47}, "nearest valid: 44 and 48"),
+        ({"hidden": 3}, "nearest valid: 4"),
+        ({"kv_head": 3}, "3 does not divide head 4; valid: 1, 2, 4"),
     ],
 )
-def test_layers_that_cannot_be_kept(options: dict[str, Any], message: str) -> None:
+def test_options_that_contradict_one_another(options: dict[str, Any], message: str) -> None:
+    plain = {"output_dir": "o", "model_name_or_path": "m", "layer": 1, "hidden": 32, "head": 4, "intermediate": 24}
     with pytest.raises(UsageError, match=message):
-        kept(5, **options)
+        flags.build(Convert, {**plain, **options}, str)
 
 
-def shape(**options: Any) -> Any:
+def student(**options: Any) -> Any:
     plain = Convert(output_dir="", model_name_or_path="", layer=1, hidden=32, head=4, intermediate=24)
-    return convert.student_shape(replace(plain, **options), teacher().config)
+    return convert.student(replace(plain, **options), teacher().config)
 
 
 @pytest.mark.parametrize(
@@ -183,20 +186,19 @@ def shape(**options: Any) -> Any:
         ({"hidden": 52}, "--hidden: 52, the model has 48; valid: 1 to 48"),
         ({"head": 8}, "--head: 8, the model has 6; valid: 1 to 6"),
         ({"intermediate": 41}, "--intermediate: 41, the model has 40; valid: 1 to 40"),
-        ({"hidden": 30}, "30 is not a multiple of --head 4; nearest valid: 28 and 32"),
-        ({"hidden": 47}, "nearest valid: 44 and 48"),
-        ({"hidden": 3}, "nearest valid: 4"),
+        ({"layer": 6}, "--layer: 6, the model has 5; valid: 1 to 5"),
+        ({"layer": 2, "keep_layers": "1,5"}, "--keep_layers: 1,5, the model has 5 layers; valid: 0 to 4"),
         ({"head": 3, "hidden": 30}, r"keeps its 2 queries; valid \(head with kv_head\): 2 with 1, 4 with 2, 6 with 3"),
         ({"head": 4, "kv_head": 1}, r"keeps its 2 queries; valid \(head with kv_head\): 2 with 1, 4 with 2, 6 with 3"),
     ],
 )
 def test_shapes_that_cannot_be_cut(options: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        shape(**options)
+        student(**options)
 
 
 def test_key_value_heads() -> None:
-    assert shape().num_key_value_heads == shape(kv_head=2).num_key_value_heads == 2
+    assert student().num_key_value_heads == student(kv_head=2).num_key_value_heads == 2
 
 
 def test_the_published_rule(cut: Callable[..., Any], pruned: Path) -> None:

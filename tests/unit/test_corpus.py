@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from minima import corpus
 from minima.corpus import Document, Span
-from minima.errors import DataError, UsageError
+from minima.errors import DataError
 
 
 def read(folder: Path, pattern: str = "*", megabytes: int = 1, key: str = "text") -> list[str]:
@@ -45,9 +45,6 @@ def test_glob_reaches_into_folders_only_if_it_says_so(tmp_path: Path) -> None:
     assert read(tmp_path, "*.txt") == ["a"]
     assert read(tmp_path, "**/*.txt") == ["a", "b"]
     assert corpus.files(tmp_path, "in/*/*.txt") == ["in/ner/b.txt"]
-    for pattern in ("/etc/*", "../*.txt"):
-        with pytest.raises(UsageError, match="leads out of --input_dir"):
-            corpus.files(tmp_path, pattern)
     with pytest.raises(DataError, match=r"no file matches --input_regex '\*\.jsonl'; the folder holds a\.txt, in/ \('\*\*/'"):
         corpus.files(tmp_path, "*.jsonl")
     with pytest.raises(DataError, match="not a folder"):

@@ -11,9 +11,16 @@ from hypothesis import strategies as st
 
 from minima import flags
 from minima.errors import UsageError
-from minima.options import REFUSED, STAGES, Adapt, BuildData, Evaluate, Options, fields
+from minima.options import REFUSED, STAGES, Adapt, BuildChatData, BuildData, Evaluate, Finetune, Options, fields
 
 ADAPT = {"output_dir": "/o", "model_name_or_path": "/m", "record_path_or_regex": "/r"}
+VALID: dict[str, dict[str, object]] = {
+    "build-data": {"input_regex": "**/*.txt"},
+    "build-chat-data": {"input_regex": "--*.json"},
+    "convert": {"keep_layers": "middle"},
+    "evaluate": {"tasks": ("drop", "smoke_english")},
+}
+"""Values that noise does not hit, for options that are checked together."""
 TEXT = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1)
 
 
@@ -44,7 +51,11 @@ def values_of(field: dataclasses.Field[typing.Any]) -> st.SearchStrategy[typing.
 @given(data=st.data())
 def test_every_command_line_gives_back_the_options_it_was_made_of(verb: str, data: st.DataObject) -> None:
     stage = STAGES[verb]
-    options = stage(**{f.name: data.draw(values_of(f), label=f.name) for f in fields(stage)})
+    values = {f.name: data.draw(values_of(f), label=f.name) for f in fields(stage)}
+    if "head" in values:
+        head_dim, groups, kv_head = (data.draw(st.integers(1, 8)) for _ in range(3))
+        values |= {"kv_head": kv_head, "head": groups * kv_head, "hidden": 2 * head_dim * groups * kv_head}
+    options = stage(**values | VALID.get(verb, {}))
     assert flags.parse(stage, flags.argv(options)) == options
 
 
@@ -58,7 +69,8 @@ def test_any_words_give_options_or_a_usage_error(words: list[str]) -> None:
 def test_the_identity_is_on_the_command_line_in_full(verb: str) -> None:
     """A reviewer of a manifest, and an image with other defaults, must see the same run."""
     stage = STAGES[verb]
-    required = {f.name: "x" if flags.kind(f) == "str" else 1 for f in fields(stage) if f.default is dataclasses.MISSING}
+    required = {f.name: "x" if flags.kind(f) == "str" else 2 for f in fields(stage) if f.default is dataclasses.MISSING}
+    required |= {"hidden": 4} if "hidden" in required else {}
     options = flags.build(stage, required, str)
     line = flags.argv(options)
     for field in fields(stage):
@@ -104,6 +116,23 @@ def test_the_number_that_an_error_proposes_is_one_for_yaml() -> None:
     assert yaml.safe_load(proposed) == 3e-4
 
 
+@pytest.mark.parametrize(
+    ("stage", "values", "said"),
+    [
+        (Finetune, {"num_patience_epochs": 1}, "num_patience_epochs: needs held-out records"),
+        (Adapt, {"eval_interval": 5}, "eval_interval: 5, without held-out records; give dev_record_path_or_regex, or 0"),
+        (BuildData, {"input_regex": "/etc/*"}, "input_regex: '/etc/*' leads out of input_dir"),
+        (BuildChatData, {"input_regex": "../*.jsonl"}, "input_regex: '../*.jsonl' leads out of input_dir"),
+    ],
+)
+def test_values_that_do_not_go_together_are_named(stage: type[Options], values: dict[str, object], said: str) -> None:
+    required = {f.name: "x" for f in fields(stage) if f.default is dataclasses.MISSING}
+    with pytest.raises(UsageError) as error:
+        flags.build(stage, {**required, **values}, lambda name: f"p.yaml:7: {name}")
+    assert str(error.value).startswith(f"p.yaml:7: {said}")
+    assert said.split(":")[0] not in required
+
+
 def test_all_errors_are_said_at_once() -> None:
     with pytest.raises(UsageError) as error:
         flags.build(Adapt, {"sed": 1, "weight_decay": -1}, str)
@@ -130,8 +159,10 @@ def test_a_wrong_command_line_is_named(words: list[str], said: str) -> None:
 
 
 def test_a_list_takes_all_words_up_to_the_next_flag() -> None:
-    options = flags.parse(Evaluate, ["--tasks", "mmlu", "drop", "--output_dir", "o", "--model_name_or_path", "m"])
-    assert options == Evaluate(tasks=("mmlu", "drop"), output_dir="o", model_name_or_path="m")
+    options = flags.parse(
+        Evaluate, ["--tasks", "smoke_chinese", "smoke_english", "--output_dir", "o", "--model_name_or_path", "m"]
+    )
+    assert options == Evaluate(tasks=("smoke_chinese", "smoke_english"), output_dir="o", model_name_or_path="m")
 
 
 @pytest.mark.parametrize("verb", STAGES)

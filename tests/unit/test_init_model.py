@@ -10,7 +10,7 @@ import sentencepiece
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from minima import artifact, chat, init_model, model, tokenizer
+from minima import artifact, chat, flags, init_model, model, tokenizer
 from minima.errors import UsageError
 from minima.options import InitModel
 
@@ -114,9 +114,19 @@ def test_default_sizes_take_less_than_15_seconds(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"hidden": 30}, r"--hidden: 30 is not a multiple of --head 4"),
-        ({"hidden": 36}, r"--head: 4 of hidden 36 are odd in width"),
-        ({"kv_head": 3}, r"--kv_head: --head 4 is not a multiple of 3"),
+        ({"hidden": 30}, "hidden: 30 is not a multiple of head 4"),
+        ({"hidden": 36}, "head: 4 of hidden 36 are odd in width"),
+        ({"kv_head": 3}, "kv_head: 3 does not divide head 4; valid: 1, 2, 4"),
+    ],
+)
+def test_shapes_that_no_model_has(changes: dict[str, int], message: str) -> None:
+    with pytest.raises(UsageError, match=f"^{message}"):
+        flags.build(InitModel, dataclasses.asdict(OPTIONS) | changes, str)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
         ({"english_characters": 10**8}, r"--english_characters: 100000000 asked for"),
         ({"vocab_size": 30_000}, r"--vocab_size: 30000 pieces cannot be made of the text .*fewer or more text"),
         ({"chinese_vocab_size": 200_000}, r"--chinese_vocab_size: 200000 pieces cannot be made"),

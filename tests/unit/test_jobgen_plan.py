@@ -9,11 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jobgen import memory, spec
-from jobgen.memory import Shape
 from jobgen.plan import Step, plan
 from minima import artifact, flags, options
 from minima.errors import UsageError
+from minima.inputs import input_key
+from minima.marker import FORMAT, MARKER
 from minima.options import STAGES, Adapt, Distill, Finetune, Prune
+from minima.shape import Shape
 
 TEACHER = Shape(layer=32, hidden=4096, head=32, kv_head=32, head_dim=128, intermediate=11008, vocab_size=49216)
 STUDENT = Shape(layer=24, hidden=3072, head=24, kv_head=24, head_dim=128, intermediate=8192, vocab_size=49216)
@@ -73,7 +75,7 @@ def test_keys_are_what_the_launcher_will_find(tmp_path) -> None:  # type: ignore
     steps = plan(spec.load("smoke"), str(tmp_path))
     for one in steps:
         keys = {
-            name: artifact.input_key(getattr(one.options, name))
+            name: input_key(getattr(one.options, name), one.output_dir)
             for name in options.inputs(type(one.options))
             if getattr(one.options, name)
         }
@@ -81,8 +83,8 @@ def test_keys_are_what_the_launcher_will_find(tmp_path) -> None:  # type: ignore
         folder = tmp_path / "smoke" / f"{one.stage}-{one.key}"
         folder.mkdir(parents=True)
         rest: dict[str, dict[str, str]] = {"identity": {}, "inputs": {}, "files": {}, "metrics": {}}
-        marker = {"format": artifact.FORMAT, "verb": one.verb, "key": one.key, **rest}
-        (folder / artifact.MARKER).write_text(json.dumps(marker))
+        marker = {"format": FORMAT, "verb": one.verb, "key": one.key, **rest}
+        (folder / MARKER).write_text(json.dumps(marker))
 
 
 def test_the_workspace_is_not_part_of_a_key() -> None:
@@ -235,9 +237,47 @@ def test_the_tutorials_lora_script_does_not_fit() -> None:
             "  prune:\n    pool: a100-8",
             "prune uses one GPU, pool a100-8 has 8 a pod",
         ),
-        ("smoke", "hidden: 64", "hidden: 66", "stages.convert: hidden 66 is no multiple of head 4; head 3 is valid"),
-        ("smoke", "kv_head: 2", "kv_head: 3", "stages.convert: head 4 is no multiple of kv_head 3; valid: 1, 2, 4"),
-        ("smoke", "kv_head: 3", "kv_head: 5", "stages.init-model: head 6 is no multiple of kv_head 5"),
+        (
+            "smoke",
+            "hidden: 64",
+            "hidden: 66",
+            "convert.options.hidden: 66 is not a multiple of head 4; nearest valid: 64 and 68",
+        ),
+        ("smoke", "kv_head: 2", "kv_head: 3", "stages.convert.options.kv_head: 3 does not divide head 4; valid: 1, 2, 4"),
+        ("smoke", "kv_head: 3", "kv_head: 5", "stages.init-model.options.kv_head: 5 does not divide head 6"),
+        (
+            "minima-3b",
+            "hidden: 3072",
+            "hidden: 6144",
+            "convert.options.hidden: 6144, the model has 4096; valid: 1 to 4096",
+        ),
+        ("minima-3b", "layer: 24\n", "layer: 40\n", "stages.convert.options.layer: 40, the model has 32"),
+        ("minima-3b", "head: 24\n", "head: 24\n      kv_head: 12\n", "each key-value head keeps its 1 queries"),
+        ("minima-3b", "vocab_size: 49216", "vocab_size: 31000", "vocab_size: 31000 is below the 32000 that the model has"),
+        (
+            "minima-3b",
+            "max_seq_length: 512",
+            "num_layer_examples: 0",
+            "stages.convert.options.keep_layers: measured, but prune measures no layer",
+        ),
+        (
+            "minima-3b",
+            "teacher_model_name_or_path: ${adapt}\n      student",
+            "teacher_model_name_or_path: ${llama}\n      student",
+            "student_model_name_or_path: its vocabulary has 49216 pieces, the teacher's 32000",
+        ),
+        (
+            "smoke",
+            "model_name_or_path: ${expand-vocab}",
+            "model_name_or_path: ${expand-vocab}\n      attn_implementation: flash_attention_2",
+            "flash_attention_2 needs GPUs, pool small-pair has none",
+        ),
+        (
+            "minima-3b",
+            "wudao: /workspace/inputs/wudao",
+            "wudao: /workspace/minima-3b/wudao",
+            "input_dir: /workspace/minima-3b/wudao lies among this pipeline's own artefacts",
+        ),
     ],
 )
 def test_what_does_not_fit(pipeline: str, old: str, new: str, expected: str) -> None:

@@ -129,6 +129,11 @@ CASES: dict[str, tuple[str, str, str]] = {
         "llama/model",
         "found 'llama/model'; a reference such as ${stage}/inside or an absolute path is valid; did you mean ${llama}?",
     ),
+    "relative path of a file": (
+        "learning_rate: 3.0e-4",
+        "deepspeed: ds.json",
+        "p.yaml:15: stages.adapt.options.deepspeed: found 'ds.json'; an absolute path is valid",
+    ),
     "path in two forms": ("/workspace/inputs/llama", "/workspace//inputs/llama", "p.yaml:5: inputs.llama: found"),
     "bad digest": (
         "/workspace/inputs/llama",
@@ -220,6 +225,49 @@ def test_all_mistakes_are_reported_together() -> None:
 )
 def test_what_is_no_pipeline(text: str, expected: str) -> None:
     assert expected in "\n".join(errors(text))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        (
+            "${build-data}/train-*.tfrecord",
+            "${build-data}/trian-*.tfrecord",
+            "stages.adapt.options.record_path_or_regex: found ${build-data}/trian-*.tfrecord, which is no records; "
+            "did you mean '${build-data}/train-*.tfrecord'?",
+        ),
+        ("${build-data}/train-*.tfrecord", "${build-data}", "stages.adapt.options.record_path_or_regex: found ${build-data},"),
+        (
+            "model_name_or_path: ${expand-vocab}",
+            "model_name_or_path: ${build-data}",
+            "stages.adapt.options.model_name_or_path: found ${build-data}, which is no model; valid: ${adapt}, ",
+        ),
+        (
+            "model_name_or_path: ${prune}",
+            "model_name_or_path: ${adapt}",
+            "stages.convert.options.model_name_or_path: found ${adapt}, which is no pruned model; valid: ${prune}",
+        ),
+        ("${init-model}/text", "${init-model}/txt", "did you mean '${init-model}/text'?"),
+        (
+            "tasks: [smoke_english",
+            "tasks: [smoke_englisch",
+            "stages.evaluate.options.tasks: unknown benchmark 'smoke_englisch'",
+        ),
+        ("smoke_chinese]", "mmlu]", "stages.evaluate.options.tasks: mmlu needs data_dir"),
+    ],
+)
+def test_what_the_shipped_pipeline_could_have_wrong(old: str, new: str, expected: str) -> None:
+    text = spec.read("smoke")
+    assert old in text
+    with pytest.raises(UsageError) as caught:
+        plan.plan(spec.parse(text.replace(old, new, 1), "smoke.yaml"))
+    assert expected in str(caught.value)
+
+
+def test_one_record_file_or_some_of_them_may_be_read() -> None:
+    text = spec.read("smoke")
+    for inside in ("train-00000-of-00003.tfrecord", "train-0000[01]-*.tfrecord"):
+        assert spec.parse(text.replace("train-*.tfrecord", inside), "smoke.yaml")
 
 
 def test_aliases_are_welcome() -> None:

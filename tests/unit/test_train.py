@@ -257,11 +257,6 @@ def test_an_id_that_the_model_has_not(tmp_path: Path) -> None:
         training.run(training.options(tmp_path), train_records=data)
 
 
-def test_patience_needs_held_out_records(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="--num_patience_epochs: needs held-out records"):
-        training.run(training.options(tmp_path), dev_records=None, num_patience_epochs=1)
-
-
 @pytest.mark.parametrize(
     ("text", "message"),
     [
