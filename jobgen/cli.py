@@ -4,11 +4,15 @@ import argparse
 import os
 import sys
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from minima.errors import DISK_FULL, TERMINATED, USAGE, StageError, UsageError
 
+if TYPE_CHECKING:
+    from jobgen.spec import Pipeline
+
 BROKEN_PIPE = 141
+FORMATS = ("files", "conductor", "flux", "argocd")
 EXIT_CODES = "exit codes: 0 done, 64 wrong command or pipeline, 65 bad data, 70 bug, 74 disk full, 75 an input is not there"
 
 
@@ -56,9 +60,13 @@ def _command(given: argparse.Namespace) -> int:
         case "validate":
             return _validate(given.pipeline)
         case "render":
-            return _render(given.pipeline, given.output, given.namespace)
+            return _render(given)
         case "run":
-            return _run(given.pipeline, local=given.local, workspace=given.workspace, from_stage=given.from_stage)
+            return _run(given)
+        case "conduct":
+            return _conduct(given)
+        case "status" | "logs" | "diff" | "restart":
+            return _look(given)
     print(_parser().format_help(), end="")
     return 0
 
@@ -100,14 +108,59 @@ def _parser() -> _Parser:
     render.add_argument("pipeline", metavar="FILE|NAME", help=which)
     render.add_argument("--output", required=True, metavar="DIR", help="folder to write to, or - for standard output")
     render.add_argument("--namespace", metavar="NS", help="namespace of the objects (default: none is written)")
+    render.add_argument(
+        "--format",
+        choices=FORMATS,
+        default="files",
+        help="files: a PyTorchJob for each stage (default); conductor: one file that carries the whole pipeline; "
+        "flux, argocd: a folder for a Git repository",
+    )
+    render.add_argument("--source", metavar="NAME|URL", help="the GitRepository's name (flux) or the repository's URL (argocd)")
+    render.add_argument("--path", metavar="PATH", help="where the folder is in the repository (default: the pipeline's name)")
 
     go = command(
-        "run", "run a pipeline's stages in order", "jobgen run smoke --local\n  jobgen run smoke --local --from distill"
+        "run",
+        "run a pipeline's stages in order, on this machine or in a cluster",
+        "jobgen run smoke --local\n  jobgen run smoke --local --from distill\n  jobgen run smoke --namespace minima",
     )
     go.add_argument("pipeline", metavar="FILE|NAME", help=which)
-    go.add_argument("--local", action="store_true", help="on this machine")
-    go.add_argument("--workspace", default="./work", metavar="DIR", help="folder of all artefacts (default: ./work)")
+    where = go.add_mutually_exclusive_group(required=True)
+    where.add_argument("--local", action="store_true", help="on this machine")
+    where.add_argument("--namespace", metavar="NS", help="in this namespace of the cluster that kubectl uses")
+    go.add_argument("--workspace", metavar="DIR", help="folder of all artefacts, with --local (default: ./work)")
     go.add_argument("--from", dest="from_stage", metavar="STAGE", help="set this stage's artefact and later ones aside first")
+
+    def in_cluster(name: str, help: str, example: str) -> argparse.ArgumentParser:
+        made = command(name, help, example)
+        made.add_argument("pipeline", metavar="FILE|NAME", help=which)
+        made.add_argument("--namespace", required=True, metavar="NS", help="namespace of the pipeline")
+        return made
+
+    status = in_cluster("status", "show where a pipeline is in a cluster", "jobgen status smoke --namespace minima --watch")
+    status.add_argument("--output", choices=("table", "json"), default="table", help="(default: table)")
+    status.add_argument("--watch", action="store_true", help="again every 5 seconds, until nothing is under way")
+
+    log = in_cluster("logs", "print what a stage's pods wrote, across restarts", "jobgen logs smoke distill --namespace minima")
+    log.add_argument("stage", metavar="STAGE", help="name of the stage")
+    log.add_argument("--follow", action="store_true", help="go on as more comes")
+
+    in_cluster("diff", "say which stages would run again, and why", "jobgen diff my-model.yaml --namespace minima")
+
+    again = in_cluster(
+        "restart",
+        "put a running stage on its new object, from its checkpoint",
+        "jobgen restart my-model.yaml distill --namespace minima",
+    )
+    again.add_argument("stage", metavar="STAGE", help="name of the stage")
+
+    conduct = in_cluster(
+        "conduct",
+        "what `run --namespace` and the form `conductor` run in the cluster",
+        "jobgen conduct pipeline.yaml --namespace minima",
+    )
+    conduct.add_argument("--from", dest="from_stage", metavar="STAGE", help="set aside from this stage on first, once")
+    conduct.add_argument("--job", default="", metavar="NAME", help="the Job that runs this")
+    conduct.add_argument("--uid", default="", metavar="UID", help="that Job's uid")
     return parser
 
 
@@ -150,13 +203,34 @@ def _validate(name: str) -> int:
     return 0
 
 
-def _render(name: str, output: str, namespace: str | None) -> int:
+def _files(given: argparse.Namespace, pipeline: "Pipeline") -> dict[str, str]:
+    from jobgen import conductor, gitops, render, spec
+
+    tool = {"flux": gitops.flux, "argocd": gitops.argocd}.get(given.format)
+    if tool is None:
+        for option in ("source", "path"):
+            if getattr(given, option) is not None:
+                raise UsageError(f"--{option}: goes with --format flux and --format argocd only")
+        if given.format == "conductor":
+            render.check_namespace(given.namespace)
+            objects = conductor.objects(pipeline, spec.read(pipeline.source), given.namespace)
+            options = "--format conductor" + (f" --namespace {given.namespace}" if given.namespace else "")
+            return {f"{pipeline.name}-conductor.yaml": render.text(pipeline, objects, options)}
+        return render.files(pipeline, given.namespace)
+    for option in ("namespace", "source"):
+        if not getattr(given, option):
+            raise UsageError(f"--{option}: --format {given.format} needs it; `jobgen render --help` says what it is")
+    return tool(pipeline, given.namespace, given.source, given.path or pipeline.name)
+
+
+def _render(given: argparse.Namespace) -> int:
     from jobgen import render, spec
 
+    output = given.output
     if not output:
         raise UsageError("--output: found an empty path; a folder, or - for standard output, is valid")
-    pipeline = spec.load(name)
-    files = render.files(pipeline, namespace)
+    pipeline = spec.load(given.pipeline)
+    files = _files(given, pipeline)
     if output == "-":
         sys.stdout.buffer.write("---\n".join(files.values()).encode())
         return 0
@@ -166,19 +240,30 @@ def _render(name: str, output: str, namespace: str | None) -> int:
     except (FileExistsError, NotADirectoryError):
         raise UsageError(f"--output: {folder} is, or lies under, a file; name a folder") from None
     heading = render.heading(pipeline.name)
-    ours = {place.name for place in folder.glob("[0-9]*-*.yaml") if place.is_file() and _first_line(place) == heading}
+    ours = {
+        place.relative_to(folder).as_posix()
+        for place in folder.rglob("*.yaml")
+        if place.is_file() and _first_line(place) == heading
+    }
     foreign = [str(folder / file) for file in files if (folder / file).exists() and file not in ours]
     if foreign:
         raise UsageError(f"--output: {', '.join(foreign)} not made from {pipeline.name}; choose another folder or move it away")
     from minima.files import write_atomically
 
     for file, text in files.items():
+        (folder / file).parent.mkdir(exist_ok=True)
         write_atomically(folder / file, text)
     for file in sorted(ours - files.keys()):
         (folder / file).unlink()
         print(f"removed {folder / file}: {pipeline.name} has no such stage there any more", file=sys.stderr)
     first = folder / next(iter(files))
-    print(f"wrote {len(files)} PyTorchJobs to {folder}; one after the other: kubectl apply -f {first} …", file=sys.stderr)
+    next_step = {
+        "files": f"one after the other: kubectl apply -f {first} …",
+        "conductor": f"kubectl apply -f {first}",
+        "flux": f"commit the folder, then once: kubectl apply -f {folder / 'kustomizations.yaml'}",
+        "argocd": f"commit the folder, and make one Application of {folder / 'applications'}",
+    }[given.format]
+    print(f"wrote {len(files)} files to {folder}; {next_step}", file=sys.stderr)
     return 0
 
 
@@ -187,10 +272,57 @@ def _first_line(place: Path) -> str:
         return file.readline().rstrip("\n")
 
 
-def _run(name: str, *, local: bool, workspace: str, from_stage: str | None) -> int:
-    if not local:
-        raise UsageError("only --local runs here; for a cluster: jobgen render, then kubectl apply")
-    from jobgen import spec
-    from jobgen.run import run_local
+def _run(given: argparse.Namespace) -> int:
+    from jobgen import render, spec
 
-    return run_local(spec.load(name), workspace=workspace, from_stage=from_stage)
+    pipeline = spec.load(given.pipeline)
+    if given.local:
+        from jobgen.run import run_local
+
+        workspace = "./work" if given.workspace is None else given.workspace
+        return run_local(pipeline, workspace=workspace, from_stage=given.from_stage)
+    if given.workspace is not None:
+        raise UsageError("--workspace: goes with --local; in a cluster the pipeline's `workspace` is used")
+    render.check_namespace(given.namespace)
+    from jobgen.cluster import Cluster
+    from jobgen.remote import run_remote
+
+    return run_remote(pipeline, Cluster(given.namespace), from_stage=given.from_stage)
+
+
+def _conduct(given: argparse.Namespace) -> int:
+    import signal
+
+    from jobgen import spec
+    from jobgen.cluster import Cluster
+    from jobgen.conduct import conduct
+
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))  # PID 1 has no default; the stages go on without it.
+    return conduct(
+        spec.load(given.pipeline), Cluster(given.namespace), from_stage=given.from_stage, name=given.job, uid=given.uid
+    )
+
+
+def _look(given: argparse.Namespace) -> int:
+    from jobgen import render, spec
+    from jobgen.cluster import Cluster
+
+    render.check_namespace(given.namespace)
+    pipeline = spec.load(given.pipeline)
+    cluster = Cluster(given.namespace)
+    match given.command:
+        case "status":
+            from jobgen.status import status
+
+            return status(pipeline, cluster, output=given.output, watch=given.watch)
+        case "diff":
+            from jobgen.status import diff
+
+            return diff(pipeline, cluster)
+        case "logs":
+            from jobgen.remote import logs
+
+            return logs(pipeline, cluster, given.stage, follow=given.follow)
+    from jobgen.remote import restart
+
+    return restart(pipeline, cluster, given.stage)

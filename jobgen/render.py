@@ -17,6 +17,8 @@ from jobgen.spec import KEY_LENGTH, NAME, Pipeline, shipped
 from minima import options
 from minima.errors import StageError, UsageError
 
+CONDUCTOR = "conductor"
+"""Component of the objects that carry a pipeline through a cluster."""
 USER = 1000
 PORT = 23456
 SAVING_SECONDS = 540
@@ -32,14 +34,28 @@ TMP = {
     "TRITON_CACHE_DIR": "/tmp/cache/triton",
 }
 """The root is read-only."""
+POD_SECURITY = {
+    "runAsNonRoot": True,
+    "runAsUser": USER,
+    "runAsGroup": USER,
+    "fsGroup": USER,
+    "fsGroupChangePolicy": "OnRootMismatch",
+    "seccompProfile": {"type": "RuntimeDefault"},
+}
+CONTAINER_SECURITY = {
+    "allowPrivilegeEscalation": False,
+    "capabilities": {"drop": ["ALL"]},
+    "readOnlyRootFilesystem": True,
+}
 
 
 def files(pipeline: Pipeline, namespace: str | None = None) -> dict[str, str]:
     """The pipeline's PyTorchJobs as YAML: file name, numbered in the order they can run, to content."""
     steps = plan(pipeline)
+    options = f"--namespace {namespace}" if namespace else ""
     width = max(2, len(str(len(steps) - 1)))
     return {
-        f"{number:0{width}}-{step.stage}.yaml": text(pipeline, job(pipeline, step, namespace), namespace)
+        f"{number:0{width}}-{step.stage}.yaml": text(pipeline, [job(pipeline, step, namespace)], options)
         for number, step in enumerate(steps)
     }
 
@@ -50,9 +66,8 @@ def job(pipeline: Pipeline, step: Step, namespace: str | None = None) -> dict[st
     Raises:
         UsageError: the namespace is not the name of one.
     """
-    if namespace is not None and not (NAME.fullmatch(namespace) and len(namespace) <= 63):
-        raise UsageError(f"--namespace: found {namespace!r}; a name of a-z, 0-9 and -, of at most 63 characters, is valid")
-    labels = _labels(pipeline, step)
+    check_namespace(namespace)
+    own = {**labels(pipeline.name, step.verb), "minima/stage": step.stage, "minima/key": step.key}
     metadata = {"name": f"{pipeline.name}-{step.stage}"}
     if namespace is not None:
         metadata["namespace"] = namespace
@@ -60,8 +75,8 @@ def job(pipeline: Pipeline, step: Step, namespace: str | None = None) -> dict[st
     rendered = {
         "apiVersion": "kubeflow.org/v1",
         "kind": "PyTorchJob",
-        "metadata": {**metadata, "labels": {**labels, **queue}, "annotations": _annotations(step)},
-        "spec": _spec(pipeline, step, labels),
+        "metadata": {**metadata, "labels": {**own, **queue}, "annotations": _annotations(step)},
+        "spec": _spec(pipeline, step, own),
     }
     digest = hashlib.sha256(json.dumps(rendered, sort_keys=True).encode()).hexdigest()
     rendered["metadata"] = {**rendered["metadata"], "name": f"{metadata['name']}-{digest[:KEY_LENGTH]}"}  # type: ignore[dict-item]
@@ -70,13 +85,19 @@ def job(pipeline: Pipeline, step: Step, namespace: str | None = None) -> dict[st
     return rendered
 
 
-def text(pipeline: Pipeline, rendered: dict[str, Any], namespace: str | None = None) -> str:
-    """One object as YAML, under a comment that says how to make it again."""
+def check_namespace(name: str | None) -> None:
+    """Raises UsageError for what cannot be the name of a namespace."""
+    if name is not None and not (NAME.fullmatch(name) and len(name) <= 63):
+        raise UsageError(f"--namespace: found {name!r}; a name of a-z, 0-9 and -, of at most 63 characters, is valid")
+
+
+def text(pipeline: Pipeline, objects: list[dict[str, Any]], options: str = "") -> str:
+    """Objects as one YAML file, under a comment that says how to make it again, with `options`."""
     # Only the file's own name: the bytes must not depend on the folder.
     source = pipeline.source if pipeline.source in shipped() else Path(pipeline.source).name
-    option = f" --namespace {namespace}" if namespace else ""
-    dumped = yaml.dump(rendered, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=2**31, default_flow_style=False)
-    return f"{heading(pipeline.name)}\n# jobgen render {_shown(source)} --output DIR{option}\n{dumped}"
+    command = f"jobgen render {_shown(source)} --output DIR {options}".rstrip()
+    dumped = yaml.dump_all(objects, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=2**31, default_flow_style=False)
+    return f"{heading(pipeline.name)}\n# {command}\n{dumped}"
 
 
 def heading(pipeline: str) -> str:
@@ -84,25 +105,25 @@ def heading(pipeline: str) -> str:
     return f"# Made by jobgen from the pipeline {pipeline}. Change that, not this:"
 
 
-def _labels(pipeline: Pipeline, step: Step) -> dict[str, str]:
+def labels(pipeline: str, component: str) -> dict[str, str]:
+    """What every object of a pipeline is labelled with."""
     return {
         "app.kubernetes.io/name": "minima",
-        "app.kubernetes.io/instance": pipeline.name,
-        "app.kubernetes.io/component": step.verb,
+        "app.kubernetes.io/instance": pipeline,
+        "app.kubernetes.io/component": component,
         "app.kubernetes.io/managed-by": "jobgen",
-        "minima/pipeline": pipeline.name,
-        "minima/stage": step.stage,
-        "minima/key": step.key,
+        "minima/pipeline": pipeline,
     }
 
 
 def _annotations(step: Step) -> dict[str, str]:
-    """For whoever looks at the job: what it does, reads and makes."""
+    """For whoever looks at the job: what it does, reads and makes; and for Flux, which must not fight over its defaults."""
     read = [getattr(step.options, option) for option in options.inputs(type(step.options))]
     return {
         "minima/summary": step.options.summary,
         "minima/reads": " ".join(value for value in read if value),
         "minima/makes": step.output_dir,
+        "kustomize.toolkit.fluxcd.io/ssa": "IfNotPresent",
     }
 
 
@@ -140,14 +161,7 @@ def _pod(pipeline: Pipeline, step: Step) -> dict[str, Any]:
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
         "terminationGracePeriodSeconds": SAVING_SECONDS + 60 if step.options.elastic else 60,
-        "securityContext": {
-            "runAsNonRoot": True,
-            "runAsUser": USER,
-            "runAsGroup": USER,
-            "fsGroup": USER,
-            "fsGroupChangePolicy": "OnRootMismatch",
-            "seccompProfile": {"type": "RuntimeDefault"},
-        },
+        "securityContext": POD_SECURITY,
     }
     if pool.node_selector:
         pod["nodeSelector"] = dict(pool.node_selector)
@@ -172,11 +186,7 @@ def _container(pipeline: Pipeline, step: Step) -> dict[str, Any]:
         "env": _env(step),
         "ports": [{"name": "pytorchjob-port", "containerPort": PORT}],
         "resources": _resources(step),
-        "securityContext": {
-            "allowPrivilegeEscalation": False,
-            "capabilities": {"drop": ["ALL"]},
-            "readOnlyRootFilesystem": True,
-        },
+        "securityContext": CONTAINER_SECURITY,
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "volumeMounts": [
             {"name": "workspace", "mountPath": pipeline.workspace.path},

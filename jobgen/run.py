@@ -56,20 +56,35 @@ def run_local(pipeline: Pipeline, *, workspace: str, from_stage: str | None) -> 
         title = f"[{number}/{len(steps)}] {step.stage}"
         marker = artifact.finished(step.options)
         if marker is None:
-            _say(f"{title}: {' '.join(step.argv)}")
+            say(f"{title}: {' '.join(step.argv)}")
             code = _run(program, step)
             if code:
                 again = shlex.join(["jobgen", "run", str(pipeline.source), "--local", "--workspace", workspace])
-                _say(f"{title}: ended with exit code {code}; finished stages are kept, `{again}` goes on")
+                say(f"{title}: ended with exit code {code}; finished stages are kept, `{again}` goes on")
                 return code
             marker = artifact.finished(step.options)
             if marker is None:
                 raise NotReadyError(f"{step.output_dir}: {step.stage} ended with 0 but left no {MARKER}")
         else:
-            _say(f"{title}: finished already ({artifact.summary(marker)})")
+            say(f"{title}: finished already ({artifact.summary(marker)})")
         markers[step.stage] = marker
     print(report(markers, {step.stage: os.path.relpath(step.output_dir) for step in steps}))
     return 0
+
+
+def following(steps: list[Step], stage: str) -> set[str]:
+    """`stage` and all that follow from it.
+
+    Raises:
+        UsageError: there is no such stage.
+    """
+    if stage not in {step.stage for step in steps}:
+        raise UsageError(f"--from {stage}: no such stage; {did_you_mean(stage, [s.stage for s in steps])}")
+    found = {stage}
+    for step in steps:  # In topological order, so one pass finds all.
+        if found & set(step.needs):
+            found.add(step.stage)
+    return found
 
 
 def set_aside(steps: list[Step], from_stage: str, aside: Path) -> list[Path]:
@@ -78,19 +93,14 @@ def set_aside(steps: list[Step], from_stage: str, aside: Path) -> list[Path]:
     Returns:
         Where they are now.
     """
-    if from_stage not in {step.stage for step in steps}:
-        raise UsageError(f"--from {from_stage}: no such stage; {did_you_mean(from_stage, [s.stage for s in steps])}")
-    following = {from_stage}
-    for step in steps:  # In topological order, so one pass finds all.
-        if following & set(step.needs):
-            following.add(step.stage)
-    found = [Path(s.output_dir) for s in steps if s.stage in following and Path(s.output_dir).exists()]
+    chosen = following(steps, from_stage)
+    found = [Path(s.output_dir) for s in steps if s.stage in chosen and Path(s.output_dir).exists()]
     moved = []
     for folder in found:
         number = 1
         while (place := aside / f"{folder.name}.{number}").exists():
             number += 1
-        _say(f"set aside {os.path.relpath(folder)} as {os.path.relpath(place)}")
+        say(f"set aside {os.path.relpath(folder)} as {os.path.relpath(place)}")
         aside.mkdir(parents=True, exist_ok=True)
         with contextlib.ExitStack() as leases:  # Not under the hands of a stage that still runs, in any of its pods.
             names = {"lease", *(place.name[1:].split(".")[0] for place in folder.glob("_lease*.json"))}
@@ -138,7 +148,7 @@ def _run(program: str, step: Step) -> int:
         nonlocal interrupts
         interrupts += 1
         if interrupts == 1:
-            _say("stopping; a second Ctrl-C does not wait for the checkpoint")
+            say("stopping; a second Ctrl-C does not wait for the checkpoint")
         child.send_signal(signal.SIGTERM if interrupts == 1 else signal.SIGKILL)
 
     before = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -150,5 +160,6 @@ def _run(program: str, step: Step) -> int:
     return TERMINATED if interrupts else 128 - code if code < 0 else code
 
 
-def _say(text: str) -> None:
+def say(text: str) -> None:
+    """Tell whoever watches."""
     print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)

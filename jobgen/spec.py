@@ -82,9 +82,10 @@ class Stage:
 
 @dataclass(frozen=True, kw_only=True)
 class Pipeline:
-    """A checked pipeline; `source` is the file or shipped name it came from."""
+    """A checked pipeline; `source` is the file or shipped name it came from, `conductor` the image with jobgen, or empty."""
 
     name: str
+    conductor: str
     workspace: Workspace
     inputs: Mapping[str, Input]
     stages: Mapping[str, Stage]
@@ -180,12 +181,13 @@ class _Reader:
         return text
 
     def pipeline(self) -> Pipeline:
-        root = self.mapping(self.document.value, valid=("name", "image", "workspace", "inputs", "pools", "stages"))
+        root = self.mapping(self.document.value, valid=("name", "image", "conductor", "workspace", "inputs", "pools", "stages"))
         for key in ("name", "image", "workspace", "stages"):
             if key not in root:
                 self.error("missing", key)
         name = self.dns(root.get("name", "x"), "name")
         image = self.image(root.get("image", "x"), "image")
+        conductor = self.image(root["conductor"], "conductor") if "conductor" in root else ""
         workspace = self.workspace(root.get("workspace", {"claim": "x", "path": "/x"}))
         inputs = {k: self.input(k, v) for k, v in self.mapping(root.get("inputs", {}), "inputs").items()}
         known = self.pools(root.get("pools", {}))
@@ -204,7 +206,15 @@ class _Reader:
             self.cycle(stages)
         if self.errors:
             raise UsageError("\n".join(self.errors))
-        return Pipeline(name=name, workspace=workspace, inputs=inputs, stages=stages, source=self.name, place=self.place)
+        return Pipeline(
+            name=name,
+            conductor=conductor,
+            workspace=workspace,
+            inputs=inputs,
+            stages=stages,
+            source=self.name,
+            place=self.place,
+        )
 
     def dns(self, value: Any, *path: str) -> str:
         return self.text(value, *path, pattern=NAME, what="a name of a-z, 0-9 and -, starting with a letter (DNS-1035),")

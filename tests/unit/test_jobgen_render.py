@@ -140,7 +140,7 @@ def test_the_kubelet_expands_nothing_in_a_command_line() -> None:
 
 @pytest.mark.parametrize("job", [job for _, _, job in JOBS], ids=IDS)
 def test_yaml_gives_the_object_back(job: dict[str, Any]) -> None:
-    text = render.text(spec.load("smoke"), job)
+    text = render.text(spec.load("smoke"), [job])
     assert yaml.safe_load(text) == job
     assert text.endswith("\n")
     assert not re.search(r"[&*]id\d", text)

@@ -84,7 +84,9 @@ def endless(item):
     while True:
         time.sleep(0.1)
 if __name__ == "__main__":
+    import signal
     from minima import process as pool
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # A shell's background job is started with SIGINT ignored.
     for pid in pool.stream(endless, [0, 1], 2):
         print(pid, flush=True)
 """

@@ -1,0 +1,154 @@
+"""A namespace of a cluster: PyTorchJobs, pods and their logs, by kubeflow-training's client.
+
+Calls go through that client's own `custom_api` and `core_api`: its methods turn every answer of the server into a
+RuntimeError without its status, and drop what its models do not know.
+"""
+
+import contextlib
+import json
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import urllib3
+from kubeflow.training import TrainingClient
+from kubeflow.training.constants import constants
+from kubernetes.client import ApiException, BatchV1Api
+from kubernetes.config import ConfigException
+
+from jobgen.render import CONDUCTOR
+from minima.errors import LostPeerError, NotReadyError, UsageError
+
+JOBS = (constants.GROUP, constants.VERSION)
+PLURAL = constants.PYTORCHJOB_PLURAL
+ENDED = ("Succeeded", "Failed")
+GONE_SECONDS = 660
+"""For the pods of a deleted job to end: a training stage saves first."""
+
+
+@contextlib.contextmanager
+def told(what: str) -> Iterator[None]:
+    """Turn what the client raises into one error.
+
+    Raises:
+        LostPeerError: no cluster answers, or it is not able to; trying again helps.
+        UsageError: it refuses.
+    """
+    try:
+        yield
+    except ApiException as error:
+        reason = _reason(error)
+        if error.status in {429, 500, 502, 503, 504}:
+            raise LostPeerError(f"{what}: the cluster is not able to ({error.status}: {reason}); try again") from None
+        raise UsageError(f"{what}: the cluster refuses ({error.status}: {reason})") from None
+    except (urllib3.exceptions.HTTPError, OSError) as error:
+        raise LostPeerError(f"{what}: no cluster answers ({error}); `kubectl get nodes` says whether yours does") from None
+
+
+def _reason(error: ApiException) -> str:
+    try:
+        return str(json.loads(error.body)["message"])
+    except (ValueError, KeyError, TypeError):
+        return str(error.reason)
+
+
+class Cluster:
+    """One namespace.
+
+    Raises:
+        UsageError: nothing says which cluster.
+    """
+
+    def __init__(self, namespace: str) -> None:
+        self.namespace = namespace
+        try:
+            client = TrainingClient(namespace=namespace)
+        except (ConfigException, TypeError) as error:
+            raise UsageError(f"no cluster is configured ({error}); set KUBECONFIG, or `kubectl config use-context`") from None
+        self.custom, self.core = client.custom_api, client.core_api
+        self.batch = BatchV1Api(self.core.api_client)
+
+    def jobs(self, selector: str) -> list[dict[str, Any]]:
+        """The PyTorchJobs that a label selector picks, oldest first."""
+        with told(f"list PyTorchJobs in {self.namespace}"):
+            found = self.custom.list_namespaced_custom_object(*JOBS, self.namespace, PLURAL, label_selector=selector)
+        return sorted(found["items"], key=lambda job: (job["metadata"]["creationTimestamp"], job["metadata"]["name"]))
+
+    def create(self, job: Mapping[str, Any]) -> bool:
+        """Create a PyTorchJob; False when one of its name is there, whose content is then the same."""
+        try:
+            self.custom.create_namespaced_custom_object(*JOBS, self.namespace, PLURAL, job, field_validation="Strict")
+        except ApiException as error:
+            if error.status == 409:
+                return False
+            with told(f"create {job['metadata']['name']}"):
+                raise
+        return True
+
+    def delete(self, job: str) -> None:
+        """Delete a PyTorchJob, and wait until its last pod has ended.
+
+        Raises:
+            NotReadyError: a pod is still there after `GONE_SECONDS`.
+        """
+        with told(f"delete {job}"):
+            try:
+                self.custom.delete_namespaced_custom_object(
+                    *JOBS, self.namespace, PLURAL, job, propagation_policy="Background", grace_period_seconds=0
+                )
+            except ApiException as error:
+                if error.status != 404:
+                    raise
+        deadline = time.monotonic() + GONE_SECONDS
+        while left := self.pods(f"training.kubeflow.org/job-name={job}"):
+            if time.monotonic() > deadline:
+                raise NotReadyError(f"{job}: deleted, but pod {left[0].metadata.name} is still there; look at its node")
+            time.sleep(1)
+
+    def pods(self, selector: str) -> list[Any]:
+        """The pods that a label selector picks, oldest first."""
+        with told(f"list pods in {self.namespace}"):
+            found = self.core.list_namespaced_pod(self.namespace, label_selector=selector).items
+        return sorted(found, key=lambda pod: (pod.metadata.creation_timestamp, pod.metadata.name))
+
+    def conductors(self, pipeline: str) -> list[Any]:
+        """The conductor Jobs of a pipeline, oldest first."""
+        selector = f"minima/pipeline={pipeline},app.kubernetes.io/component={CONDUCTOR}"
+        with told(f"list Jobs in {self.namespace}"):
+            found = self.batch.list_namespaced_job(self.namespace, label_selector=selector).items
+        return sorted(found, key=lambda job: (job.metadata.creation_timestamp, job.metadata.name))
+
+    def lines(self, pod: str, *, follow: bool, **options: Any) -> Iterator[str]:
+        """What a pod wrote, line by line; with `follow` until it ends."""
+        with told(f"log of {pod}"):
+            answer = self.core.read_namespaced_pod_log(
+                pod, self.namespace, follow=follow, _preload_content=False, _request_timeout=(10, None), **options
+            )
+            rest = b""
+            for part in answer.stream():
+                *lines, rest = (rest + part).split(b"\n")
+                yield from (line.decode(errors="replace") for line in lines)
+            if rest:
+                yield rest.decode(errors="replace")
+
+
+def state(job: Mapping[str, Any]) -> str:
+    """Of a PyTorchJob: Created, Suspended (in a queue), Running, Restarting, Succeeded or Failed."""
+    now = [c["type"] for c in job.get("status", {}).get("conditions") or [] if c["status"] == "True"]
+    for name in (*ENDED, "Suspended", "Restarting", "Running"):
+        if name in now:
+            return name
+    return "Created"
+
+
+def last_words(pods: list[Any]) -> tuple[int, str] | None:
+    """Exit code and message of the pod that failed, a permanent failure (below 128) before others; None if none did."""
+    ended = []
+    for pod in pods:
+        for status in pod.status.container_statuses or []:
+            over = status.state.terminated
+            if over and over.exit_code:
+                ended.append(
+                    (over.exit_code >= 128, over.finished_at, over.exit_code, (over.message or over.reason or "").strip())
+                )
+    return min(ended)[2:] if ended else None

@@ -1,0 +1,247 @@
+"""The conductor: carries a pipeline through a cluster, stage by stage, as markers appear in the workspace.
+
+It holds no state: what is finished stands in the workspace, what runs in the cluster. So it may end at any time, and another
+one goes on.
+"""
+
+import os
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from jobgen import render
+from jobgen.cluster import ENDED, Cluster, last_words, state
+from jobgen.plan import Step, plan
+from jobgen.report import report
+from jobgen.run import ASIDE, following, say, set_aside
+from jobgen.spec import Pipeline
+from minima import artifact
+from minima.errors import BUG, DataError, LostPeerError, NotReadyError, StageError
+from minima.inputs import split_digest
+from minima.marker import MARKER
+from minima.options import inputs
+
+POLL = 2.0
+"""Seconds between two looks at the cluster."""
+PATIENCE = 60.0
+"""Seconds for a marker to be seen after its job has Succeeded: a network file system may be late."""
+RETRIES = 30
+"""Looks in a row at a cluster that does not answer, before the conductor ends (and its Job starts another)."""
+
+
+def conduct(pipeline: Pipeline, cluster: Cluster, *, from_stage: str | None, name: str, uid: str) -> int:
+    """Run what is not finished, and print the report.
+
+    Args:
+        pipeline: what to run; its workspace is mounted here, at its path.
+        cluster: the namespace.
+        from_stage: delete the jobs and set aside the artefacts of this stage and of all that follow from it first, once.
+        name: of the Job that runs this.
+        uid: of that Job, so that a second pod of it does not start from `from_stage` again.
+
+    Returns:
+        0, or the exit code of the stage that failed.
+
+    Raises:
+        UsageError: no such stage, or the cluster refuses.
+        NotReadyError: an input is not there, or a newer conductor took over.
+        LostPeerError: the cluster does not answer.
+        DataError: a finished artefact, or an input from outside, is not what it was.
+    """
+    return _Conductor(pipeline, cluster, name).run(from_stage, uid)
+
+
+class _Conductor:
+    def __init__(self, pipeline: Pipeline, cluster: Cluster, name: str) -> None:
+        self.pipeline, self.cluster, self.name = pipeline, cluster, name
+        self.steps = plan(pipeline)
+        self.objects = {step.stage: render.job(pipeline, step, cluster.namespace) for step in self.steps}
+        self.markers: dict[str, dict[str, Any]] = {}
+        self.watched: dict[str, str] = {}
+        """Jobs seen alive by this conductor, by stage: their failure is news."""
+        self.succeeded: dict[str, float] = {}
+        """When a job without a marker was first seen Succeeded."""
+        self.pods: dict[str, str] = {}
+        self.restarts: dict[str, int] = {}
+        self.followers: dict[str, threading.Thread] = {}
+        self.said: set[str] = set()
+
+    def run(self, from_stage: str | None, uid: str) -> int:
+        self.check_inputs()
+        if from_stage is not None:
+            self.start_from(from_stage, uid)
+        failures = 0
+        while True:
+            try:
+                code = self.look()
+                failures = 0
+            except LostPeerError as error:
+                failures += 1
+                if failures > RETRIES:
+                    raise
+                self.once(str(error))
+                code = None
+            if code is not None:
+                return code
+            time.sleep(POLL)
+
+    def check_inputs(self) -> None:
+        """Fail before any pod for an input in the workspace that nobody makes and that is not there."""
+        made = tuple(step.output_dir for step in self.steps)
+        for step in self.steps:
+            for option in inputs(type(step.options)):
+                path = split_digest(getattr(step.options, option))[0]
+                inside = path.startswith(f"{self.pipeline.workspace.path}/") and not path.startswith(made)
+                if inside and not any(Path("/").glob(path.lstrip("/"))):
+                    place = self.pipeline.place("stages", step.stage, "options", option)
+                    raise NotReadyError(f"{place}: nothing at {path}; put it there or correct the path")
+
+    def start_from(self, stage: str, uid: str) -> None:
+        """Delete jobs and set artefacts aside, unless an earlier pod of this Job has done so."""
+        aside = Path(self.pipeline.workspace.path) / self.pipeline.name / ASIDE
+        done = aside / f".from-{uid}"
+        chosen = following(self.steps, stage)
+        if done.exists():
+            return
+        for job in self.cluster.jobs(f"minima/pipeline={self.pipeline.name}"):
+            if job["metadata"]["labels"].get("minima/stage") in chosen:
+                say(f"delete {job['metadata']['name']}")
+                self.cluster.delete(job["metadata"]["name"])
+        set_aside(self.steps, stage, aside)
+        aside.mkdir(parents=True, exist_ok=True)
+        done.touch()
+
+    def look(self) -> int | None:
+        """Look at everything once and start what can start; the exit code when there is nothing left to do."""
+        self.check_superseded()
+        jobs = self.cluster.jobs(f"minima/pipeline={self.pipeline.name}")
+        failed = None
+        for step in self.steps:
+            if step.stage not in self.markers and all(need in self.markers for need in step.needs):
+                failed = self.advance(step, jobs) or failed
+        if failed:
+            if running := self.watched.keys() - self.markers.keys() - {failed[0]}:
+                say(f"still running, and going on by themselves: {', '.join(sorted(running))}")
+            return failed[1]
+        if len(self.markers) < len(self.steps):
+            return None
+        order = {step.stage: self.markers[step.stage] for step in self.steps}
+        print(report(order, {step.stage: step.output_dir for step in self.steps}), flush=True)
+        return 0
+
+    def check_superseded(self) -> None:
+        """End when a newer conductor of this pipeline is there: two would start both of two versions."""
+        newest = self.cluster.conductors(self.pipeline.name)[-1:]
+        if self.name and newest and newest[0].metadata.name != self.name:
+            raise NotReadyError(f"a newer conductor took over: {newest[0].metadata.name}")
+
+    def advance(self, step: Step, jobs: list[dict[str, Any]]) -> tuple[str, int] | None:
+        """Bring one stage forward whose inputs are there; its name and exit code if it failed."""
+        job = self.objects[step.stage]
+        name = job["metadata"]["name"]
+        same = [j for j in jobs if _label(j, "stage") == step.stage and _label(j, "key") == step.key]
+        alive = [j for j in same if state(j) not in ENDED]
+        marker = artifact.finished(step.options)
+        if marker is not None and not alive:
+            self.finish(step, marker)
+        elif alive:
+            self.watch(step, alive[0], name)
+        elif ended := next((j for j in same if j["metadata"]["name"] == name), None):
+            if state(ended) == "Succeeded":
+                self.await_marker(step, name)
+            elif self.watched.get(step.stage) == name:
+                return self.fail(step, ended)
+            else:
+                say(f"{self.title(step)}: {name} failed before; made again")
+                self.cluster.delete(name)
+        elif older := next((j for j in same if j["metadata"]["name"] == self.watched.get(step.stage)), None):
+            return self.fail(step, older)
+        else:
+            if self.cluster.create(job):
+                say(f"{self.title(step)}: {name}: {' '.join(step.argv)}")
+            self.watched[step.stage] = name
+        return None
+
+    def watch(self, step: Step, job: dict[str, Any], name: str) -> None:
+        """Follow the pods of a job that is under way, and say what is new about it."""
+        found = job["metadata"]["name"]
+        self.watched[step.stage] = found
+        self.succeeded.pop(step.stage, None)
+        if found != name:
+            self.once(
+                f"{self.title(step)}: goes on as {found}, made by another version; `jobgen restart` would put it on {name}"
+            )
+        if state(job) == "Suspended":
+            self.once(f"{self.title(step)}: {found} waits in queue {_queue(job)}")
+        for pod in self.cluster.pods(f"training.kubeflow.org/job-name={found}"):
+            pod_name, uid = pod.metadata.name, pod.metadata.uid
+            before = self.pods.get(pod_name)
+            if before not in (None, uid) and f"restart {uid}" not in self.said:
+                self.said.add(f"restart {uid}")
+                self.restarts[step.stage] = self.restarts.get(step.stage, 0) + 1
+                say(f"{self.title(step)}: {pod_name} was made again (restart {self.restarts[step.stage]})")
+            self.pods[pod_name] = uid
+            if pod.status.phase != "Pending" and uid not in self.followers:
+                thread = threading.Thread(target=self.follow, args=(step.stage, pod_name), daemon=True)
+                self.followers[uid] = thread
+                thread.start()
+
+    def follow(self, stage: str, pod: str) -> None:
+        """Print a pod's log as it comes; the job's state says what became of it."""
+        try:
+            for line in self.cluster.lines(pod, follow=True):
+                print(f"{stage}/{pod} | {line}", file=sys.stderr, flush=True)
+        except StageError as error:
+            print(f"{stage}/{pod} | ({error})", file=sys.stderr, flush=True)
+
+    def finish(self, step: Step, marker: dict[str, Any]) -> None:
+        for pod, uid in self.pods.items():
+            if uid in self.followers and pod.startswith(f"{self.watched.get(step.stage)}-"):
+                self.followers[uid].join(POLL)  # Its last lines come before what follows.
+        self.markers[step.stage] = marker
+        word = "finished" if step.stage in self.watched else "finished already"
+        say(f"{self.title(step)}: {word} ({artifact.summary(marker)})")
+
+    def await_marker(self, step: Step, name: str) -> None:
+        since = self.succeeded.setdefault(step.stage, time.monotonic())
+        if step.stage not in self.watched:  # Its artefact was set aside, or lost, after it had succeeded.
+            say(f"{self.title(step)}: {name} succeeded before, but its artefact is gone; made again")
+            self.cluster.delete(name)
+            del self.succeeded[step.stage]
+        elif time.monotonic() - since > PATIENCE:
+            raise DataError(f"{step.output_dir}: {name} Succeeded, but there is no {MARKER}; is the workspace one file system?")
+
+    def fail(self, step: Step, job: dict[str, Any]) -> tuple[str, int]:
+        name = job["metadata"]["name"]
+        pods = self.cluster.pods(f"training.kubeflow.org/job-name={name}")
+        code, words = last_words(pods) or (BUG, "no pod says why")
+        for pod in pods:
+            if pod.metadata.uid in self.followers:
+                self.followers[pod.metadata.uid].join(POLL)
+        say(f"{self.title(step)}: {name} failed with exit code {code}: {words}")
+        self.end(f"{step.stage} failed with exit code {code}: {words}")
+        return step.stage, code
+
+    def end(self, words: str) -> None:
+        """Leave the last words of the conductor where Kubernetes shows them."""
+        log = Path("/dev/termination-log")
+        if log.is_file() and os.access(log, os.W_OK):
+            log.write_text(words[:4000], encoding="utf-8")
+
+    def title(self, step: Step) -> str:
+        return f"[{self.steps.index(step) + 1}/{len(self.steps)}] {step.stage}"
+
+    def once(self, text: str) -> None:
+        if text not in self.said:
+            self.said.add(text)
+            say(text)
+
+
+def _label(job: dict[str, Any], name: str) -> str:
+    return str(job["metadata"].get("labels", {}).get(f"minima/{name}", ""))
+
+
+def _queue(job: dict[str, Any]) -> str:
+    return str(job["metadata"].get("labels", {}).get("kueue.x-k8s.io/queue-name", "?"))

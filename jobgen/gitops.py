@@ -1,0 +1,118 @@
+"""A pipeline as a folder of a Git repository, for Flux or Argo CD: one object of theirs for each stage, in order.
+
+Neither knows when a PyTorchJob is done: Flux is told by health expressions in each object, Argo CD by the Lua checks of
+manifests/argocd. A stage's pods start only when the tool says that those it reads are healthy.
+"""
+
+from typing import Any
+
+from jobgen import render
+from jobgen.plan import Step, plan
+from jobgen.spec import NAME, Pipeline
+from minima.errors import UsageError
+
+FLUX_NAMESPACE = "flux-system"
+TIMEOUT = "720h"
+"""How long a stage may take before Flux calls it failed; shorter than that it would report a running training as broken."""
+CURRENT = "has(status.conditions) && status.conditions.exists(c, c.type == 'Succeeded' && c.status == 'True')"
+FAILED = "has(status.conditions) && status.conditions.exists(c, c.type == 'Failed' && c.status == 'True')"
+
+
+def flux(pipeline: Pipeline, namespace: str, source: str, path: str) -> dict[str, str]:
+    """Files: each stage's PyTorchJob in a folder of its own, and `kustomizations.yaml`, which is applied once.
+
+    Args:
+        pipeline: what to render.
+        namespace: of the jobs.
+        source: the GitRepository's name, in `flux-system`.
+        path: of the folder in that repository.
+
+    Raises:
+        UsageError: a name that cannot be one.
+    """
+    _check_name("--source", source)
+    steps = plan(pipeline)
+    files = {f"{step.stage}/job.yaml": _job(pipeline, step, namespace) for step in steps}
+    objects = []
+    for step in steps:
+        job = render.job(pipeline, step, namespace)
+        spec: dict[str, Any] = {
+            "interval": "10m",
+            "retryInterval": "1m",
+            "timeout": TIMEOUT,
+            "prune": False,  # A stage that leaves the pipeline may still be training.
+            "sourceRef": {"kind": "GitRepository", "name": source},
+            "path": f"./{path}/{step.stage}",
+        }
+        if step.needs:
+            spec["dependsOn"] = [{"name": f"{pipeline.name}-{need}"} for need in step.needs]
+        meta = job["metadata"]
+        spec["healthChecks"] = [
+            {"apiVersion": job["apiVersion"], "kind": job["kind"], "name": meta["name"], "namespace": namespace}
+        ]
+        spec["healthCheckExprs"] = [
+            {
+                "apiVersion": job["apiVersion"],
+                "kind": job["kind"],
+                "current": CURRENT,
+                "failed": FAILED,
+                "inProgress": f"!({CURRENT}) && !({FAILED})",
+            }
+        ]
+        objects.append(
+            {
+                "apiVersion": "kustomize.toolkit.fluxcd.io/v1",
+                "kind": "Kustomization",
+                "metadata": {"name": f"{pipeline.name}-{step.stage}", "namespace": FLUX_NAMESPACE},
+                "spec": spec,
+            }
+        )
+    options = f"--format flux --namespace {namespace} --source {source} --path {path}"
+    files["kustomizations.yaml"] = render.text(pipeline, objects, options)
+    return files
+
+
+def argocd(pipeline: Pipeline, namespace: str, source: str, path: str) -> dict[str, str]:
+    """Files: each stage's PyTorchJob in a folder of its own, and `applications/`, the folder of the one Application that
+    syncs them in waves.
+
+    Args:
+        pipeline: what to render.
+        namespace: of the jobs.
+        source: the repository's address.
+        path: of the folder in that repository.
+    """
+    steps = plan(pipeline)
+    files = {f"{step.stage}/job.yaml": _job(pipeline, step, namespace) for step in steps}
+    depth: dict[str, int] = {}
+    options = f"--format argocd --namespace {namespace} --source {source} --path {path}"
+    for step in steps:
+        depth[step.stage] = 1 + max((depth[need] for need in step.needs), default=-1)
+        application = {
+            "apiVersion": "argoproj.io/v1alpha1",
+            "kind": "Application",
+            "metadata": {
+                "name": f"{pipeline.name}-{step.stage}",
+                "namespace": "argocd",
+                "annotations": {"argocd.argoproj.io/sync-wave": str(depth[step.stage])},
+            },
+            "spec": {
+                "project": "default",
+                "source": {"repoURL": source, "targetRevision": "HEAD", "path": f"{path}/{step.stage}"},
+                "destination": {"server": "https://kubernetes.default.svc", "namespace": namespace},
+                # A stage that leaves the pipeline may still be training; a job that somebody deleted comes back, and ends
+                # in seconds when its artefact is there.
+                "syncPolicy": {"automated": {"prune": False, "selfHeal": True}},
+            },
+        }
+        files[f"applications/{step.stage}.yaml"] = render.text(pipeline, [application], options)
+    return files
+
+
+def _job(pipeline: Pipeline, step: Step, namespace: str) -> str:
+    return render.text(pipeline, [render.job(pipeline, step, namespace)], f"--format … --namespace {namespace}")
+
+
+def _check_name(option: str, name: str) -> None:
+    if not NAME.fullmatch(name) or len(name) > 63:
+        raise UsageError(f"{option}: found {name!r}; a name of a-z, 0-9 and -, of at most 63 characters, is valid")

@@ -1,0 +1,185 @@
+"""A pipeline in a cluster, from outside of it: start its conductor and watch it, read logs, put a stage on a new object."""
+
+import sys
+import threading
+import time
+from typing import Any
+
+from kubernetes.client import V1DeleteOptions
+from kubernetes.dynamic import DynamicClient
+
+from jobgen import conductor, render, spec
+from jobgen.cluster import ENDED, Cluster, last_words, state, told
+from jobgen.plan import Step, plan
+from jobgen.render import CONDUCTOR
+from jobgen.run import following, say
+from jobgen.spec import Pipeline
+from minima.errors import BUG, StageError, UsageError, did_you_mean
+
+POLL = 1.0
+UNSCHEDULED_SECONDS = 30
+"""After which a pod that does not start is worth a word."""
+
+
+def run_remote(pipeline: Pipeline, cluster: Cluster, *, from_stage: str | None) -> int:
+    """Apply the pipeline's conductor, unless this very one is at work, and show what it says until it ends.
+
+    Ctrl-C ends the watching alone; the same command watches again, on any machine.
+
+    Returns:
+        The conductor's exit code: 0, or that of the stage that failed.
+
+    Raises:
+        UsageError: no such stage, or the cluster refuses.
+    """
+    if from_stage is not None:
+        following(plan(pipeline), from_stage)
+    objects = conductor.objects(pipeline, spec.read(pipeline.source), cluster.namespace, from_stage)
+    name = objects[-1]["metadata"]["name"]
+    there = next((job for job in cluster.conductors(pipeline.name) if job.metadata.name == name), None)
+    if there and (verdict(there) or from_stage):
+        say(f"delete {name}, which has ended" if verdict(there) else f"delete {name}, to start from {from_stage}")
+        _delete_conductor(cluster, pipeline.name, name)
+        there = None
+    if there is None:
+        _apply(cluster, objects)
+        say(f"applied {name} to namespace {cluster.namespace}; it goes on without this program")
+    else:
+        say(f"{name} is at work already")
+    return _watch(cluster, pipeline.name, name)
+
+
+def _apply(cluster: Cluster, objects: list[dict[str, Any]]) -> None:
+    with told(f"apply the conductor to {cluster.namespace}"):
+        client = DynamicClient(cluster.core.api_client)
+        for each in objects:
+            kind = client.resources.get(api_version=each["apiVersion"], kind=each["kind"])
+            client.server_side_apply(kind, body=each, namespace=cluster.namespace, field_manager="jobgen", force_conflicts=True)
+
+
+def _delete_conductor(cluster: Cluster, pipeline: str, name: str) -> None:
+    with told(f"delete {name}"):
+        cluster.batch.delete_namespaced_job(name, cluster.namespace, body=V1DeleteOptions(propagation_policy="Foreground"))
+    while any(job.metadata.name == name for job in cluster.conductors(pipeline)):
+        time.sleep(POLL)
+
+
+def verdict(job: Any) -> str:
+    """Complete or Failed, or nothing while a conductor is at work."""
+    conditions = job.status.conditions or []
+    return next((c.type for c in conditions if c.status == "True" and c.type in {"Complete", "Failed"}), "")
+
+
+def _watch(cluster: Cluster, pipeline: str, name: str) -> int:
+    """Print the logs of the conductor's pods, one after the other, until its Job has a verdict; its exit code."""
+    seen: set[str] = set()
+    since = time.monotonic()
+    while True:
+        pods = cluster.pods(f"batch.kubernetes.io/job-name={name}")
+        for pod in pods:
+            if pod.status.phase != "Pending" and pod.metadata.uid not in seen:
+                seen.add(pod.metadata.uid)
+                try:
+                    for line in cluster.lines(pod.metadata.name, follow=True):
+                        print(line, flush=True)
+                except StageError as error:
+                    say(str(error))
+                since = time.monotonic()
+        if pods and pods[-1].status.phase == "Pending" and time.monotonic() - since > UNSCHEDULED_SECONDS:
+            say(f"{pods[-1].metadata.name} does not start: {waiting_for(pods[-1])}")
+            since = time.monotonic()
+        job = next((job for job in cluster.conductors(pipeline) if job.metadata.name == name), None)
+        if job is None:
+            raise UsageError(f"{name} was deleted; the stages that run go on, the same command starts a conductor again")
+        if ended := verdict(job):
+            if ended == "Complete":
+                return 0
+            code, words = last_words(cluster.pods(f"batch.kubernetes.io/job-name={name}")) or (BUG, "its pod is gone")
+            say(f"{name} failed: {words}")
+            return code
+        time.sleep(POLL)
+
+
+def waiting_for(pod: Any) -> str:
+    """Why a pod does not run, in the cluster's words."""
+    for status in pod.status.container_statuses or []:
+        if status.state.waiting:
+            return f"{status.state.waiting.reason}: {status.state.waiting.message or ''}".rstrip(": ")
+    for condition in pod.status.conditions or []:
+        if condition.status == "False" and condition.message:
+            return str(condition.message)
+    return str(pod.status.phase)
+
+
+def logs(pipeline: Pipeline, cluster: Cluster, stage: str, *, follow: bool) -> int:
+    """Print what the pods of a stage wrote: what the conductors saw of it, also of pods that are gone, else of those there.
+
+    Raises:
+        UsageError: no such stage, or nothing is there to read.
+    """
+    step = _step(pipeline, stage)
+    seen = False
+    for pod in cluster.pods(f"minima/pipeline={pipeline.name},app.kubernetes.io/component={CONDUCTOR}"):
+        running = pod.status.phase == "Running"
+        if pod.status.phase == "Pending":
+            continue
+        for line in cluster.lines(pod.metadata.name, follow=follow and running):
+            if line.startswith(f"{stage}/") and " | " in line:
+                seen = True
+                print(line.removeprefix(f"{stage}/"), flush=True)
+    if seen:
+        return 0
+    pods = cluster.pods(_selector(pipeline, step))
+    if not pods:
+        raise UsageError(f"{stage}: no pod of it in {cluster.namespace}; `jobgen status` says where the pipeline is")
+    threads = [threading.Thread(target=_print, args=(cluster, pod.metadata.name, follow), daemon=True) for pod in pods]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return 0
+
+
+def _print(cluster: Cluster, pod: str, follow: bool) -> None:
+    try:
+        for line in cluster.lines(pod, follow=follow):
+            print(f"{pod} | {line}", flush=True)
+    except StageError as error:
+        print(f"{pod} | ({error})", file=sys.stderr, flush=True)
+
+
+def restart(pipeline: Pipeline, cluster: Cluster, stage: str) -> int:
+    """Delete the running jobs of a stage, which save a checkpoint, and create the one of this pipeline, which goes on from it.
+
+    Raises:
+        UsageError: no such stage, or it does not run.
+    """
+    step = _step(pipeline, stage)
+    job = render.job(pipeline, step, cluster.namespace)
+    name = job["metadata"]["name"]
+    alive = [j for j in cluster.jobs(_selector(pipeline, step)) if state(j) not in ENDED]
+    if not alive:
+        raise UsageError(f"{stage}: does not run in {cluster.namespace}; `jobgen status` says where the pipeline is")
+    other = next((j for j in alive if j["metadata"]["labels"].get("minima/key") != step.key), None)
+    if other:
+        raise UsageError(
+            f"{stage}: {other['metadata']['name']} makes another result (`jobgen diff` says why), so nothing of it could be "
+            "taken over; delete that job, then run the pipeline"
+        )
+    for each in alive:
+        say(f"delete {each['metadata']['name']}, which saves a checkpoint first")
+        cluster.delete(each["metadata"]["name"])
+    created = cluster.create(job)
+    say(f"{'created' if created else 'there already'}: {name}, which goes on from the last checkpoint")
+    return 0
+
+
+def _step(pipeline: Pipeline, stage: str) -> Step:
+    steps = {step.stage: step for step in plan(pipeline)}
+    if stage not in steps:
+        raise UsageError(f"{stage}: no such stage; {did_you_mean(stage, steps)}")
+    return steps[stage]
+
+
+def _selector(pipeline: Pipeline, step: Step) -> str:
+    return f"minima/pipeline={pipeline.name},minima/stage={step.stage}"

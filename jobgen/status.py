@@ -1,0 +1,252 @@
+"""A pipeline in a cluster at a glance, and what another version of it would change there."""
+
+import json
+import re
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from jobgen import render
+from jobgen.cluster import ENDED, Cluster, last_words, state
+from jobgen.plan import Step, plan
+from jobgen.remote import verdict, waiting_for
+from jobgen.report import table
+from jobgen.spec import Pipeline
+from minima import artifact, flags
+from minima.errors import StageError, UsageError
+from minima.options import STAGES, inputs
+
+PROGRESS = re.compile(r"^(?P<time>\S+) step (?P<step>\d+)/(?P<total>\d+) loss ")
+TAIL = 400
+"""Lines of a pod's log in which the last steps are looked for."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One stage.
+
+    Attributes:
+        stage: its name.
+        state: finished, waiting, or that of its PyTorchJob.
+        step: optimizer steps done, of `total`.
+        eta: seconds to the last step, at the pace of the last log lines.
+        restarts: pods that were made again.
+        age: seconds since the job was created.
+        job: its name.
+        words: why it does not run, or the last words of a failed pod.
+    """
+
+    stage: str
+    state: str
+    step: int | None = None
+    total: int | None = None
+    eta: float | None = None
+    restarts: int = 0
+    age: float | None = None
+    job: str = ""
+    words: str = ""
+
+
+def rows(pipeline: Pipeline, cluster: Cluster) -> list[Row]:
+    """The stages of a pipeline as the cluster shows them.
+
+    No pod of a stage exists before its inputs are finished; so a stage whose job is not there is finished if a later one's is.
+    """
+    steps = plan(pipeline)
+    jobs = cluster.jobs(f"minima/pipeline={pipeline.name}")
+    conductors = cluster.conductors(pipeline.name)
+    complete = bool(conductors) and verdict(conductors[-1]) == "Complete"
+    mine = {
+        step.stage: [j for j in jobs if _label(j, "stage") == step.stage and _label(j, "key") == step.key] for step in steps
+    }
+    passed: set[str] = set()
+    for step in reversed(steps):
+        if step.stage in passed or mine[step.stage]:
+            passed |= set(step.needs)
+    found = []
+    for step in steps:
+        own = mine[step.stage]
+        alive = [j for j in own if state(j) not in ENDED]
+        if alive:
+            found.append(_running(step, alive[-1], cluster))
+        elif complete or step.stage in passed or any(state(j) == "Succeeded" for j in own):
+            found.append(Row(stage=step.stage, state="finished", job=own[-1]["metadata"]["name"] if own else ""))
+        elif own:
+            found.append(_failed(step, own[-1], cluster))
+        else:
+            found.append(Row(stage=step.stage, state="waiting", words=", ".join(step.needs) and f"for {', '.join(step.needs)}"))
+    return found
+
+
+def _running(step: Step, job: Mapping[str, Any], cluster: Cluster) -> Row:
+    pods = cluster.pods(f"training.kubeflow.org/job-name={job['metadata']['name']}")
+    done: dict[str, Any] = {}
+    words = ""
+    for pod in pods:
+        if pod.status.phase == "Running":
+            done = done or _progress(cluster, pod.metadata.name)
+        elif pod.status.phase == "Pending":
+            words = f"{pod.metadata.name}: {waiting_for(pod)}"
+    now = state(job)
+    if now == "Suspended":
+        words = f"in queue {job['metadata']['labels'].get('kueue.x-k8s.io/queue-name', '?')}"
+    # The operator counts a pod that it made again as failed once more.
+    statuses = job.get("status", {}).get("replicaStatuses", {}) or {}
+    restarts = sum(int(s.get("failed", 0)) for s in statuses.values())
+    return Row(
+        stage=step.stage,
+        state=now.lower(),
+        restarts=restarts,
+        age=_age(job),
+        job=job["metadata"]["name"],
+        words=words,
+        **done,
+    )
+
+
+def _progress(cluster: Cluster, pod: str) -> dict[str, Any]:
+    """Step, total and ETA from the last lines of a worker's log."""
+    try:
+        lines = list(cluster.lines(pod, follow=False, timestamps=True, tail_lines=TAIL))
+    except StageError:
+        return {}  # It ended meanwhile; the next look finds its job's new state.
+    found = [m for m in map(PROGRESS.match, lines) if m]
+    if not found:
+        return {}
+    last = found[-1]
+    step, total = int(last["step"]), int(last["total"])
+    eta = None
+    if len(found) > 1 and (done := step - int(found[0]["step"])) > 0:
+        eta = round((_seconds(last["time"]) - _seconds(found[0]["time"])) / done * (total - step), 1)
+    return {"step": step, "total": total, "eta": eta}
+
+
+def _failed(step: Step, job: Mapping[str, Any], cluster: Cluster) -> Row:
+    words = last_words(cluster.pods(f"training.kubeflow.org/job-name={job['metadata']['name']}"))
+    told = f"exit code {words[0]}: {words[1]}" if words else ""
+    return Row(stage=step.stage, state="failed", age=_age(job), job=job["metadata"]["name"], words=told)
+
+
+def status(pipeline: Pipeline, cluster: Cluster, *, output: str, watch: bool) -> int:
+    """Print the rows, as a table or as JSON; with `watch` again and again, until nothing is under way any more."""
+    while True:
+        found = rows(pipeline, cluster)
+        print(json.dumps([asdict(row) for row in found], indent=1) if output == "json" else _table(found), flush=True)
+        if not watch or all(row.state in {"finished", "failed"} for row in found):
+            return 0
+        time.sleep(5)
+        print()
+
+
+def _table(found: list[Row]) -> str:
+    header = ["stage", "state", "step", "ETA", "restarts", "age", "what"]
+    return table(
+        header,
+        [
+            [
+                row.stage,
+                row.state,
+                f"{row.step}/{row.total}" if row.total else "-",
+                _duration(row.eta),
+                str(row.restarts or "-"),
+                _duration(row.age),
+                row.words or row.job or "-",
+            ]
+            for row in found
+        ],
+    )
+
+
+def diff(pipeline: Pipeline, cluster: Cluster) -> int:
+    """Say of each stage whether the cluster's version of it is this one, and why one would run again."""
+    jobs = cluster.jobs(f"minima/pipeline={pipeline.name}")
+    again: set[str] = set()
+    lines = []
+    for step in plan(pipeline):
+        own = [j for j in jobs if _label(j, "stage") == step.stage]
+        mine = [j for j in own if _label(j, "key") == step.key]
+        name = render.job(pipeline, step, cluster.namespace)["metadata"]["name"]
+        if mine:
+            same = any(j["metadata"]["name"] == name for j in mine)
+            why = "" if same else _changes(step, mine[-1], pipeline, cluster)
+            lines.append([step.stage, "same" if same else "same result", why])
+            continue
+        again.add(step.stage)
+        why = "no job of it is there" if not own else _why(step, own[-1], again)
+        lines.append([step.stage, "runs" if not own else "runs again", why])
+    print(table(["stage", "what", "why"], lines))
+    return 0
+
+
+def _why(step: Step, job: Mapping[str, Any], again: set[str]) -> str:
+    """What of the identity of a stage differs from that of its last job."""
+    try:
+        before = _arguments(job)
+    except UsageError:
+        return "made by another version of minima, with other options"
+    now = step.options
+    old, new = artifact.identity(before), artifact.identity(now)
+    changed = [f"{name} {old.get(name)!r} → {new[name]!r}" for name in new if old.get(name) != new[name]]
+    reads = [need for need in step.needs if need in again]
+    changed += [f"reads {need}, which runs again" for need in reads]
+    for name in inputs(type(now)):
+        then, value = getattr(before, name), getattr(now, name)
+        if then != value and not reads:
+            changed.append(f"{name} {then!r} → {value!r}")
+    return "; ".join(changed) or "made by another version of minima"
+
+
+def _changes(step: Step, job: Mapping[str, Any], pipeline: Pipeline, cluster: Cluster) -> str:
+    """How an object differs that makes the same result: where, old and new."""
+    new = render.job(pipeline, step, cluster.namespace)
+    found = list(_paths(new["spec"], job["spec"], ""))
+    what = "; ".join(found[:3]) + (f" and {len(found) - 3} more" if len(found) > 3 else "") or "labels or annotations"
+    return f"{what}; a finished one stays, a running one goes on until `jobgen restart {step.stage}`"
+
+
+def _paths(new: Any, old: Any, path: str) -> Any:
+    if isinstance(new, dict) and isinstance(old, dict):
+        for key in new:
+            yield from _paths(new[key], old.get(key), f"{path}.{key}" if path else key)
+    elif isinstance(new, list) and isinstance(old, list) and len(new) == len(old):
+        for number, (a, b) in enumerate(zip(new, old, strict=True)):
+            yield from _paths(a, b, f"{path}.{number}")
+    elif new != old:
+        short = path.replace("pytorchReplicaSpecs.", "").replace("template.spec.", "").replace("containers.0.", "")
+        yield f"{short} {_short(old)} → {_short(new)}"
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else f"{text[:57]}…"
+
+
+def _arguments(job: Mapping[str, Any]) -> Any:
+    """The options that a job was rendered with."""
+    (replica,) = job["spec"]["pytorchReplicaSpecs"].values()
+    container = replica["template"]["spec"]["containers"][0]
+    words = [word.replace("$$", "$") for word in container["args"]]
+    return flags.parse(STAGES[container["command"][1]], words)
+
+
+def _label(job: Mapping[str, Any], name: str) -> str:
+    return str(job["metadata"].get("labels", {}).get(f"minima/{name}", ""))
+
+
+def _age(job: Mapping[str, Any]) -> float:
+    return round(time.time() - _seconds(job["metadata"]["creationTimestamp"]), 1)
+
+
+def _seconds(stamp: str) -> float:
+    """Seconds since the epoch of an RFC 3339 time, whose fractions may have more digits than Python reads."""
+    return datetime.fromisoformat(re.sub(r"\.(\d{1,6})\d*", r".\1", stamp).replace("Z", "+00:00")).astimezone(UTC).timestamp()
+
+
+def _duration(seconds: float | None) -> str:
+    if seconds is None:
+        return "-"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}h{minutes:02}m" if hours else f"{minutes}m{rest:02}s" if minutes else f"{rest}s"
