@@ -128,7 +128,8 @@ class _Conductor:
         if len(self.markers) < len(self.steps):
             return None
         order = {step.stage: self.markers[step.stage] for step in self.steps}
-        print(report(order, {step.stage: step.output_dir for step in self.steps}), flush=True)
+        # A log keeps the order of one stream only.
+        print(report(order, {step.stage: step.output_dir for step in self.steps}), file=sys.stderr, flush=True)
         return 0
 
     def check_superseded(self) -> None:

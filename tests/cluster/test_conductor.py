@@ -1,0 +1,166 @@
+"""The conductor on a real cluster: a pipeline to its end, whatever becomes of the conductor's pod."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from jobgen import conductor, spec
+from tests.cluster.conftest import conditions, execute, short, wait
+
+pytestmark = [pytest.mark.cluster]
+Jobgen = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def apply(cluster: Any, pipeline: Path) -> str:
+    """`jobgen render --format conductor`, then `kubectl apply -f`; the Job's name."""
+    from kubernetes.dynamic import DynamicClient
+
+    command = [sys.executable, "-m", "jobgen", "render", str(pipeline), "--format", "conductor", "--output", "-"]
+    text = subprocess.run([*command, "--namespace", cluster.namespace], capture_output=True, text=True, check=True).stdout
+    client = DynamicClient(cluster.core.api_client)
+    for each in yaml.safe_load_all(text):
+        kind = client.resources.get(api_version=each["apiVersion"], kind=each["kind"])
+        client.server_side_apply(kind, body=each, namespace=cluster.namespace, field_manager="kubectl")
+    return str(each["metadata"]["name"])
+
+
+def ended(cluster: Any, job: str) -> str:
+    found = cluster.batch.read_namespaced_job(job, cluster.namespace).status.conditions or []
+    return next((c.type for c in found if c.status == "True" and c.type in {"Complete", "Failed"}), "")
+
+
+def of(cluster: Any, stage: str) -> list[dict[str, Any]]:
+    jobs: list[dict[str, Any]] = cluster.jobs(f"minima/stage={stage}")
+    return jobs
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("pipelines")
+
+
+@pytest.fixture(scope="module")
+def done(cluster: Any, folder: Path) -> Path:
+    """The short pipeline, applied once, whose conductor's pod was deleted while `distill` ran."""
+    pipeline = short(folder)
+    job = apply(cluster, pipeline)
+    wait("distill runs", lambda: any("Running" in conditions(j) for j in of(cluster, "distill")))
+    (pod,) = cluster.pods(f"batch.kubernetes.io/job-name={job}")
+    cluster.core.delete_namespaced_pod(pod.metadata.name, cluster.namespace)
+    assert wait("the conductor ends", lambda: ended(cluster, job)) == "Complete"
+    last = cluster.pods(f"batch.kubernetes.io/job-name={job}")[-1]
+    assert last.metadata.uid != pod.metadata.uid
+    said = "\n".join(cluster.lines(last.metadata.name, follow=False))
+    assert "[3/3] distill: finished (" in said
+    assert said.splitlines()[-1].startswith("distill ")  # The table's row of perplexities.
+    return pipeline
+
+
+def test_it_goes_on_where_its_pod_was_deleted(cluster: Any, done: Path) -> None:
+    assert [len(of(cluster, stage)) for stage in ("init-model", "build-data", "distill")] == [1, 1, 1]
+
+
+def test_finished_stages_need_no_pod(cluster: Any, done: Path, jobgen: Jobgen) -> None:
+    """With all jobs gone, only the markers say that there is nothing to do."""
+    for job in cluster.jobs(""):
+        cluster.delete(job["metadata"]["name"])
+    table = jobgen("run", str(done)).stdout
+    assert "finished already" in table
+    assert "perplexity on held-out records" in table
+    assert cluster.jobs("") == []
+
+
+def test_status_and_diff(cluster: Any, done: Path, jobgen: Jobgen, folder: Path) -> None:
+    rows = json.loads(jobgen("status", str(done), "--output", "json").stdout)
+    assert {row["stage"]: row["state"] for row in rows} == dict.fromkeys(("init-model", "build-data", "distill"), "finished")
+    changed = short(folder, learning_rate=2e-3)
+    try:
+        assert "no job of it is there" in jobgen("diff", str(changed)).stdout
+    finally:
+        short(folder)
+
+
+def test_from_a_stage_on(cluster: Any, done: Path, jobgen: Jobgen) -> None:
+    said = jobgen("run", str(done), "--from", "distill").stdout
+    assert "set aside " in said
+    assert "build-data: finished already" in said
+    assert "[3/3] distill: finished (" in said
+    assert len(of(cluster, "distill")) == 1
+    there = execute(cluster, "minima:cpu", ["ls", "-A", "/workspace/short/_aside"]).split()
+    assert sum(name.startswith("distill-") for name in there) == 1
+    assert "has ended" in jobgen("run", str(done)).stderr  # Without --from it is another Job.
+
+
+def test_a_failed_stage_ends_it_with_its_last_words_and_a_fix_goes_on(
+    cluster: Any, done: Path, jobgen: Jobgen, folder: Path
+) -> None:
+    document = yaml.safe_load(done.read_text())
+    document["stages"]["build-data"]["options"]["text_key"] = "txt"
+    broken = folder / "broken.yaml"
+    broken.write_text(yaml.safe_dump(document, sort_keys=False))
+    failed = jobgen("run", str(broken), code=65)
+    assert "did you mean 'text'?" in failed.stderr.splitlines()[-1]
+    rows = {row["stage"]: row for row in json.loads(jobgen("status", str(broken), "--output", "json").stdout)}
+    assert rows["build-data"]["state"] == "failed"
+    assert rows["build-data"]["words"].startswith("exit code 65: ")
+    assert rows["distill"]["state"] == "waiting"
+    difference = jobgen("diff", str(done)).stdout
+    assert "text_key 'txt' → 'text'" in difference or "same" in difference
+    assert "[2/3] build-data: finished already" in jobgen("run", str(done)).stdout
+
+
+def test_a_missing_input_is_said_before_any_pod(cluster: Any, done: Path, jobgen: Jobgen, folder: Path) -> None:
+    document = yaml.safe_load(done.read_text())
+    document["name"] = "missing"
+    document["inputs"] = {"text": "/workspace/nowhere"}
+    document["stages"]["build-data"]["options"]["input_dir"] = "${text}"
+    place = folder / "missing.yaml"
+    place.write_text(yaml.safe_dump(document, sort_keys=False))
+    said = jobgen("run", str(place), code=75)
+    assert "stages.build-data.options.input_dir: nothing at /workspace/nowhere" in said.stderr
+    assert cluster.jobs("minima/pipeline=missing") == []
+
+
+def test_it_may_do_nothing_but_what_it_does(cluster: Any, done: Path) -> None:
+    """Every verb on every kind that the Role could grant, asked of the cluster's own authorizer."""
+    from kubernetes.client import AuthorizationV1Api
+
+    allowed = {
+        (group, resource, verb)
+        for rule in conductor.RULES
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+    }
+    kinds = [("kubeflow.org", "pytorchjobs"), ("", "pods"), ("", "pods/log"), ("", "pods/exec"), ("batch", "jobs")]
+    kinds += [("", "secrets"), ("", "configmaps"), ("", "serviceaccounts/token"), ("rbac.authorization.k8s.io", "roles")]
+    api = AuthorizationV1Api(cluster.core.api_client)
+    user = f"system:serviceaccount:{cluster.namespace}:short-conductor"
+    groups = ["system:serviceaccounts", f"system:serviceaccounts:{cluster.namespace}", "system:authenticated"]
+    for namespace in (cluster.namespace, "default"):
+        for group, kind in kinds:
+            for verb in ("get", "list", "watch", "create", "update", "patch", "delete"):
+                resource, _, sub = kind.partition("/")
+                asked = {"namespace": namespace, "verb": verb, "group": group, "resource": resource, "subresource": sub}
+                review = {"spec": {"user": user, "groups": groups, "resourceAttributes": asked}}
+                answer = api.create_subject_access_review(review).status.allowed
+                assert answer == (namespace == cluster.namespace and (group, kind, verb) in allowed), (namespace, kind, verb)
+
+
+def test_training_pods_hold_no_token(cluster: Any, done: Path) -> None:
+    for pod in cluster.pods("app.kubernetes.io/managed-by=jobgen"):
+        if pod.metadata.labels["app.kubernetes.io/component"] != "conductor":
+            assert pod.spec.automount_service_account_token is False
+            assert not any("kube-api-access" in volume.name for volume in pod.spec.volumes)
+
+
+def test_the_pipeline_needs_an_image_for_it(done: Path) -> None:
+    pipeline = spec.parse(done.read_text().replace("conductor: minima:jobgen\n", ""), "p.yaml")
+    with pytest.raises(Exception, match=r"conductor: missing; the image of the root Dockerfile"):
+        conductor.objects(pipeline, "")
