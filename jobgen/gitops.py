@@ -14,8 +14,16 @@ from minima.errors import UsageError
 FLUX_NAMESPACE = "flux-system"
 TIMEOUT = "720h"
 """How long a stage may take before Flux calls it failed; shorter than that it would report a running training as broken."""
-CURRENT = "has(status.conditions) && status.conditions.exists(c, c.type == 'Succeeded' && c.status == 'True')"
-FAILED = "has(status.conditions) && status.conditions.exists(c, c.type == 'Failed' && c.status == 'True')"
+_CURRENT = "has(status.conditions) && status.conditions.exists(c, c.type == 'Succeeded' && c.status == 'True')"
+_FAILED = "has(status.conditions) && status.conditions.exists(c, c.type == 'Failed' && c.status == 'True')"
+
+EXPRESSIONS = {
+    "apiVersion": "kubeflow.org/v1",
+    "kind": "PyTorchJob",
+    "current": _CURRENT,
+    "failed": _FAILED,
+    "inProgress": f"!({_CURRENT}) && !({_FAILED})",
+}
 
 
 def flux(pipeline: Pipeline, namespace: str, source: str, path: str) -> dict[str, str]:
@@ -35,7 +43,6 @@ def flux(pipeline: Pipeline, namespace: str, source: str, path: str) -> dict[str
     files = {f"{step.stage}/job.yaml": _job(pipeline, step, namespace) for step in steps}
     objects = []
     for step in steps:
-        job = render.job(pipeline, step, namespace)
         spec: dict[str, Any] = {
             "interval": "10m",
             "retryInterval": "1m",
@@ -43,22 +50,12 @@ def flux(pipeline: Pipeline, namespace: str, source: str, path: str) -> dict[str
             "prune": False,  # A stage that leaves the pipeline may still be training.
             "sourceRef": {"kind": "GitRepository", "name": source},
             "path": f"./{path}/{step.stage}",
+            # Not `healthChecks`: they would name the job of the commit before, and call it healthy in place of the new one.
+            "wait": True,
+            "healthCheckExprs": [EXPRESSIONS],
         }
         if step.needs:
             spec["dependsOn"] = [{"name": f"{pipeline.name}-{need}"} for need in step.needs]
-        meta = job["metadata"]
-        spec["healthChecks"] = [
-            {"apiVersion": job["apiVersion"], "kind": job["kind"], "name": meta["name"], "namespace": namespace}
-        ]
-        spec["healthCheckExprs"] = [
-            {
-                "apiVersion": job["apiVersion"],
-                "kind": job["kind"],
-                "current": CURRENT,
-                "failed": FAILED,
-                "inProgress": f"!({CURRENT}) && !({FAILED})",
-            }
-        ]
         objects.append(
             {
                 "apiVersion": "kustomize.toolkit.fluxcd.io/v1",

@@ -1,0 +1,219 @@
+"""What happens when: faults in a training of two pods, one after the other, on a real cluster.
+
+Where the training goes on, its weights are those of the unbroken run, byte for byte.
+"""
+
+import re
+import uuid
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from jobgen import plan, render, spec
+from jobgen.cluster import last_words
+from tests.cluster.conftest import SHORT, conditions, digest, execute, short, wait
+
+pytestmark = [pytest.mark.cluster]
+STEP = re.compile(r"step (\d+)/60 loss")
+KILL = """
+import os, pathlib, signal
+for place in pathlib.Path('/proc').glob('[0-9]*/cmdline'):
+    if b'minima.worker' in place.read_bytes() and place.parent.name != '1':
+        os.kill(int(place.parent.name), signal.SIGKILL)
+"""
+
+
+@pytest.fixture(scope="module")
+def base(cluster: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """A finished short pipeline: paths of its model and records, and the digest of the distilled weights."""
+    import subprocess
+    import sys
+
+    pipeline = short(tmp_path_factory.mktemp("faults"))
+    command = [sys.executable, "-m", "jobgen", "run", str(pipeline), "--namespace", cluster.namespace]
+    subprocess.run(command, check=True, capture_output=True, timeout=600)
+    made = {step.stage: step.output_dir for step in plan.plan(spec.load(str(pipeline)))}
+    weights = digest(cluster, "minima:cpu", f"{made['distill']}/model.safetensors")
+    return {"model": f"{made['init-model']}/model", "records": made["build-data"], "weights": weights}
+
+
+def distill(cluster: Any, base: dict[str, str], **changes: str) -> tuple[dict[str, Any], str]:
+    """The PyTorchJob of `distill` alone, under a new pipeline's name, and the folder it makes."""
+    document = yaml.safe_load(SHORT.read_text())
+    document["name"] = f"f{uuid.uuid4().hex[:6]}"
+    document["inputs"] = {"model": base["model"], "records": changes.pop("records", base["records"])}
+    stage = document["stages"]["distill"]
+    stage["options"] |= {
+        "teacher_model_name_or_path": "${model}",
+        "student_model_name_or_path": "${model}",
+        "record_path_or_regex": "${records}/train-*.tfrecord",
+        "dev_record_path_or_regex": "${records}/dev-*.tfrecord",
+        **changes,
+    }
+    document["stages"] = {"distill": stage}
+    pipeline = spec.parse(yaml.safe_dump(document, sort_keys=False), "fault.yaml")
+    (step,) = plan.plan(pipeline)
+    return render.job(pipeline, step, cluster.namespace), step.output_dir
+
+
+def pods(cluster: Any, job: str) -> list[Any]:
+    found: list[Any] = cluster.pods(f"training.kubeflow.org/job-name={job}")
+    return found
+
+
+def steps(cluster: Any, job: str) -> list[int]:
+    """The optimizer steps that the pods there have logged."""
+    found = []
+    for pod in pods(cluster, job):
+        if pod.status.phase == "Running" and (pod.status.container_statuses or [None])[0]:
+            for line in cluster.lines(pod.metadata.name, follow=False):
+                found += [int(n) for n in STEP.findall(line)]
+    return found
+
+
+def find(cluster: Any, job: str) -> dict[str, Any]:
+    (found,) = [j for j in cluster.jobs("") if j["metadata"]["name"] == job]
+    return dict(found)
+
+
+def inside(cluster: Any, pod: str, *command: str) -> None:
+    """Run a command in a pod's container."""
+    from kubernetes.stream import stream
+
+    call = stream(
+        cluster.core.connect_get_namespaced_pod_exec,
+        pod,
+        cluster.namespace,
+        command=list(command),
+        stdout=True,
+        stderr=True,
+        _preload_content=False,
+    )
+    call.run_forever(timeout=30)
+    call.close()
+
+
+def delete(cluster: Any, pod: str) -> None:
+    cluster.core.delete_namespaced_pod(pod, cluster.namespace)
+
+
+def delete_at_once(cluster: Any, pod: str) -> None:
+    """As a lost node does: nothing can be saved."""
+    cluster.core.delete_namespaced_pod(pod, cluster.namespace, grace_period_seconds=0)
+
+
+def kill_worker(cluster: Any, pod: str) -> None:
+    inside(cluster, pod, "python", "-c", KILL)
+
+
+def terminate(cluster: Any, pod: str) -> None:
+    inside(cluster, pod, "python", "-c", "import os, signal; os.kill(1, signal.SIGTERM)")
+
+
+FAULTS = [(delete, 0), (delete_at_once, 1), (kill_worker, 1), (terminate, 0)]
+MORE = [(delete, 1), (delete_at_once, 0), (kill_worker, 0), (terminate, 1)]
+
+
+@pytest.mark.parametrize(("fault", "which"), [*FAULTS, *(pytest.param(*more, marks=pytest.mark.long) for more in MORE)])
+def test_training_goes_on_to_the_same_weights(
+    cluster: Any, base: dict[str, str], fault: Callable[[Any, str], None], which: int
+) -> None:
+    job, folder = distill(cluster, base)
+    name = job["metadata"]["name"]
+    cluster.create(job)
+    wait("a checkpoint is there", lambda: max(steps(cluster, name), default=0) > 10)
+    before = {pod.metadata.uid for pod in pods(cluster, name)}
+    fault(cluster, f"{name}-worker-{which}")
+    wait("the job ends", lambda: conditions(find(cluster, name)) & {"Succeeded", "Failed"})
+    assert "Succeeded" in conditions(find(cluster, name)), last_words(pods(cluster, name))
+    assert {pod.metadata.uid for pod in pods(cluster, name)} - before, "the fault came too late to matter"
+    assert digest(cluster, "minima:cpu", f"{folder}/model.safetensors") == base["weights"]
+    cluster.delete(name)
+
+
+def failed(cluster: Any, job: dict[str, Any]) -> tuple[int, str]:
+    """Run a job that fails; exit code and last words. Its other pod is gone soon, and nothing is tried again."""
+    name = job["metadata"]["name"]
+    cluster.create(job)
+    wait("the job fails", lambda: "Failed" in conditions(find(cluster, name)))
+    found = find(cluster, name)
+    wait("no pod runs", lambda: not any(pod.status.phase == "Running" for pod in pods(cluster, name)), 60)
+    words = last_words(pods(cluster, name))
+    assert words is not None
+    ended = min(
+        s.state.terminated.finished_at
+        for pod in pods(cluster, name)
+        for s in pod.status.container_statuses or []
+        if s.state.terminated
+    )
+    (when,) = [c["lastTransitionTime"] for c in found["status"]["conditions"] if c["type"] == "Failed"]
+    assert (datetime.fromisoformat(when.replace("Z", "+00:00")).astimezone(UTC) - ended).total_seconds() < 30
+    assert "Restarting" not in conditions(found)
+    return words
+
+
+def container(job: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = job["spec"]["pytorchReplicaSpecs"]["Worker"]["template"]["spec"]
+    return found
+
+
+def test_a_wrong_option_is_64(cluster: Any, base: dict[str, str]) -> None:
+    job, _ = distill(cluster, base)
+    container(job)["containers"][0]["args"] += ["--learning_rat", "1"]
+    code, words = failed(cluster, job)
+    assert (code, "did you mean 'learning_rate'?" in words) == (64, True)
+
+
+def test_corrupt_data_is_65(cluster: Any, base: dict[str, str]) -> None:
+    program = f"""
+import pathlib, shutil
+shutil.copytree({base["records"]!r}, '/workspace/corrupt', ignore=lambda folder, names: [n for n in names if n[0] in '_.'])
+for place in pathlib.Path('/workspace/corrupt').glob('dev-*.tfrecord'):
+    data = bytearray(place.read_bytes())
+    data[len(data) // 2] ^= 1
+    place.write_bytes(data)
+"""
+    execute(cluster, "minima:cpu", ["python", "-c", program])
+    job, _ = distill(cluster, base, records="/workspace/corrupt")
+    code, words = failed(cluster, job)
+    assert code == 65
+    assert re.search(
+        r"/workspace/corrupt/dev-.*\.tfrecord: record \d+ at byte \d+: the checksum of its content is wrong", words
+    )
+
+
+def test_a_missing_input_is_75(cluster: Any, base: dict[str, str]) -> None:
+    job, _ = distill(cluster, base, records="/workspace/nowhere")
+    code, words = failed(cluster, job)
+    assert (code, "nothing at /workspace/nowhere" in words) == (75, True)
+
+
+def test_a_full_volume_is_74(cluster: Any, base: dict[str, str]) -> None:
+    """The pipeline's folder on a volume that holds less than a checkpoint of each process."""
+    job, folder = distill(cluster, base)
+    pod = container(job)
+    pod["volumes"].append({"name": "full", "emptyDir": {"medium": "Memory", "sizeLimit": "96Ki"}})
+    pod["containers"][0]["volumeMounts"].append({"name": "full", "mountPath": str(Path(folder).parent)})
+    job["spec"]["pytorchReplicaSpecs"]["Worker"]["replicas"] = 1
+    job["spec"]["elasticPolicy"] |= {"minReplicas": 1, "maxReplicas": 1}
+    code, words = failed(cluster, job)
+    assert (code, "no space left" in words) == (74, True)
+
+
+def test_two_jobs_never_write_one_folder(cluster: Any, base: dict[str, str]) -> None:
+    """An image bump while the stage runs, applied by hand or by a GitOps tool: the older job goes on, the newer one ends."""
+    older, folder = distill(cluster, base)
+    newer = yaml.safe_load(yaml.safe_dump(older))
+    container(newer)["containers"][0]["image"] = "minima:jobgen"
+    newer["metadata"]["name"] = f"{older['metadata']['name'][:-1]}z"
+    cluster.create(older)
+    name = older["metadata"]["name"]
+    wait("a checkpoint is there", lambda: max(steps(cluster, name), default=0) > 10)
+    code, words = failed(cluster, newer)
+    assert (code, f"{name}-worker-" in words) == (75, True), words
+    wait("the older job ends", lambda: "Succeeded" in conditions(find(cluster, name)))
+    assert digest(cluster, "minima:cpu", f"{folder}/model.safetensors") == base["weights"]

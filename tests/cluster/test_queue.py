@@ -1,0 +1,119 @@
+"""Kueue: pipelines that share a quota, and a training that makes room and comes back."""
+
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.cluster.conftest import conditions, digest, short, wait
+from tests.cluster.test_faults import distill, find, pods, steps
+
+pytestmark = [pytest.mark.cluster]
+GROUP = ("kueue.x-k8s.io", "v1beta2")
+
+
+@pytest.fixture(scope="module")
+def queue(cluster: Any) -> Iterator[str]:
+    """A LocalQueue whose quota is that of one two-pod training."""
+    from kubernetes.client import ApiextensionsV1Api
+
+    known = {crd.metadata.name for crd in ApiextensionsV1Api(cluster.core.api_client).list_custom_resource_definition().items}
+    if "clusterqueues.kueue.x-k8s.io" not in known:
+        pytest.skip("needs Kueue with its integration kubeflow.org/pytorchjob")
+    name = f"q{uuid.uuid4().hex[:6]}"
+    flavor = {"metadata": {"name": name}}
+    quota = [{"name": "cpu", "nominalQuota": "200m"}, {"name": "memory", "nominalQuota": "6Gi"}]
+    whole = {
+        "metadata": {"name": name},
+        "spec": {
+            "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": cluster.namespace}},
+            "preemption": {"withinClusterQueue": "LowerPriority"},
+            "resourceGroups": [
+                {"coveredResources": ["cpu", "memory"], "flavors": [{"name": name, "resources": quota}]},
+            ],
+        },
+    }
+    priority = {"metadata": {"name": name}, "value": 1000}
+    kinds: dict[str, dict[str, Any]] = {"ResourceFlavor": flavor, "ClusterQueue": whole, "WorkloadPriorityClass": priority}
+    plural = {"ResourceFlavor": "resourceflavors", "ClusterQueue": "clusterqueues"}
+    plural["WorkloadPriorityClass"] = "workloadpriorityclasses"
+    for kind, body in kinds.items():
+        head = {"apiVersion": "/".join(GROUP), "kind": kind}
+        cluster.custom.create_cluster_custom_object(*GROUP, plural[kind], head | body, field_validation="Strict")
+    local = {"apiVersion": "/".join(GROUP), "kind": "LocalQueue", "metadata": {"name": name}, "spec": {"clusterQueue": name}}
+    cluster.custom.create_namespaced_custom_object(*GROUP, cluster.namespace, "localqueues", local)
+    yield name
+    for job in cluster.jobs(""):
+        cluster.delete(job["metadata"]["name"])
+    for kind in reversed(kinds):
+        cluster.custom.delete_cluster_custom_object(*GROUP, plural[kind], name)
+
+
+@pytest.fixture(scope="module")
+def base(cluster: Any, queue: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The short pipeline with every pool in the queue, run to its end by `jobgen run`."""
+    from jobgen import plan, spec
+
+    pipeline = short(tmp_path_factory.mktemp("queue"))
+    document = yaml.safe_load(pipeline.read_text())
+    document["pools"] = {"small": {"queue": queue}, "small-pair": {"queue": queue}}
+    pipeline.write_text(yaml.safe_dump(document, sort_keys=False))
+    command = [sys.executable, "-m", "jobgen", "run", str(pipeline), "--namespace", cluster.namespace]
+    subprocess.run(command, check=True, capture_output=True, timeout=600)
+    made = {step.stage: step.output_dir for step in plan.plan(spec.load(str(pipeline)))}
+    weights = digest(cluster, "minima:cpu", f"{made['distill']}/model.safetensors")
+    return {"model": f"{made['init-model']}/model", "records": made["build-data"], "weights": weights}
+
+
+def queued(cluster: Any, base: dict[str, str], queue: str, **labels: str) -> tuple[str, str]:
+    """Apply a `distill` of a new pipeline to the queue; the job's name and its artefact."""
+    job, folder = distill(cluster, base)
+    job["metadata"]["labels"] |= {"kueue.x-k8s.io/queue-name": queue, **labels}
+    cluster.create(job)
+    return str(job["metadata"]["name"]), folder
+
+
+def succeeded(cluster: Any, name: str) -> bool:
+    now = conditions(find(cluster, name))
+    assert "Failed" not in now
+    return "Succeeded" in now
+
+
+def test_the_second_waits_and_then_runs(cluster: Any, base: dict[str, str], queue: str) -> None:
+    first, _ = queued(cluster, base, queue)
+    wait("the first runs", lambda: "Running" in conditions(find(cluster, first)))
+    second, folder = queued(cluster, base, queue)
+    wait("the second is suspended", lambda: "Suspended" in conditions(find(cluster, second)))
+    assert pods(cluster, second) == []
+    wait("the first ends", lambda: succeeded(cluster, first))
+    wait("the second ends", lambda: succeeded(cluster, second))
+    assert digest(cluster, "minima:cpu", f"{folder}/model.safetensors") == base["weights"]
+
+
+def test_a_preempted_training_comes_back_to_the_same_weights(cluster: Any, base: dict[str, str], queue: str) -> None:
+    low, folder = queued(cluster, base, queue)
+    wait("a checkpoint is there", lambda: max(steps(cluster, low), default=0) > 10)
+    high, _ = queued(cluster, base, queue, **{"kueue.x-k8s.io/priority-class": queue})
+    wait("it makes room", lambda: "Suspended" in conditions(find(cluster, low)))
+    wait("the other ends", lambda: succeeded(cluster, high))
+    wait("it comes back and ends", lambda: succeeded(cluster, low))
+    assert digest(cluster, "minima:cpu", f"{folder}/model.safetensors") == base["weights"]
+
+
+def test_the_example_of_a_queue_is_accepted(cluster: Any, queue: str) -> None:
+    """`kubectl apply -f manifests/queues/example.yaml`, as a dry run."""
+    place = Path(__file__).parents[2] / "manifests" / "queues" / "example.yaml"
+    for each in yaml.safe_load_all(place.read_text()):
+        plural = f"{each['kind'].lower()}s"
+        if "namespace" in each["metadata"]:
+            each["metadata"]["namespace"] = cluster.namespace
+            cluster.custom.create_namespaced_custom_object(
+                *GROUP, cluster.namespace, plural, each, dry_run="All", field_validation="Strict"
+            )
+        else:
+            cluster.custom.create_cluster_custom_object(*GROUP, plural, each, dry_run="All", field_validation="Strict")
