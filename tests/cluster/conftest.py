@@ -14,13 +14,11 @@ import yaml
 
 from jobgen import spec
 
-if not os.environ.get("KUBECONFIG"):
-    collect_ignore_glob: list[str] = []
-
 SHORT = Path(__file__).with_name("short.yaml")
+# One node, as in kind, whose storage class knows nothing else.
 CLAIM = {
     "metadata": {"name": "minima-workspace"},
-    "spec": {"accessModes": ["ReadWriteMany"], "resources": {"requests": {"storage": "10Gi"}}},
+    "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "10Gi"}}},
 }
 
 

@@ -2,6 +2,8 @@
 
 import copy
 import os
+import shutil
+import subprocess
 import time
 import uuid
 from collections.abc import Iterator
@@ -157,6 +159,15 @@ def test_one_permanent_failure_fails_the_job(client: Any, namespace: str) -> Non
     program = "import os, sys, time; sys.exit(65) if os.environ['MINIMA_POD_INDEX'] == '1' else time.sleep(1000)"
     ended, _ = run_independently(client, namespace, program)
     assert ended == "Failed"
+
+
+@pytest.mark.skipif(shutil.which("kubectl") is None, reason="needs kubectl")
+def test_the_claim_for_kind_is_for_one_node() -> None:
+    folder = Path(__file__).parents[2] / "manifests" / "kind"
+    made = subprocess.run(["kubectl", "kustomize", str(folder)], check=True, capture_output=True, text=True).stdout
+    (claim,) = [each for each in yaml.safe_load_all(made) if each["kind"] == "PersistentVolumeClaim"]
+    assert claim["spec"] == {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "10Gi"}}}
+    assert claim["metadata"]["namespace"] == "minima"
 
 
 def test_what_a_namespace_needs_once_is_accepted(client: Any, namespace: str) -> None:

@@ -1,27 +1,44 @@
-"""The shipped pipelines' PyTorchJobs, byte for byte. After a wanted change: `--update-golden`, and read the diff."""
+"""The shipped pipelines in every form, byte for byte. After a wanted change: `--update-golden`, and read the diff."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 
-from jobgen import render, spec
+from jobgen import conductor, gitops, render, spec
 
 HERE = Path(__file__).parent
 UPDATE = "`.venv/bin/pytest tests/golden --update-golden` rewrites them, if that is what you want"
 
 
+def of(name: str, form: str) -> dict[str, bytes]:
+    """The files of a form, as bytes."""
+    pipeline = spec.load(name)
+    match form:
+        case "files":
+            made = render.files(pipeline)
+        case "conductor":
+            made = {"conductor.yaml": render.text(pipeline, conductor.objects(pipeline, spec.read(name), "minima"))}
+        case "flux":
+            made = gitops.flux(pipeline, "minima", "pipelines", name)
+        case _:
+            made = gitops.argocd(pipeline, "minima", "https://git.example.com/pipelines.git", name)
+    # The jobs are those of `files`, which are compared there.
+    return {file: text.encode() for file, text in made.items() if form == "files" or not file.endswith("/job.yaml")}
+
+
+@pytest.mark.parametrize("form", ["files", "conductor", "flux", "argocd"])
 @pytest.mark.parametrize("name", spec.shipped())
-def test_the_shipped_pipelines_render_as_before(name: str, update_golden: bool) -> None:
-    rendered = {file: text.encode() for file, text in render.files(spec.load(name)).items()}
-    folder = HERE / name
+def test_the_shipped_pipelines_render_as_before(name: str, form: str, update_golden: bool) -> None:
+    rendered = of(name, form)
+    folder = HERE / name / form
     if update_golden:
-        folder.mkdir(exist_ok=True)
-        for place in folder.iterdir():
-            place.unlink()
+        shutil.rmtree(folder, ignore_errors=True)
         for file, content in rendered.items():
+            (folder / file).parent.mkdir(parents=True, exist_ok=True)
             (folder / file).write_bytes(content)
         pytest.skip(f"rewrote {folder}")
-    golden = {place.name: place.read_bytes() for place in sorted(folder.glob("*"))}
+    golden = {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
     assert sorted(golden) == sorted(rendered), f"{folder} holds other files; {UPDATE}"
     changed = [file for file in golden if golden[file] != rendered[file]]
     assert not changed, f"{', '.join(changed)} in {folder} differ from what is rendered; {UPDATE}"

@@ -39,6 +39,23 @@ def test_init_writes_a_pipeline_that_validates(here: Path, capsys: pytest.Captur
 
 
 @pytest.mark.parametrize(
+    ("kubeconfig", "code", "expected"),
+    [
+        ("", 64, "no cluster is configured"),
+        ("clusters: [{name: c, cluster: {server: 'https://127.0.0.1:1'}}]", 134, "list PyTorchJobs in a: no cluster answers"),
+    ],
+)
+def test_without_a_cluster(here: Path, kubeconfig: str, code: int, expected: str) -> None:
+    if kubeconfig:
+        rest = "apiVersion: v1\nkind: Config\ncurrent-context: c\ncontexts: [{name: c, context: {cluster: c, user: u}}]\n"
+        (here / "config").write_text(rest + "users: [{name: u, user: {}}]\n" + kubeconfig, encoding="utf-8")
+    # In a process of its own: the client reads the variable when it is imported.
+    done = python("-m", "jobgen", "status", "smoke", "--namespace", "a", KUBECONFIG=str(here / "config"))
+    assert (done.returncode, expected in done.stderr) == (code, True), done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
     ("words", "expected"),
     [
         (["init", "there"], "there.yaml: there already"),
@@ -52,7 +69,16 @@ def test_init_writes_a_pipeline_that_validates(here: Path, capsys: pytest.Captur
         (["render", "smoke", "--output", "there.yaml/x"], "--output: there.yaml/x is, or lies under, a file"),
         (["render", "smoke", "--output", "-", "--namespace", "A"], "--namespace: found 'A'"),
         (["rendr"], "invalid choice: 'rendr'"),
-        (["run", "smoke"], "only --local runs here"),
+        (["run", "smoke"], "one of the arguments --local --namespace is required"),
+        (["run", "smoke", "--namespace", "A"], "--namespace: found 'A'"),
+        (["run", "smoke", "--namespace", "a", "--workspace", "w"], "--workspace: goes with --local"),
+        (["status", "smoke"], "--namespace; `jobgen status --help` shows what is valid"),
+        (["render", "smoke", "--output", "-", "--format", "flux", "--namespace", "a"], "--source: --format flux needs it"),
+        (["render", "smoke", "--output", "-", "--source", "x"], "--source: goes with --format flux"),
+        (
+            ["render", "smoke", "--output", "-", "--format", "flux", "--namespace", "a", "--source", "A b"],
+            "--source: found 'A b'",
+        ),
         (["run", "smoke", "--local", "--from", "adapd"], "--from adapd: no such stage; did you mean 'adapt'?"),
     ],
 )
