@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from jobgen import conductor, spec
+from jobgen.cluster import last_words
 from tests.cluster.conftest import conditions, execute, short, wait
 
 pytestmark = [pytest.mark.cluster]
@@ -125,6 +126,30 @@ def test_a_missing_input_is_said_before_any_pod(cluster: Any, done: Path, jobgen
     said = jobgen("run", str(place), code=75)
     assert "stages.build-data.options.input_dir: nothing at /workspace/nowhere" in said.stderr
     assert cluster.jobs("minima/pipeline=missing") == []
+
+
+def test_another_image_while_a_stage_runs(cluster: Any, done: Path, jobgen: Jobgen, folder: Path) -> None:
+    """The newer conductor takes over and goes on with the running job; `restart` puts it on the new image."""
+    old = short(folder, "bump")
+    first = apply(cluster, old)
+    mine = "minima/pipeline=bump,minima/stage=distill"
+    wait("distill runs", lambda: any("Running" in conditions(j) for j in cluster.jobs(mine)))
+    new = folder / "bump-new.yaml"
+    new.write_text(old.read_text().replace("image: minima:cpu", "image: minima:jobgen"))
+    assert 'image "minima:cpu" → "minima:jobgen"' in jobgen("diff", str(new)).stdout
+    second = apply(cluster, new)
+    assert wait("the older conductor ends", lambda: ended(cluster, first)) == "Failed"
+    (pod,) = cluster.pods(f"batch.kubernetes.io/job-name={first}")
+    code, words = last_words([pod]) or (0, "")
+    assert (code, f"a newer conductor took over: {second}" in words) == (75, True)
+    (before,) = cluster.jobs(mine)
+    wait("a checkpoint is there", lambda: "step 1" in jobgen("logs", str(new), "distill").stdout)
+    assert "saves a checkpoint first" in jobgen("restart", str(new), "distill").stderr
+    assert wait("the newer conductor ends", lambda: ended(cluster, second)) == "Complete"
+    (after,) = cluster.jobs(mine)
+    assert before["metadata"]["name"] != after["metadata"]["name"]
+    assert len(cluster.jobs("minima/pipeline=bump")) == 3
+    assert "does not run" in jobgen("restart", str(new), "distill", code=64).stderr
 
 
 def test_it_may_do_nothing_but_what_it_does(cluster: Any, done: Path) -> None:

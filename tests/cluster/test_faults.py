@@ -94,7 +94,7 @@ def inside(cluster: Any, pod: str, *command: str) -> None:
         _preload_content=False,
     )
     call.run_forever(timeout=30)
-    call.close()
+    call.sock.shutdown()  # Its own close() leaves the socket open once the server has closed the connection.
 
 
 def delete(cluster: Any, pod: str) -> None:
