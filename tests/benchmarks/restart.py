@@ -8,41 +8,23 @@ By new pods (what jobgen renders) every agent ends with 134 and the operator mak
 
 import sys
 import time
-import uuid
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
-import yaml
-
-from jobgen import plan, render, spec
+from jobgen import plan, spec
 from jobgen.cluster import Cluster, state
 from jobgen.status import _seconds
-from tests.cluster.test_faults import STEP, find, pods
-
-SHORT = Path(__file__).parents[1] / "cluster" / "short.yaml"
+from tests.cluster.conftest import SHORT
+from tests.cluster.test_faults import STEP, distill, find, pods
 
 
 def job(cluster: Cluster, restarts: int) -> dict[str, Any]:
     """`distill` of the short pipeline under a new name, with `maxRestarts`."""
     made = {step.stage: step.output_dir for step in plan.plan(spec.load(str(SHORT)))}
-    document = yaml.safe_load(SHORT.read_text())
-    document["name"] = f"r{uuid.uuid4().hex[:6]}"
-    document["inputs"] = {"model": f"{made['init-model']}/model", "records": made["build-data"]}
-    stage = document["stages"]["distill"]
-    stage["options"] |= {
-        "teacher_model_name_or_path": "${model}",
-        "student_model_name_or_path": "${model}",
-        "record_path_or_regex": "${records}/train-*.tfrecord",
-        "dev_record_path_or_regex": "${records}/dev-*.tfrecord",
-    }
-    document["stages"] = {"distill": stage}
-    pipeline = spec.parse(yaml.safe_dump(document, sort_keys=False), "restart.yaml")
-    (step,) = plan.plan(pipeline)
-    made_job = render.job(pipeline, step, cluster.namespace)
+    rendered, _ = distill(cluster, {"model": f"{made['init-model']}/model", "records": made["build-data"]})
     if restarts:
-        made_job["spec"]["elasticPolicy"]["maxRestarts"] = restarts
-    return made_job
+        rendered["spec"]["elasticPolicy"]["maxRestarts"] = restarts
+    return rendered
 
 
 def lines(cluster: Cluster, name: str) -> list[tuple[float, str]]:
