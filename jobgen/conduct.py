@@ -15,13 +15,11 @@ from jobgen import render
 from jobgen.cluster import ENDED, Cluster, last_words, state
 from jobgen.plan import Step, plan
 from jobgen.report import report
-from jobgen.run import ASIDE, following, say, set_aside
+from jobgen.run import ASIDE, check_outside_inputs, following, say, set_aside
 from jobgen.spec import Pipeline
 from minima import artifact
 from minima.errors import BUG, DataError, LostPeerError, NotReadyError, StageError
-from minima.inputs import split_digest
 from minima.marker import MARKER
-from minima.options import inputs
 
 POLL = 2.0
 """Seconds between two looks at the cluster."""
@@ -69,7 +67,7 @@ class _Conductor:
         self.said: set[str] = set()
 
     def run(self, from_stage: str | None, uid: str) -> int:
-        self.check_inputs()
+        check_outside_inputs(self.pipeline, self.steps, f"{self.pipeline.workspace.path}/")
         if from_stage is not None:
             self.start_from(from_stage, uid)
         failures = 0
@@ -86,17 +84,6 @@ class _Conductor:
             if code is not None:
                 return code
             time.sleep(POLL)
-
-    def check_inputs(self) -> None:
-        """Fail before any pod for an input in the workspace that nobody makes and that is not there."""
-        made = tuple(step.output_dir for step in self.steps)
-        for step in self.steps:
-            for option in inputs(type(step.options)):
-                path = split_digest(getattr(step.options, option))[0]
-                inside = path.startswith(f"{self.pipeline.workspace.path}/") and not path.startswith(made)
-                if inside and not any(Path("/").glob(path.lstrip("/"))):
-                    place = self.pipeline.place("stages", step.stage, "options", option)
-                    raise NotReadyError(f"{place}: nothing at {path}; put it there or correct the path")
 
     def start_from(self, stage: str, uid: str) -> None:
         """Delete jobs and set artefacts aside, unless an earlier pod of this Job has done so."""

@@ -168,7 +168,10 @@ def _checked(key: str, value: Any) -> Any:
 
 def image(value: Any) -> str:
     """The name of a container image, checked."""
-    return _matching(value, re.compile(r"[A-Za-z0-9][A-Za-z0-9._/:@-]{0,499}"), "the name of a container image")
+    # A registry may have capitals and a port; the repository has none (OCI distribution specification, "Pull").
+    name = r"(?:[A-Za-z0-9.-]+(?::[0-9]+)?/)?[a-z0-9]+(?:[._/-]+[a-z0-9]+)*(?::[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?"
+    digest = r"(?:@sha256:[0-9a-f]{64})?"
+    return _matching(value, re.compile(f"(?=.{{1,500}}$){name}{digest}"), "an image such as minima:train, in small letters,")
 
 
 def _quantity(value: Any) -> str:

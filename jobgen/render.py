@@ -87,7 +87,7 @@ def job(pipeline: Pipeline, step: Step, namespace: str | None = None) -> dict[st
 
 def check_namespace(name: str | None) -> None:
     """Raises UsageError for what cannot be the name of a namespace."""
-    if name is not None and not (NAME.fullmatch(name) and len(name) <= 63):
+    if name is not None and not NAME.fullmatch(name):
         raise UsageError(f"--namespace: found {name!r}; a name of a-z, 0-9 and -, of at most 63 characters, is valid")
 
 

@@ -48,7 +48,7 @@ def run_local(pipeline: Pipeline, *, workspace: str, from_stage: str | None) -> 
     root = Path(workspace).absolute()
     steps = plan(pipeline, str(root))
     program = _program()
-    _check_outside_inputs(pipeline, steps)
+    check_outside_inputs(pipeline, steps)
     if from_stage is not None:
         set_aside(steps, from_stage, root / pipeline.name / ASIDE)
     markers: dict[str, dict[str, Any]] = {}
@@ -95,35 +95,39 @@ def set_aside(steps: list[Step], from_stage: str, aside: Path) -> list[Path]:
     """
     chosen = following(steps, from_stage)
     found = [Path(s.output_dir) for s in steps if s.stage in chosen and Path(s.output_dir).exists()]
-    moved = []
+    moves = []
     for folder in found:
         number = 1
         while (place := aside / f"{folder.name}.{number}").exists():
             number += 1
         say(f"set aside {os.path.relpath(folder)} as {os.path.relpath(place)}")
-        aside.mkdir(parents=True, exist_ok=True)
-        with contextlib.ExitStack() as leases:  # Not under the hands of a stage that still runs, in any of its pods.
+        moves.append((folder, place))
+    with contextlib.ExitStack() as leases:  # Not under the hands of a stage that still runs, in any of its pods.
+        for folder, _ in moves:
             names = {"lease", *(place.name[1:].split(".")[0] for place in folder.glob("_lease*.json"))}
             for name in sorted(names):
                 leases.enter_context(Lease(folder, name))
+        aside.mkdir(parents=True, exist_ok=True)
+        for folder, place in moves:
             folder.rename(place)
-        moved.append(place)
-    return moved
+    return [place for _, place in moves]
 
 
-def _check_outside_inputs(pipeline: Pipeline, steps: list[Step]) -> None:
-    for name, value in pipeline.inputs.items():
-        path, _ = split_digest(value.path)
-        if not Path(path).exists():
-            raise NotReadyError(
-                f"{pipeline.source}:{value.line}: inputs.{name}: nothing at {path}; put it there or correct the path"
-            )
+def check_outside_inputs(pipeline: Pipeline, steps: list[Step], below: str = "/") -> None:
+    """Check that what no stage makes is there, as far as it lies `below` a folder that can be seen from here.
+
+    Raises:
+        NotReadyError: something is not.
+    """
     made = tuple(step.output_dir for step in steps)
     for step in steps:
         for option in inputs(type(step.options)):
-            path, _ = split_digest(getattr(step.options, option))
-            if path and not path.startswith(made) and not (Path(path).exists() or glob.glob(path)):
-                raise NotReadyError(f"{pipeline.source}: stages.{step.stage}.options.{option}: nothing at {path}")
+            path = split_digest(getattr(step.options, option))[0]
+            if not path.startswith(below) or path.startswith(made) or Path(path).exists() or glob.glob(path):
+                continue
+            reference = pipeline.stages[step.stage].references.get(option)
+            key = ("inputs", reference.name) if reference else ("stages", step.stage, "options", option)
+            raise NotReadyError(f"{pipeline.place(*key)}: nothing at {path}; put it there or correct the path")
 
 
 def _program() -> str:

@@ -21,12 +21,14 @@ from minima.options import STAGES, Options
 from minima.shape import Shape
 
 SHIPPED = Path(__file__).parent / "pipelines"
-NAME = re.compile(r"[a-z](?:[-a-z0-9]*[a-z0-9])?")
+NAME = re.compile(r"[a-z](?:[-a-z0-9]{0,61}[a-z0-9])?")
 """DNS-1035 label, which the names of jobs and services are."""
 LONGEST_JOB = 53
 """Characters of a job's name; the operator makes services called <job>-worker-<i> of it."""
 KEY_LENGTH = 8
 RESERVED = "output_dir"
+TAKEN = {"bin", "boot", "dev", "etc", "lib", "lib64", "opt", "proc", "root", "run", "sbin", "src", "sys", "tmp", "usr", "var"}
+"""Folders of the image's root, and those that jobgen mounts there."""
 REFERENCE = re.compile(r"\$\{([^{}]*)\}(?:/(.*))?", re.DOTALL)
 _SHAPE = ("layer", "hidden", "head", "kv_head", "intermediate", "vocab_size")
 
@@ -217,7 +219,8 @@ class _Reader:
         )
 
     def dns(self, value: Any, *path: str) -> str:
-        return self.text(value, *path, pattern=NAME, what="a name of a-z, 0-9 and -, starting with a letter (DNS-1035),")
+        what = "a name of a-z, 0-9 and -, starting with a letter, of at most 63 characters (DNS-1035),"
+        return self.text(value, *path, pattern=NAME, what=what)
 
     def image(self, value: Any, *path: str) -> str:
         try:
@@ -232,8 +235,9 @@ class _Reader:
             self.error(f"found no {key}; the name of the claim and where pods mount it are valid", "workspace")
         claim = self.dns(found.get("claim", "x"), "workspace", "claim")
         path = self.absolute(found.get("path", "/x"), "workspace", "path")
-        if path == "/" or "@" in path or ":" in path:
-            self.error(f"found {path!r}; a folder such as /workspace is valid", "workspace", "path")
+        if path == "/" or "@" in path or ":" in path or path.split("/")[1] in TAKEN:
+            taken = ", ".join(sorted(f"/{name}" for name in TAKEN))
+            self.error(f"found {path!r}; a folder such as /workspace is valid, outside of {taken}", "workspace", "path")
         return Workspace(claim=claim, path=path)
 
     def input(self, name: str, value: Any) -> Input:
@@ -254,6 +258,9 @@ class _Reader:
                 self.error(f"found {source.told(size)}; a whole number above 0 is valid", *path, key)
         shape = None
         if sizes and not missing and not self.errors:
+            for smaller, larger in (("head", "hidden"), ("kv_head", "head")):
+                if sizes[larger] % sizes[smaller]:
+                    self.error(f"{sizes[smaller]} does not divide {larger} {sizes[larger]}", *path, smaller)
             shape = Shape(**sizes, head_dim=max(1, sizes["hidden"] // sizes["head"]))
         return Input(path=self.absolute(found.get("path", "/x"), *path, "path"), shape=shape, line=line)
 

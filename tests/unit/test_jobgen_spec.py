@@ -129,6 +129,21 @@ CASES: dict[str, tuple[str, str, str]] = {
         "llama/model",
         "found 'llama/model'; a reference such as ${stage}/inside or an absolute path is valid; did you mean ${llama}?",
     ),
+    "workspace over the image": (
+        "path: /workspace}",
+        "path: /usr/workspace}",
+        "p.yaml:3: workspace.path: found '/usr/workspace'; a folder such as /workspace is valid, outside of /bin, ",
+    ),
+    "image in capitals": (
+        "image: minima:cpu",
+        "image: Minima:cpu",
+        "p.yaml:2: image: found 'Minima:cpu'; an image such as minima:train, in small letters, is valid",
+    ),
+    "a shape that no model has": (
+        "  llama: /workspace/inputs/llama",
+        "  llama: {path: /workspace/llama, layer: 2, hidden: 64, head: 6, kv_head: 3, intermediate: 9, vocab_size: 9}",
+        "p.yaml:5: inputs.llama.head: 6 does not divide hidden 64",
+    ),
     "relative path of a file": (
         "learning_rate: 3.0e-4",
         "deepspeed: ds.json",
