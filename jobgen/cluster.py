@@ -22,6 +22,8 @@ from minima.errors import LostPeerError, NotReadyError, UsageError
 JOBS = (constants.GROUP, constants.VERSION)
 PLURAL = constants.PYTORCHJOB_PLURAL
 ENDED = ("Succeeded", "Failed")
+UNSCHEDULED_SECONDS = 30
+"""After which a pod that does not start is worth a word."""
 GONE_SECONDS = 660
 """For the pods of a deleted job to end: a training stage saves first."""
 
@@ -111,6 +113,16 @@ class Cluster:
             found = self.core.list_namespaced_pod(self.namespace, label_selector=selector).items
         return sorted(found, key=lambda pod: (pod.metadata.creation_timestamp, pod.metadata.name))
 
+    def restarts(self, job: Mapping[str, Any]) -> int:
+        """How many pods of a job were made again, as far as the cluster's events reach back (an hour, if nobody changed it)."""
+        name = job["metadata"]["name"]
+        selector = f"involvedObject.kind=PyTorchJob,involvedObject.name={name},reason=SuccessfulCreatePod"
+        with told(f"list events in {self.namespace}"):
+            events = self.core.list_namespaced_event(self.namespace, field_selector=selector).items
+        made = sum(event.count or 1 for event in events if event.involved_object.uid == job["metadata"]["uid"])
+        pods = sum(replica["replicas"] for replica in job["spec"]["pytorchReplicaSpecs"].values())
+        return max(0, made - pods)
+
     def conductors(self, pipeline: str) -> list[Any]:
         """The conductor Jobs of a pipeline, oldest first."""
         selector = f"minima/pipeline={pipeline},app.kubernetes.io/component={CONDUCTOR}"
@@ -139,6 +151,17 @@ def state(job: Mapping[str, Any]) -> str:
         if name in now:
             return name
     return "Created"
+
+
+def waiting_for(pod: Any) -> str:
+    """Why a pod does not run, in the cluster's words."""
+    for status in pod.status.container_statuses or []:
+        if status.state.waiting:
+            return f"{status.state.waiting.reason}: {status.state.waiting.message or ''}".rstrip(": ")
+    for condition in pod.status.conditions or []:
+        if condition.status == "False" and condition.message:
+            return str(condition.message)
+    return str(pod.status.phase)
 
 
 def last_words(pods: list[Any]) -> tuple[int, str] | None:

@@ -8,11 +8,12 @@ import os
 import sys
 import threading
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from jobgen import render
-from jobgen.cluster import ENDED, Cluster, last_words, state
+from jobgen.cluster import ENDED, UNSCHEDULED_SECONDS, Cluster, last_words, state, waiting_for
 from jobgen.plan import Step, plan
 from jobgen.report import report
 from jobgen.run import ASIDE, check_outside_inputs, following, say, set_aside
@@ -146,11 +147,18 @@ class _Conductor:
                 self.cluster.delete(name)
         elif older := next((j for j in same if j["metadata"]["name"] == self.watched.get(step.stage)), None):
             return self.fail(step, older)
+        elif left := self.alive_pods(step):
+            # Such as of a job that somebody deleted: it is saving a checkpoint, and holds the folder.
+            self.once(f"{self.title(step)}: waits for {left[0].metadata.name} of an earlier job to end")
         else:
             if self.cluster.create(job):
                 say(f"{self.title(step)}: {name}: {' '.join(step.argv)}")
             self.watched[step.stage] = name
         return None
+
+    def alive_pods(self, step: Step) -> list[Any]:
+        selector = f"minima/pipeline={self.pipeline.name},minima/stage={step.stage},minima/key={step.key}"
+        return [pod for pod in self.cluster.pods(selector) if pod.status.phase in {"Pending", "Running"}]
 
     def watch(self, step: Step, job: dict[str, Any], name: str) -> None:
         """Follow the pods of a job that is under way, and say what is new about it."""
@@ -171,6 +179,9 @@ class _Conductor:
                 self.restarts[step.stage] = self.restarts.get(step.stage, 0) + 1
                 say(f"{self.title(step)}: {pod_name} was made again (restart {self.restarts[step.stage]})")
             self.pods[pod_name] = uid
+            waited = (datetime.now(UTC) - pod.metadata.creation_timestamp).total_seconds()
+            if pod.status.phase == "Pending" and waited > UNSCHEDULED_SECONDS:
+                self.once(f"{self.title(step)}: {pod_name} does not start: {waiting_for(pod)}")
             if pod.status.phase != "Pending" and uid not in self.followers:
                 thread = threading.Thread(target=self.follow, args=(step.stage, pod_name), daemon=True)
                 self.followers[uid] = thread
@@ -210,7 +221,8 @@ class _Conductor:
                 self.followers[pod.metadata.uid].join(POLL)
         say(f"{self.title(step)}: {name} failed with exit code {code}: {words}")
         self.end(f"{step.stage} failed with exit code {code}: {words}")
-        return step.stage, code
+        # From 128 on the Job would start another conductor, and that one the stage.
+        return step.stage, code if code < 128 else BUG
 
     def end(self, words: str) -> None:
         """Leave the last words of the conductor where Kubernetes shows them."""

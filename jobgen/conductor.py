@@ -119,7 +119,7 @@ def _job_spec(pipeline: Pipeline, labels: dict[str, str], held: str, from_stage:
             {"name": "tmp", "emptyDir": {}},
         ],
     }
-    verdicts = [USAGE, DATA, BUG, DISK_FULL, NOT_READY]
+    verdicts = [1, USAGE, DATA, BUG, DISK_FULL, NOT_READY]  # 1 is Python's own for what nobody expected.
     return {
         "backoffLimit": RETRIES,
         # A stage that failed is for a person; a pod that was deleted, drained or lost says nothing about the pipeline.

@@ -9,16 +9,14 @@ from kubernetes.client import V1DeleteOptions
 from kubernetes.dynamic import DynamicClient
 
 from jobgen import conductor, render, spec
-from jobgen.cluster import ENDED, Cluster, last_words, state, told
+from jobgen.cluster import ENDED, UNSCHEDULED_SECONDS, Cluster, last_words, state, told, waiting_for
 from jobgen.plan import Step, plan
 from jobgen.render import CONDUCTOR
 from jobgen.run import following, say
 from jobgen.spec import Pipeline
-from minima.errors import BUG, StageError, UsageError, did_you_mean
+from minima.errors import BUG, TERMINATED, StageError, UsageError, did_you_mean
 
 POLL = 1.0
-UNSCHEDULED_SECONDS = 30
-"""After which a pod that does not start is worth a word."""
 
 
 def run_remote(pipeline: Pipeline, cluster: Cluster, *, from_stage: str | None) -> int:
@@ -27,7 +25,7 @@ def run_remote(pipeline: Pipeline, cluster: Cluster, *, from_stage: str | None) 
     Ctrl-C ends the watching alone; the same command watches again, on any machine.
 
     Returns:
-        The conductor's exit code: 0, or that of the stage that failed.
+        The conductor's exit code: 0, or that of the stage that failed; 143 after Ctrl-C.
 
     Raises:
         UsageError: no such stage, or the cluster refuses.
@@ -46,7 +44,11 @@ def run_remote(pipeline: Pipeline, cluster: Cluster, *, from_stage: str | None) 
         say(f"applied {name} to namespace {cluster.namespace}; it goes on without this program")
     else:
         say(f"{name} is at work already")
-    return _watch(cluster, pipeline.name, name)
+    try:
+        return _watch(cluster, pipeline.name, name)
+    except KeyboardInterrupt:
+        say(f"not watching any more; {name} goes on, the same command watches again")
+        return TERMINATED
 
 
 def _apply(cluster: Cluster, objects: list[dict[str, Any]]) -> None:
@@ -98,17 +100,6 @@ def _watch(cluster: Cluster, pipeline: str, name: str) -> int:
             say(f"{name} failed: {words}")
             return code
         time.sleep(POLL)
-
-
-def waiting_for(pod: Any) -> str:
-    """Why a pod does not run, in the cluster's words."""
-    for status in pod.status.container_statuses or []:
-        if status.state.waiting:
-            return f"{status.state.waiting.reason}: {status.state.waiting.message or ''}".rstrip(": ")
-    for condition in pod.status.conditions or []:
-        if condition.status == "False" and condition.message:
-            return str(condition.message)
-    return str(pod.status.phase)
 
 
 def logs(pipeline: Pipeline, cluster: Cluster, stage: str, *, follow: bool) -> int:

@@ -9,9 +9,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from jobgen import render
-from jobgen.cluster import ENDED, Cluster, last_words, state
+from jobgen.cluster import ENDED, Cluster, last_words, state, waiting_for
 from jobgen.plan import Step, plan
-from jobgen.remote import verdict, waiting_for
+from jobgen.remote import verdict
 from jobgen.report import table
 from jobgen.spec import Pipeline
 from minima import artifact, flags
@@ -32,7 +32,7 @@ class Row:
         state: finished, waiting, or that of its PyTorchJob.
         step: optimizer steps done, of `total`.
         eta: seconds to the last step, at the pace of the last log lines.
-        restarts: pods that were made again.
+        restarts: pods that were made again, as far as events reach back.
         age: seconds since the job was created.
         job: its name.
         words: why it does not run, or the last words of a failed pod.
@@ -92,13 +92,10 @@ def _running(step: Step, job: Mapping[str, Any], cluster: Cluster) -> Row:
     now = state(job)
     if now == "Suspended":
         words = f"in queue {job['metadata']['labels'].get('kueue.x-k8s.io/queue-name', '?')}"
-    # The operator counts a pod that it made again as failed once more.
-    statuses = job.get("status", {}).get("replicaStatuses", {}) or {}
-    restarts = sum(int(s.get("failed", 0)) for s in statuses.values())
     return Row(
         stage=step.stage,
         state=now.lower(),
-        restarts=restarts,
+        restarts=cluster.restarts(job),
         age=_age(job),
         job=job["metadata"]["name"],
         words=words,

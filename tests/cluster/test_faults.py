@@ -131,6 +131,7 @@ def test_training_goes_on_to_the_same_weights(
     wait("the job ends", lambda: conditions(find(cluster, name)) & {"Succeeded", "Failed"})
     assert "Succeeded" in conditions(find(cluster, name)), last_words(pods(cluster, name))
     assert {pod.metadata.uid for pod in pods(cluster, name)} - before, "the fault came too late to matter"
+    assert cluster.restarts(find(cluster, name)) >= 1
     assert digest(cluster, "minima:cpu", f"{folder}/model.safetensors") == base["weights"]
     cluster.delete(name)
 

@@ -54,6 +54,9 @@ class Fake:
         failed = [j for j in self.there if state(j) == "Failed" and selector.endswith(j["metadata"]["name"])]
         return [pod(65, "the last words") for _ in failed]
 
+    def restarts(self, job: dict[str, Any]) -> int:
+        return 0
+
     def conductors(self, pipeline: str) -> list[Any]:
         return [SimpleNamespace(metadata=SimpleNamespace(name=self.newest), status=SimpleNamespace(conditions=None))]
 
@@ -166,6 +169,22 @@ def test_it_goes_on_with_the_running_job_of_another_version(
     assert "goes on as older" in capsys.readouterr().err
     cluster.there[0]["status"] = {"conditions": [{"type": "Failed", "status": "True"}]}
     assert conductor.look() == 65
+
+
+def test_it_waits_for_the_pods_of_a_deleted_job(
+    pipeline: spec.Pipeline, steps: list[plan.Step], capsys: pytest.CaptureFixture[str]
+) -> None:
+    cluster = Fake(steps, {})
+    saving = pod(0, "")
+    saving.status.phase = "Running"
+    cluster.pods = lambda selector: [saving] if f"minima/key={steps[0].key}" in selector else []  # type: ignore[method-assign]
+    conductor = conduct._Conductor(pipeline, cluster, "mine")  # type: ignore[arg-type]
+    assert conductor.look() is None
+    assert cluster.there == []
+    assert "waits for pod of an earlier job to end" in capsys.readouterr().err
+    saving.status.phase = "Succeeded"
+    assert conductor.look() is None
+    assert len(cluster.there) == 1
 
 
 def test_rows(pipeline: spec.Pipeline) -> None:
