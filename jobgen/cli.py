@@ -204,7 +204,7 @@ def _validate(name: str) -> int:
 
 
 def _files(given: argparse.Namespace, pipeline: "Pipeline") -> dict[str, str]:
-    from jobgen import conductor, gitops, render, spec
+    from jobgen import conductor, gitops, render
 
     tool = {"flux": gitops.flux, "argocd": gitops.argocd}.get(given.format)
     if tool is None:
@@ -213,7 +213,7 @@ def _files(given: argparse.Namespace, pipeline: "Pipeline") -> dict[str, str]:
                 raise UsageError(f"--{option}: goes with --format flux and --format argocd only")
         if given.format == "conductor":
             render.check_namespace(given.namespace)
-            objects = conductor.objects(pipeline, spec.read(pipeline.source), given.namespace)
+            objects = conductor.objects(pipeline, given.namespace)
             options = "--format conductor" + (f" --namespace {given.namespace}" if given.namespace else "")
             return {f"{pipeline.name}-conductor.yaml": render.text(pipeline, objects, options)}
         return render.files(pipeline, given.namespace)

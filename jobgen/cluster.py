@@ -8,6 +8,7 @@ import contextlib
 import json
 import time
 from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 import urllib3
@@ -17,13 +18,17 @@ from kubernetes.client import ApiException, BatchV1Api
 from kubernetes.config import ConfigException
 
 from jobgen.render import CONDUCTOR
-from minima.errors import LostPeerError, NotReadyError, UsageError
+from minima.errors import BUG, LostPeerError, NotReadyError, UsageError
 
 JOBS = (constants.GROUP, constants.VERSION)
 PLURAL = constants.PYTORCHJOB_PLURAL
 ENDED = ("Succeeded", "Failed")
 UNSCHEDULED_SECONDS = 30
 """After which a pod that does not start is worth a word."""
+TIMEOUT = (10, 60)
+"""Seconds to connect, and between two bytes of an answer: a half-open connection must not hold the conductor."""
+QUIET_SECONDS = 900
+"""After which a log that is followed and says nothing is opened again."""
 GONE_SECONDS = 660
 """For the pods of a deleted job to end: a training stage saves first."""
 
@@ -40,7 +45,7 @@ def told(what: str) -> Iterator[None]:
         yield
     except ApiException as error:
         reason = _reason(error)
-        if error.status in {429, 500, 502, 503, 504}:
+        if error.status in {0, 408, 429, 500, 502, 503, 504}:
             raise LostPeerError(f"{what}: the cluster is not able to ({error.status}: {reason}); try again") from None
         raise UsageError(f"{what}: the cluster refuses ({error.status}: {reason})") from None
     except (urllib3.exceptions.HTTPError, OSError) as error:
@@ -73,18 +78,22 @@ class Cluster:
     def jobs(self, selector: str) -> list[dict[str, Any]]:
         """The PyTorchJobs that a label selector picks, oldest first."""
         with told(f"list PyTorchJobs in {self.namespace}"):
-            found = self.custom.list_namespaced_custom_object(*JOBS, self.namespace, PLURAL, label_selector=selector)
+            found = self.custom.list_namespaced_custom_object(
+                *JOBS, self.namespace, PLURAL, label_selector=selector, _request_timeout=TIMEOUT
+            )
         return sorted(found["items"], key=lambda job: (job["metadata"]["creationTimestamp"], job["metadata"]["name"]))
 
     def create(self, job: Mapping[str, Any]) -> bool:
         """Create a PyTorchJob; False when one of its name is there, whose content is then the same."""
-        try:
-            self.custom.create_namespaced_custom_object(*JOBS, self.namespace, PLURAL, job, field_validation="Strict")
-        except ApiException as error:
-            if error.status == 409:
+        with told(f"create {job['metadata']['name']}"):
+            try:
+                self.custom.create_namespaced_custom_object(
+                    *JOBS, self.namespace, PLURAL, job, field_validation="Strict", _request_timeout=TIMEOUT
+                )
+            except ApiException as error:
+                if error.status != 409:
+                    raise
                 return False
-            with told(f"create {job['metadata']['name']}"):
-                raise
         return True
 
     def delete(self, job: str) -> None:
@@ -96,7 +105,13 @@ class Cluster:
         with told(f"delete {job}"):
             try:
                 self.custom.delete_namespaced_custom_object(
-                    *JOBS, self.namespace, PLURAL, job, propagation_policy="Background", grace_period_seconds=0
+                    *JOBS,
+                    self.namespace,
+                    PLURAL,
+                    job,
+                    propagation_policy="Background",
+                    grace_period_seconds=0,
+                    _request_timeout=TIMEOUT,
                 )
             except ApiException as error:
                 if error.status != 404:
@@ -110,7 +125,7 @@ class Cluster:
     def pods(self, selector: str) -> list[Any]:
         """The pods that a label selector picks, oldest first."""
         with told(f"list pods in {self.namespace}"):
-            found = self.core.list_namespaced_pod(self.namespace, label_selector=selector).items
+            found = self.core.list_namespaced_pod(self.namespace, label_selector=selector, _request_timeout=TIMEOUT).items
         return sorted(found, key=lambda pod: (pod.metadata.creation_timestamp, pod.metadata.name))
 
     def restarts(self, job: Mapping[str, Any]) -> int:
@@ -127,14 +142,14 @@ class Cluster:
         """The conductor Jobs of a pipeline, oldest first."""
         selector = f"minima/pipeline={pipeline},app.kubernetes.io/component={CONDUCTOR}"
         with told(f"list Jobs in {self.namespace}"):
-            found = self.batch.list_namespaced_job(self.namespace, label_selector=selector).items
+            found = self.batch.list_namespaced_job(self.namespace, label_selector=selector, _request_timeout=TIMEOUT).items
         return sorted(found, key=lambda job: (job.metadata.creation_timestamp, job.metadata.name))
 
     def lines(self, pod: str, *, follow: bool, **options: Any) -> Iterator[str]:
         """What a pod wrote, line by line; with `follow` until it ends."""
         with told(f"log of {pod}"):
             answer = self.core.read_namespaced_pod_log(
-                pod, self.namespace, follow=follow, _preload_content=False, _request_timeout=(10, None), **options
+                pod, self.namespace, follow=follow, _preload_content=False, _request_timeout=(10, QUIET_SECONDS), **options
             )
             rest = b""
             for part in answer.stream():
@@ -171,7 +186,10 @@ def last_words(pods: list[Any]) -> tuple[int, str] | None:
         for status in pod.status.container_statuses or []:
             over = status.state.terminated
             if over and over.exit_code:
-                ended.append(
-                    (over.exit_code >= 128, over.finished_at, over.exit_code, (over.message or over.reason or "").strip())
-                )
+                # A lost node leaves no time.
+                when = over.finished_at or datetime.max.replace(tzinfo=UTC)
+                ended.append((over.exit_code >= 128, when, over.exit_code, (over.message or over.reason or "").strip()))
+        if pod.status.phase == "Failed" and not ended:
+            said = f"{pod.status.reason or 'Failed'}: {pod.status.message or ''}".rstrip(": ")
+            ended.append((True, datetime.max.replace(tzinfo=UTC), BUG, said))
     return min(ended)[2:] if ended else None

@@ -4,6 +4,7 @@ It holds no state: what is finished stands in the workspace, what runs in the cl
 one goes on.
 """
 
+import errno
 import os
 import sys
 import threading
@@ -14,6 +15,7 @@ from typing import Any
 
 from jobgen import render
 from jobgen.cluster import ENDED, UNSCHEDULED_SECONDS, Cluster, last_words, state, waiting_for
+from jobgen.conductor import VERDICTS
 from jobgen.plan import Step, plan
 from jobgen.report import report
 from jobgen.run import ASIDE, check_outside_inputs, following, say, set_aside
@@ -26,6 +28,8 @@ POLL = 2.0
 """Seconds between two looks at the cluster."""
 PATIENCE = 60.0
 """Seconds for a marker to be seen after its job has Succeeded: a network file system may be late."""
+AGAIN_SECONDS = 10
+"""Of a log that is opened again, how much is read again."""
 RETRIES = 30
 """Looks in a row at a cluster that does not answer, before the conductor ends (and its Job starts another)."""
 
@@ -49,7 +53,12 @@ def conduct(pipeline: Pipeline, cluster: Cluster, *, from_stage: str | None, nam
         LostPeerError: the cluster does not answer.
         DataError: a finished artefact, or an input from outside, is not what it was.
     """
-    return _Conductor(pipeline, cluster, name).run(from_stage, uid)
+    conductor = _Conductor(pipeline, cluster, name)
+    try:
+        return conductor.run(from_stage, uid)
+    except StageError as error:
+        conductor.end(str(error))
+        raise
 
 
 class _Conductor:
@@ -76,11 +85,11 @@ class _Conductor:
             try:
                 code = self.look()
                 failures = 0
-            except LostPeerError as error:
+            except (LostPeerError, OSError) as error:
                 failures += 1
-                if failures > RETRIES:
+                if failures > RETRIES or getattr(error, "errno", None) in {errno.ENOSPC, errno.EDQUOT}:
                     raise
-                self.once(str(error))
+                self.once(f"{error}; tried again")
                 code = None
             if code is not None:
                 return code
@@ -89,17 +98,20 @@ class _Conductor:
     def start_from(self, stage: str, uid: str) -> None:
         """Delete jobs and set artefacts aside, unless an earlier pod of this Job has done so."""
         aside = Path(self.pipeline.workspace.path) / self.pipeline.name / ASIDE
-        done = aside / f".from-{uid}"
+        done = aside / f".from-{uid}" if uid else None
         chosen = following(self.steps, stage)
-        if done.exists():
+        self.check_superseded()
+        if done and done.exists():
             return
         for job in self.cluster.jobs(f"minima/pipeline={self.pipeline.name}"):
             if job["metadata"]["labels"].get("minima/stage") in chosen:
                 say(f"delete {job['metadata']['name']}")
                 self.cluster.delete(job["metadata"]["name"])
+                self.check_superseded()
         set_aside(self.steps, stage, aside)
-        aside.mkdir(parents=True, exist_ok=True)
-        done.touch()
+        if done:
+            aside.mkdir(parents=True, exist_ok=True)
+            done.touch()
 
     def look(self) -> int | None:
         """Look at everything once and start what can start; the exit code when there is nothing left to do."""
@@ -146,15 +158,27 @@ class _Conductor:
                 say(f"{self.title(step)}: {name} failed before; made again")
                 self.cluster.delete(name)
         elif older := next((j for j in same if j["metadata"]["name"] == self.watched.get(step.stage)), None):
-            return self.fail(step, older)
+            if state(older) == "Failed":
+                return self.fail(step, older)
+            self.await_marker(step, older["metadata"]["name"])
         elif left := self.alive_pods(step):
             # Such as of a job that somebody deleted: it is saving a checkpoint, and holds the folder.
             self.once(f"{self.title(step)}: waits for {left[0].metadata.name} of an earlier job to end")
         else:
+            self.check_superseded()  # A deletion above may have taken minutes.
+            self.tell_of_others(step, jobs)
             if self.cluster.create(job):
                 say(f"{self.title(step)}: {name}: {' '.join(step.argv)}")
             self.watched[step.stage] = name
         return None
+
+    def tell_of_others(self, step: Step, jobs: list[dict[str, Any]]) -> None:
+        for job in jobs:
+            if _label(job, "stage") == step.stage and _label(job, "key") != step.key and state(job) not in ENDED:
+                name = job["metadata"]["name"]
+                self.once(
+                    f"{self.title(step)}: {name} still runs for another result; `kubectl delete pytorchjob {name}` ends it"
+                )
 
     def alive_pods(self, step: Step) -> list[Any]:
         selector = f"minima/pipeline={self.pipeline.name},minima/stage={step.stage},minima/key={step.key}"
@@ -182,15 +206,18 @@ class _Conductor:
             waited = (datetime.now(UTC) - pod.metadata.creation_timestamp).total_seconds()
             if pod.status.phase == "Pending" and waited > UNSCHEDULED_SECONDS:
                 self.once(f"{self.title(step)}: {pod_name} does not start: {waiting_for(pod)}")
-            if pod.status.phase != "Pending" and uid not in self.followers:
-                thread = threading.Thread(target=self.follow, args=(step.stage, pod_name), daemon=True)
+            known = self.followers.get(uid)
+            broken = known is not None and not known.is_alive() and pod.status.phase == "Running"
+            if pod.status.phase != "Pending" and (known is None or broken):
+                since = {"since_seconds": AGAIN_SECONDS} if broken else {}
+                thread = threading.Thread(target=self.follow, args=(step.stage, pod_name, since), daemon=True)
                 self.followers[uid] = thread
                 thread.start()
 
-    def follow(self, stage: str, pod: str) -> None:
+    def follow(self, stage: str, pod: str, since: dict[str, int]) -> None:
         """Print a pod's log as it comes; the job's state says what became of it."""
         try:
-            for line in self.cluster.lines(pod, follow=True):
+            for line in self.cluster.lines(pod, follow=True, **since):
                 print(f"{stage}/{pod} | {line}", file=sys.stderr, flush=True)
         except StageError as error:
             print(f"{stage}/{pod} | ({error})", file=sys.stderr, flush=True)
@@ -221,8 +248,8 @@ class _Conductor:
                 self.followers[pod.metadata.uid].join(POLL)
         say(f"{self.title(step)}: {name} failed with exit code {code}: {words}")
         self.end(f"{step.stage} failed with exit code {code}: {words}")
-        # From 128 on the Job would start another conductor, and that one the stage.
-        return step.stage, code if code < 128 else BUG
+        # After any other code the Job would start another conductor, and that one the stage.
+        return step.stage, code if code in VERDICTS else BUG
 
     def end(self, words: str) -> None:
         """Leave the last words of the conductor where Kubernetes shows them."""

@@ -17,19 +17,22 @@ RULES = [
     {"apiGroups": ["batch"], "resources": ["jobs"], "verbs": ["list"]},
 ]
 """All that it asks of the cluster, in its own namespace."""
+VERSION = "minima/version"
+"""Label of the Job: the hash of the pipeline file that it conducts."""
+VERDICTS = (1, USAGE, DATA, BUG, DISK_FULL, NOT_READY)
+"""Exit codes after which no other pod is tried; 1 is Python's own for what nobody expected."""
 RETRIES = 100
 """Pods that may end without a verdict, such as by a lost node, before the Job gives up."""
 RESOURCES = {"requests": {"cpu": "100m", "memory": "512Mi"}, "limits": {"cpu": "1", "memory": "512Mi"}}
 
 
-def objects(pipeline: Pipeline, text: str, namespace: str | None = None, from_stage: str | None = None) -> list[dict[str, Any]]:
+def objects(pipeline: Pipeline, namespace: str | None = None, from_stage: str | None = None) -> list[dict[str, Any]]:
     """ServiceAccount, Role, RoleBinding, ConfigMap and Job, in the order to apply them.
 
     The Job is named by the hash of all the rest: another pipeline or image is another Job, and the newest one conducts.
 
     Args:
         pipeline: what to conduct.
-        text: its file.
         namespace: written into the objects; None leaves it to whoever applies them.
         from_stage: for `jobgen conduct --from`.
 
@@ -56,7 +59,7 @@ def objects(pipeline: Pipeline, text: str, namespace: str | None = None, from_st
         "roleRef": rights,
         "subjects": [{"kind": "ServiceAccount", "name": name, **({"namespace": namespace} if namespace else {})}],
     }
-    content = {FILE: text}
+    content = {FILE: pipeline.text}
     held_name = f"{name}-{_hash(content)}"
     held = {
         "apiVersion": "v1",
@@ -69,10 +72,15 @@ def objects(pipeline: Pipeline, text: str, namespace: str | None = None, from_st
     job = {
         "apiVersion": "batch/v1",
         "kind": "Job",
-        "metadata": _metadata(f"{name}-{_hash(spec)}", namespace, labels),
+        "metadata": _metadata(f"{name}-{_hash(spec)}", namespace, {**labels, VERSION: version(pipeline.text)}),
         "spec": spec,
     }
     return [account, role, binding, held, job]
+
+
+def version(text: str) -> str:
+    """What `VERSION` says for a pipeline file."""
+    return _hash({FILE: text})
 
 
 def _metadata(name: str, namespace: str | None, labels: dict[str, str]) -> dict[str, Any]:
@@ -119,13 +127,12 @@ def _job_spec(pipeline: Pipeline, labels: dict[str, str], held: str, from_stage:
             {"name": "tmp", "emptyDir": {}},
         ],
     }
-    verdicts = [1, USAGE, DATA, BUG, DISK_FULL, NOT_READY]  # 1 is Python's own for what nobody expected.
     return {
         "backoffLimit": RETRIES,
         # A stage that failed is for a person; a pod that was deleted, drained or lost says nothing about the pipeline.
         "podFailurePolicy": {
             "rules": [
-                {"action": "FailJob", "onExitCodes": {"containerName": CONDUCTOR, "operator": "In", "values": verdicts}},
+                {"action": "FailJob", "onExitCodes": {"containerName": CONDUCTOR, "operator": "In", "values": list(VERDICTS)}},
                 {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
             ]
         },

@@ -79,12 +79,14 @@ def argocd(pipeline: Pipeline, namespace: str, source: str, path: str) -> dict[s
         source: the repository's address.
         path: of the folder in that repository.
     """
-    steps = plan(pipeline)
-    files = {f"{step.stage}/job.yaml": _job(pipeline, step, namespace) for step in steps}
+    files: dict[str, str] = {}
     depth: dict[str, int] = {}
     options = f"--format argocd --namespace {namespace} --source {source} --path {path}"
-    for step in steps:
+    for step in plan(pipeline):
         depth[step.stage] = 1 + max((depth[need] for need in step.needs), default=-1)
+        # A commit changes the Application only by its path, and only then do the waves hold it back.
+        folder = f"{step.stage}-{render.job(pipeline, step, namespace)['metadata']['name'].rpartition('-')[2]}"
+        files[f"{folder}/job.yaml"] = _job(pipeline, step, namespace)
         application = {
             "apiVersion": "argoproj.io/v1alpha1",
             "kind": "Application",
@@ -95,7 +97,7 @@ def argocd(pipeline: Pipeline, namespace: str, source: str, path: str) -> dict[s
             },
             "spec": {
                 "project": "default",
-                "source": {"repoURL": source, "targetRevision": "HEAD", "path": f"{path}/{step.stage}"},
+                "source": {"repoURL": source, "targetRevision": "HEAD", "path": f"{path}/{folder}"},
                 "destination": {"server": "https://kubernetes.default.svc", "namespace": namespace},
                 # A stage that leaves the pipeline may still be training; a job that somebody deleted comes back, and ends
                 # in seconds when its artefact is there.

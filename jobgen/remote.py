@@ -8,15 +8,19 @@ from typing import Any
 from kubernetes.client import V1DeleteOptions
 from kubernetes.dynamic import DynamicClient
 
-from jobgen import conductor, render, spec
-from jobgen.cluster import ENDED, UNSCHEDULED_SECONDS, Cluster, last_words, state, told, waiting_for
+from jobgen import conductor, render
+from jobgen.cluster import ENDED, GONE_SECONDS, UNSCHEDULED_SECONDS, Cluster, last_words, state, told, waiting_for
 from jobgen.plan import Step, plan
 from jobgen.render import CONDUCTOR
 from jobgen.run import following, say
 from jobgen.spec import Pipeline
-from minima.errors import BUG, TERMINATED, StageError, UsageError, did_you_mean
+from minima.errors import BUG, TERMINATED, LostPeerError, NotReadyError, StageError, UsageError, did_you_mean
 
 POLL = 1.0
+AGAIN_SECONDS = 10
+"""Of a log that is opened again, how much is read again."""
+RETRIES = 30
+"""Looks in a row at a cluster that does not answer."""
 
 
 def run_remote(pipeline: Pipeline, cluster: Cluster, *, from_stage: str | None) -> int:
@@ -32,11 +36,11 @@ def run_remote(pipeline: Pipeline, cluster: Cluster, *, from_stage: str | None) 
     """
     if from_stage is not None:
         following(plan(pipeline), from_stage)
-    objects = conductor.objects(pipeline, spec.read(pipeline.source), cluster.namespace, from_stage)
+    objects = conductor.objects(pipeline, cluster.namespace, from_stage)
     name = objects[-1]["metadata"]["name"]
     there = next((job for job in cluster.conductors(pipeline.name) if job.metadata.name == name), None)
-    if there and (verdict(there) or from_stage):
-        say(f"delete {name}, which has ended" if verdict(there) else f"delete {name}, to start from {from_stage}")
+    if there and verdict(there):
+        say(f"delete {name}, which has ended")
         _delete_conductor(cluster, pipeline.name, name)
         there = None
     if there is None:
@@ -61,8 +65,11 @@ def _apply(cluster: Cluster, objects: list[dict[str, Any]]) -> None:
 
 def _delete_conductor(cluster: Cluster, pipeline: str, name: str) -> None:
     with told(f"delete {name}"):
-        cluster.batch.delete_namespaced_job(name, cluster.namespace, body=V1DeleteOptions(propagation_policy="Foreground"))
+        cluster.batch.delete_namespaced_job(name, cluster.namespace, body=V1DeleteOptions(propagation_policy="Background"))
+    deadline = time.monotonic() + GONE_SECONDS
     while any(job.metadata.name == name for job in cluster.conductors(pipeline)):
+        if time.monotonic() > deadline:
+            raise NotReadyError(f"{name}: deleted, but still there; `kubectl describe job {name}` may say why")
         time.sleep(POLL)
 
 
@@ -74,23 +81,33 @@ def verdict(job: Any) -> str:
 
 def _watch(cluster: Cluster, pipeline: str, name: str) -> int:
     """Print the logs of the conductor's pods, one after the other, until its Job has a verdict; its exit code."""
-    seen: set[str] = set()
-    since = time.monotonic()
+    shown: dict[str, bool] = {}
+    """Pods by uid, and whether their log was read to its end."""
+    failures, told_at = 0, time.monotonic()
     while True:
-        pods = cluster.pods(f"batch.kubernetes.io/job-name={name}")
-        for pod in pods:
-            if pod.status.phase != "Pending" and pod.metadata.uid not in seen:
-                seen.add(pod.metadata.uid)
-                try:
-                    for line in cluster.lines(pod.metadata.name, follow=True):
+        try:
+            pods = cluster.pods(f"batch.kubernetes.io/job-name={name}")
+            for pod in pods:
+                uid = pod.metadata.uid
+                if pod.status.phase != "Pending" and not shown.get(uid):
+                    since = {"since_seconds": AGAIN_SECONDS} if uid in shown else {}
+                    shown[uid] = False
+                    for line in cluster.lines(pod.metadata.name, follow=True, **since):
                         print(line, flush=True)
-                except StageError as error:
-                    say(str(error))
-                since = time.monotonic()
-        if pods and pods[-1].status.phase == "Pending" and time.monotonic() - since > UNSCHEDULED_SECONDS:
-            say(f"{pods[-1].metadata.name} does not start: {waiting_for(pods[-1])}")
-            since = time.monotonic()
-        job = next((job for job in cluster.conductors(pipeline) if job.metadata.name == name), None)
+                    shown[uid] = True
+                    told_at = time.monotonic()
+            if pods and pods[-1].status.phase == "Pending" and time.monotonic() - told_at > UNSCHEDULED_SECONDS:
+                say(f"{pods[-1].metadata.name} does not start: {waiting_for(pods[-1])}")
+                told_at = time.monotonic()
+            job = next((job for job in cluster.conductors(pipeline) if job.metadata.name == name), None)
+            failures = 0
+        except LostPeerError as error:
+            failures += 1
+            if failures > RETRIES:
+                raise
+            say(f"{error}; tried again")
+            time.sleep(POLL * failures)
+            continue
         if job is None:
             raise UsageError(f"{name} was deleted; the stages that run go on, the same command starts a conductor again")
         if ended := verdict(job):
@@ -109,15 +126,19 @@ def logs(pipeline: Pipeline, cluster: Cluster, stage: str, *, follow: bool) -> i
         UsageError: no such stage, or nothing is there to read.
     """
     step = _step(pipeline, stage)
-    seen = False
+    seen: set[str] = set()
     for pod in cluster.pods(f"minima/pipeline={pipeline.name},app.kubernetes.io/component={CONDUCTOR}"):
         running = pod.status.phase == "Running"
         if pod.status.phase == "Pending":
             continue
-        for line in cluster.lines(pod.metadata.name, follow=follow and running):
-            if line.startswith(f"{stage}/") and " | " in line:
-                seen = True
-                print(line.removeprefix(f"{stage}/"), flush=True)
+        before = frozenset(seen)  # A conductor reads the logs of pods that are there from their beginning again.
+        try:
+            for line in cluster.lines(pod.metadata.name, follow=follow and running):
+                if line.startswith(f"{stage}/") and " | " in line and line not in before:
+                    seen.add(line)
+                    print(line.removeprefix(f"{stage}/"), flush=True)
+        except StageError as error:
+            print(f"({error})", file=sys.stderr, flush=True)
     if seen:
         return 0
     pods = cluster.pods(_selector(pipeline, step))
@@ -156,6 +177,12 @@ def restart(pipeline: Pipeline, cluster: Cluster, stage: str) -> int:
         raise UsageError(
             f"{stage}: {other['metadata']['name']} makes another result (`jobgen diff` says why), so nothing of it could be "
             "taken over; delete that job, then run the pipeline"
+        )
+    conductors = [c for c in cluster.conductors(pipeline.name) if not verdict(c)]
+    if conductors and conductors[-1].metadata.labels.get(conductor.VERSION) != conductor.version(pipeline.text):
+        raise UsageError(
+            f"{conductors[-1].metadata.name} conducts another version, and would put {stage} on its own object again; "
+            "run or apply this version first"
         )
     for each in alive:
         say(f"delete {each['metadata']['name']}, which saves a checkpoint first")

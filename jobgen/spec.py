@@ -84,7 +84,12 @@ class Stage:
 
 @dataclass(frozen=True, kw_only=True)
 class Pipeline:
-    """A checked pipeline; `source` is the file or shipped name it came from, `conductor` the image with jobgen, or empty."""
+    """A checked pipeline.
+
+    Attributes:
+        conductor: the image with jobgen, or empty.
+        source: the file or shipped name it came from; `text` is its content.
+    """
 
     name: str
     conductor: str
@@ -92,6 +97,7 @@ class Pipeline:
     inputs: Mapping[str, Input]
     stages: Mapping[str, Stage]
     source: str
+    text: str
     place: Place
 
 
@@ -138,16 +144,17 @@ def parse(text: str, name: str) -> Pipeline:
     Raises:
         UsageError: it is wrong; one line for each error.
     """
-    return _Reader(source.parse(text, name), name).pipeline()
+    return _Reader(source.parse(text, name), name, text).pipeline()
 
 
 class _Reader:
     """One pass over a document that gathers errors."""
 
-    def __init__(self, document: Document, name: str) -> None:
+    def __init__(self, document: Document, name: str, text: str) -> None:
         self.document = document
         self.place = document.place
         self.name = name
+        self.text_of_file = text
         self.errors: list[str] = []
         self.own_pools: set[str] = set()
 
@@ -215,6 +222,7 @@ class _Reader:
             inputs=inputs,
             stages=stages,
             source=self.name,
+            text=self.text_of_file,
             place=self.place,
         )
 

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from jobgen import render
+from jobgen import conductor, render
 from jobgen.cluster import ENDED, Cluster, last_words, state, waiting_for
 from jobgen.plan import Step, plan
 from jobgen.remote import verdict
@@ -57,20 +57,18 @@ def rows(pipeline: Pipeline, cluster: Cluster) -> list[Row]:
     steps = plan(pipeline)
     jobs = cluster.jobs(f"minima/pipeline={pipeline.name}")
     conductors = cluster.conductors(pipeline.name)
-    complete = bool(conductors) and verdict(conductors[-1]) == "Complete"
+    mark = conductor.version(pipeline.text)
+    complete = any(verdict(c) == "Complete" and c.metadata.labels.get(conductor.VERSION) == mark for c in conductors)
     mine = {
         step.stage: [j for j in jobs if _label(j, "stage") == step.stage and _label(j, "key") == step.key] for step in steps
     }
-    passed: set[str] = set()
-    for step in reversed(steps):
-        if step.stage in passed or mine[step.stage]:
-            passed |= set(step.needs)
+    passed = _passed(steps, {stage for stage, own in mine.items() if own})
     found = []
     for step in steps:
         own = mine[step.stage]
         alive = [j for j in own if state(j) not in ENDED]
         if alive:
-            found.append(_running(step, alive[-1], cluster))
+            found.append(_running(step, alive[0], cluster))
         elif complete or step.stage in passed or any(state(j) == "Succeeded" for j in own):
             found.append(Row(stage=step.stage, state="finished", job=own[-1]["metadata"]["name"] if own else ""))
         elif own:
@@ -78,6 +76,15 @@ def rows(pipeline: Pipeline, cluster: Cluster) -> list[Row]:
         else:
             found.append(Row(stage=step.stage, state="waiting", words=", ".join(step.needs) and f"for {', '.join(step.needs)}"))
     return found
+
+
+def _passed(steps: list[Step], begun: set[str]) -> set[str]:
+    """The stages that those that have a job read, and what these read: finished, though their own jobs may be gone."""
+    passed: set[str] = set()
+    for step in reversed(steps):
+        if step.stage in passed | begun:
+            passed |= set(step.needs)
+    return passed
 
 
 def _running(step: Step, job: Mapping[str, Any], cluster: Cluster) -> Row:
@@ -131,7 +138,9 @@ def status(pipeline: Pipeline, cluster: Cluster, *, output: str, watch: bool) ->
     while True:
         found = rows(pipeline, cluster)
         print(json.dumps([asdict(row) for row in found], indent=1) if output == "json" else _table(found), flush=True)
-        if not watch or all(row.state in {"finished", "failed"} for row in found):
+        conductors = cluster.conductors(pipeline.name)
+        idle = all(row.state in {"finished", "failed", "waiting"} for row in found)
+        if not watch or (idle and not (conductors and not verdict(conductors[-1]))):
             return 0
         time.sleep(5)
         print()
@@ -161,7 +170,10 @@ def diff(pipeline: Pipeline, cluster: Cluster) -> int:
     jobs = cluster.jobs(f"minima/pipeline={pipeline.name}")
     again: set[str] = set()
     lines = []
-    for step in plan(pipeline):
+    steps = plan(pipeline)
+    there = {(_label(job, "stage"), _label(job, "key")) for job in jobs}
+    passed = _passed(steps, {step.stage for step in steps if (step.stage, step.key) in there})
+    for step in steps:
         own = [j for j in jobs if _label(j, "stage") == step.stage]
         mine = [j for j in own if _label(j, "key") == step.key]
         name = render.job(pipeline, step, cluster.namespace)["metadata"]["name"]
@@ -169,6 +181,9 @@ def diff(pipeline: Pipeline, cluster: Cluster) -> int:
             same = any(j["metadata"]["name"] == name for j in mine)
             why = "" if same else _changes(step, mine[-1], pipeline, cluster)
             lines.append([step.stage, "same" if same else "same result", why])
+            continue
+        if not own and step.stage in passed:
+            lines.append([step.stage, "same", "its job is gone"])
             continue
         again.add(step.stage)
         why = "no job of it is there" if not own else _why(step, own[-1], again)

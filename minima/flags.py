@@ -155,6 +155,8 @@ def _number(name: str, what: Kind, word: str) -> Any:
 def _checked(field: Field[Any], value: Any) -> Any:
     """The value as the option's type, or UsageError with what was found and what is valid."""
     what = kind(field)
+    if isinstance(value, int) and abs(value) >= 2**63:
+        raise UsageError(f"found a number of {value.bit_length()} bits; {_valid(field)} of less than 64 is valid")
     match what, value:
         case "float", bool():
             pass

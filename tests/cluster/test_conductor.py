@@ -188,4 +188,4 @@ def test_training_pods_hold_no_token(cluster: Any, done: Path) -> None:
 def test_the_pipeline_needs_an_image_for_it(done: Path) -> None:
     pipeline = spec.parse(done.read_text().replace("conductor: minima:jobgen\n", ""), "p.yaml")
     with pytest.raises(Exception, match=r"conductor: missing; the image of the root Dockerfile"):
-        conductor.objects(pipeline, "")
+        conductor.objects(pipeline)

@@ -18,7 +18,7 @@ def of(name: str, form: str) -> dict[str, bytes]:
         case "files":
             made = render.files(pipeline)
         case "conductor":
-            made = {"conductor.yaml": render.text(pipeline, conductor.objects(pipeline, spec.read(name), "minima"))}
+            made = {"conductor.yaml": render.text(pipeline, conductor.objects(pipeline, "minima"))}
         case "flux":
             made = gitops.flux(pipeline, "minima", "pipelines", name)
         case _:

@@ -39,9 +39,18 @@ def test_a_pytorchjob(obj: dict[str, Any], expected: tuple[str, str]) -> None:
     assert (found["status"], found["message"]) == expected
 
 
-def test_an_application() -> None:
-    assert health("argoproj.io_Application", {})["status"] == "Progressing"
-    assert health("argoproj.io_Application", {"status": {"health": {"status": "Degraded", "message": "x"}}}) == {
-        "status": "Degraded",
-        "message": "x",
-    }
+@pytest.mark.parametrize(
+    ("path", "sync", "health_there", "expected"),
+    [
+        ("p/a-1", "Synced", "Healthy", "Healthy"),
+        ("p/a-1", "Synced", "Degraded", "Degraded"),
+        ("p/a-1", "OutOfSync", "Healthy", "Progressing"),
+        ("p/a-0", "Synced", "Healthy", "Progressing"),
+    ],
+)
+def test_an_application_is_healthy_only_at_its_own_commit(path: str, sync: str, health_there: str, expected: str) -> None:
+    spec = {"source": {"path": "p/a-1"}}
+    compared = {"status": sync, "comparedTo": {"source": {"path": path}}}
+    found = {"spec": spec, "status": {"sync": compared, "health": {"status": health_there, "message": "x"}}}
+    assert health("argoproj.io_Application", found)["status"] == expected
+    assert health("argoproj.io_Application", {"spec": spec})["status"] == "Progressing"

@@ -58,7 +58,7 @@ class Fake:
         return 0
 
     def conductors(self, pipeline: str) -> list[Any]:
-        return [SimpleNamespace(metadata=SimpleNamespace(name=self.newest), status=SimpleNamespace(conditions=None))]
+        return [SimpleNamespace(metadata=SimpleNamespace(name=self.newest, labels={}), status=SimpleNamespace(conditions=None))]
 
     def lines(self, name: str, **_: Any) -> Iterator[str]:
         yield from self.log
