@@ -17,13 +17,13 @@ smoke: venv
 	$(BIN)/jobgen run smoke --local --workspace $(WORKSPACE)
 
 test: lint
-	$(BIN)/pytest -n 2 --dist loadfile -m "not long"
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not long"
 
 test-cluster: venv
 	$(BIN)/pytest -m "cluster and not long"
 
 test-long: venv
-	$(BIN)/pytest -n 2 --dist loadfile
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: venv
 	$(BIN)/ruff check .

@@ -243,7 +243,7 @@ class _Reader:
             self.error(f"found no {key}; the name of the claim and where pods mount it are valid", "workspace")
         claim = self.dns(found.get("claim", "x"), "workspace", "claim")
         path = self.absolute(found.get("path", "/x"), "workspace", "path")
-        if path == "/" or "@" in path or ":" in path or path.split("/")[1] in TAKEN:
+        if path == "/" or "@" in path or ":" in path or path.lstrip("/").partition("/")[0] in TAKEN:
             taken = ", ".join(sorted(f"/{name}" for name in TAKEN))
             self.error(f"found {path!r}; a folder such as /workspace is valid, outside of {taken}", "workspace", "path")
         return Workspace(claim=claim, path=path)

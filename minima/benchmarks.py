@@ -4,13 +4,12 @@ Prompts, metrics, filters and fixed shots are lm-evaluation-harness's own; this 
 benchmark is. `benchmark_data` reads the copies, `harness` scores.
 """
 
+import functools
 import importlib.util
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from minima.errors import UsageError, did_you_mean
 
@@ -102,17 +101,23 @@ class Benchmark:
         """The name of each subject's folder in an offline copy, with its task file."""
         found = {}
         for place in sorted(self.task_folder.glob(Path(self.files).name)):
-            config = yaml.load(place.read_text(encoding="utf-8"), Loader=_TaskLoader)
+            config = _task(place)
             if isinstance(config, dict) and "task" in config and "group" not in config:
                 found[str(config.get("dataset_name", "data"))] = place
         return found
 
 
-class _TaskLoader(yaml.SafeLoader):
-    """Reads task files without resolving the functions that they name."""
+@functools.cache
+def _task(place: Path) -> Any:
+    """What a task file of lm-evaluation-harness says; the functions that it names stay names."""
+    import yaml  # options.py reads this module's table in every PID 1, which needs no YAML.
 
+    class Loader(yaml.SafeLoader):
+        pass
 
-_TaskLoader.add_constructor("!function", lambda loader, node: str(node.value))
+    Loader.add_constructor("!function", lambda loader, node: str(node.value))
+    return yaml.load(place.read_text(encoding="utf-8"), Loader=Loader)
+
 
 _OTHER_SCRIPT = "The paper used another script: "
 _SMOKE_COLUMNS = {"context": str, "choices": list, "answer": int}

@@ -124,7 +124,7 @@ def test_a_missing_input_is_said_before_any_pod(cluster: Any, done: Path, jobgen
     place = folder / "missing.yaml"
     place.write_text(yaml.safe_dump(document, sort_keys=False))
     said = jobgen("run", str(place), code=75)
-    assert "stages.build-data.options.input_dir: nothing at /workspace/nowhere" in said.stderr
+    assert "inputs.text: nothing at /workspace/nowhere" in said.stderr
     assert cluster.jobs("minima/pipeline=missing") == []
 
 
