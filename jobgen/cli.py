@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NoReturn
 from minima.errors import DISK_FULL, TERMINATED, USAGE, StageError, UsageError
 
 if TYPE_CHECKING:
-    from jobgen.spec import Pipeline
+    from jobgen.pipeline import Pipeline
 
 BROKEN_PIPE = 141
 FORMATS = ("files", "conductor", "flux", "argocd")
@@ -168,11 +168,12 @@ def _init(name: str, start: str) -> int:
     import re
 
     from jobgen import spec
+    from jobgen.pipeline import NAME
     from minima.errors import did_you_mean
 
     if start not in spec.shipped():
         raise UsageError(f"--from: no shipped pipeline {start!r}; {did_you_mean(start, spec.shipped())}")
-    if not spec.NAME.fullmatch(name):
+    if not NAME.fullmatch(name):
         raise UsageError(f"NAME: found {name!r}; a name of a-z, 0-9 and -, starting with a letter, is valid")
     text = re.sub(rf"^name: {re.escape(start)}$", f"name: {name}", spec.read(start), count=1, flags=re.MULTILINE)
     place = Path(f"{name}.yaml")

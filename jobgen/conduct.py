@@ -16,10 +16,10 @@ from typing import Any
 from jobgen import render
 from jobgen.cluster import ENDED, UNSCHEDULED_SECONDS, Cluster, last_words, state, waiting_for
 from jobgen.conductor import VERDICTS
+from jobgen.pipeline import Pipeline
 from jobgen.plan import Step, plan
 from jobgen.report import report
 from jobgen.run import ASIDE, check_outside_inputs, following, say, set_aside
-from jobgen.spec import Pipeline
 from minima import artifact
 from minima.errors import BUG, DataError, LostPeerError, NotReadyError, StageError
 from minima.marker import MARKER

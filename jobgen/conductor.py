@@ -5,8 +5,8 @@ import json
 from typing import Any
 
 from jobgen import render
+from jobgen.pipeline import Pipeline
 from jobgen.render import CONDUCTOR
-from jobgen.spec import Pipeline
 from minima.errors import BUG, DATA, DISK_FULL, NOT_READY, USAGE, UsageError
 
 FOLDER, FILE = "/etc/minima", "pipeline.yaml"

@@ -7,8 +7,8 @@ manifests/argocd. A stage's pods start only when the tool says that those it rea
 from typing import Any
 
 from jobgen import render
+from jobgen.pipeline import NAME, Pipeline
 from jobgen.plan import Step, plan
-from jobgen.spec import NAME, Pipeline
 from minima.errors import UsageError
 
 FLUX_NAMESPACE = "flux-system"

@@ -4,8 +4,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from jobgen.memory import USABLE, Memory, Training, pruning, training
+from jobgen.pipeline import Pipeline, Stage
 from jobgen.pools import Pool, amount
-from jobgen.spec import Pipeline, Stage
 from minima import artifact, flags, options, shape
 from minima.errors import UsageError
 from minima.inputs import artifact_input_key, split_digest

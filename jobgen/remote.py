@@ -10,10 +10,10 @@ from kubernetes.dynamic import DynamicClient
 
 from jobgen import conductor, render
 from jobgen.cluster import ENDED, GONE_SECONDS, UNSCHEDULED_SECONDS, Cluster, last_words, state, told, waiting_for
+from jobgen.pipeline import Pipeline
 from jobgen.plan import Step, plan
 from jobgen.render import CONDUCTOR
 from jobgen.run import following, say
-from jobgen.spec import Pipeline
 from minima.errors import BUG, TERMINATED, LostPeerError, NotReadyError, StageError, UsageError, did_you_mean
 
 POLL = 1.0

@@ -11,9 +11,10 @@ from typing import Any
 import yaml
 
 from jobgen import validate
+from jobgen.pipeline import KEY_LENGTH, NAME, Pipeline
 from jobgen.plan import Step, plan
 from jobgen.pools import GPU, amount
-from jobgen.spec import KEY_LENGTH, NAME, Pipeline, shipped
+from jobgen.spec import shipped
 from minima import options
 from minima.errors import StageError, UsageError
 

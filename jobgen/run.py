@@ -13,9 +13,9 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from jobgen.pipeline import Pipeline
 from jobgen.plan import Step, plan
 from jobgen.report import report
-from jobgen.spec import Pipeline
 from minima import artifact
 from minima.errors import TERMINATED, NotReadyError, UsageError, did_you_mean
 from minima.inputs import split_digest

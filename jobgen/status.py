@@ -10,10 +10,10 @@ from typing import Any
 
 from jobgen import conductor, render
 from jobgen.cluster import ENDED, Cluster, last_words, state, waiting_for
+from jobgen.pipeline import Pipeline
 from jobgen.plan import Step, plan
 from jobgen.remote import verdict
 from jobgen.report import table
-from jobgen.spec import Pipeline
 from minima import artifact, flags
 from minima.errors import StageError, UsageError
 from minima.options import STAGES, inputs

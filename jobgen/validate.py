@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from jobgen.spec import LONGEST_JOB, NAME
+from jobgen.pipeline import LONGEST_JOB, NAME
 from minima.errors import did_you_mean
 
 CONTAINER = "pytorch"

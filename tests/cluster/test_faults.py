@@ -205,6 +205,38 @@ def test_a_full_volume_is_74(cluster: Any, base: dict[str, str]) -> None:
     assert (code, "no space left" in words) == (74, True)
 
 
+def test_attempts_used_up_are_70(cluster: Any, base: dict[str, str]) -> None:
+    """What stands in the workspace after ten starts that came to nothing; nothing else limits them."""
+    job, folder = distill(cluster, base)
+    program = (
+        f"import pathlib; place = pathlib.Path({folder!r}); place.mkdir(parents=True); "
+        "(place / '_attempts.json').write_text('{\"progress\": 0, \"attempts\": 10}')"
+    )
+    execute(cluster, "minima:cpu", ["python", "-c", program])
+    code, words = failed(cluster, job)
+    assert (code, "10 starts without progress" in words) == (70, True), words
+
+
+def test_out_of_memory_is_137_and_tried_again(cluster: Any, base: dict[str, str]) -> None:
+    job, _ = distill(cluster, base)
+    resources = container(job)["containers"][0]["resources"]
+    resources["limits"]["memory"] = resources["requests"]["memory"] = "160Mi"
+    container(job)["volumes"][-1]["emptyDir"]["sizeLimit"] = "16Mi"
+    name = job["metadata"]["name"]
+    cluster.create(job)
+    codes: set[int] = set()
+
+    def killed() -> bool:
+        words = last_words(pods(cluster, name))
+        codes.update({words[0]} if words else set())
+        return cluster.restarts(find(cluster, name)) >= 1
+
+    wait("a pod is made again", killed)
+    assert "Failed" not in conditions(find(cluster, name))
+    assert codes <= {134, 137}
+    cluster.delete(name)
+
+
 def test_two_jobs_never_write_one_folder(cluster: Any, base: dict[str, str]) -> None:
     """An image bump while the stage runs, applied by hand or by a GitOps tool: the older job goes on, the newer one ends."""
     older, folder = distill(cluster, base)

@@ -11,6 +11,7 @@ import pytest
 
 import jobgen
 from jobgen import cli, render, spec
+from jobgen.pipeline import Pipeline
 
 ROOT = Path(jobgen.__file__).parents[1]
 HEAVY = ("torch", "transformers", "deepspeed", "peft", "kubernetes", "kubeflow", "numpy", "lm_eval", "datasets")
@@ -139,7 +140,7 @@ def test_run_is_handed_to_the_local_runner(monkeypatch: pytest.MonkeyPatch) -> N
 
     called: list[Any] = []
 
-    def run_local(pipeline: spec.Pipeline, **rest: Any) -> int:
+    def run_local(pipeline: Pipeline, **rest: Any) -> int:
         called.append((pipeline.name, rest))
         return 75
 

@@ -12,6 +12,7 @@ import yaml
 
 from jobgen import conduct, plan, render, spec, status
 from jobgen.cluster import last_words, state
+from jobgen.pipeline import Pipeline
 from minima import artifact
 from minima.errors import DataError, NotReadyError
 from minima.inputs import check_inputs
@@ -85,14 +86,14 @@ def pod(code: int, message: str, seconds: int = 0) -> Any:
 
 
 @pytest.fixture
-def pipeline(tmp_path: Path) -> spec.Pipeline:
+def pipeline(tmp_path: Path) -> Pipeline:
     document = yaml.safe_load(SHORT.read_text())
     document["workspace"]["path"] = "/workspace"
     return spec.parse(yaml.safe_dump(document, sort_keys=False), "short.yaml")
 
 
 @pytest.fixture
-def steps(pipeline: spec.Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[plan.Step]:
+def steps(pipeline: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[plan.Step]:
     """The steps with their workspace here, for the conductor too."""
     made = plan.plan(pipeline, str(tmp_path))
     monkeypatch.setattr(conduct, "plan", lambda _: made)
@@ -100,12 +101,12 @@ def steps(pipeline: spec.Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     return made
 
 
-def run(pipeline: spec.Pipeline, cluster: Fake) -> int:
+def run(pipeline: Pipeline, cluster: Fake) -> int:
     return conduct.conduct(pipeline, cluster, from_stage=None, name="mine", uid="uid")  # type: ignore[arg-type]
 
 
 def test_stages_run_in_order_and_finished_ones_need_no_job(
-    pipeline: spec.Pipeline, steps: list[plan.Step], capsys: pytest.CaptureFixture[str]
+    pipeline: Pipeline, steps: list[plan.Step], capsys: pytest.CaptureFixture[str]
 ) -> None:
     cluster = Fake(steps, {})
     assert run(pipeline, cluster) == 0
@@ -117,7 +118,7 @@ def test_stages_run_in_order_and_finished_ones_need_no_job(
 
 
 def test_a_failed_stage_ends_it_with_its_code_and_words(
-    pipeline: spec.Pipeline, steps: list[plan.Step], capsys: pytest.CaptureFixture[str]
+    pipeline: Pipeline, steps: list[plan.Step], capsys: pytest.CaptureFixture[str]
 ) -> None:
     cluster = Fake(steps, {"build-data": "Failed"})
     assert run(pipeline, cluster) == 65
@@ -129,7 +130,7 @@ def test_a_failed_stage_ends_it_with_its_code_and_words(
     assert "failed before; made again" in capsys.readouterr().err
 
 
-def test_a_job_whose_artefact_is_gone_is_made_again(pipeline: spec.Pipeline, steps: list[plan.Step]) -> None:
+def test_a_job_whose_artefact_is_gone_is_made_again(pipeline: Pipeline, steps: list[plan.Step]) -> None:
     cluster = Fake(steps, {})
     cluster.put(render.job(pipeline, steps[0], "ns"), "Succeeded")
     assert run(pipeline, cluster) == 0
@@ -137,7 +138,7 @@ def test_a_job_whose_artefact_is_gone_is_made_again(pipeline: spec.Pipeline, ste
 
 
 def test_succeeded_without_a_marker_is_no_success(
-    pipeline: spec.Pipeline, steps: list[plan.Step], monkeypatch: pytest.MonkeyPatch
+    pipeline: Pipeline, steps: list[plan.Step], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(conduct, "PATIENCE", 0.0)
     cluster = Fake(steps, {"init-model": ""})
@@ -148,7 +149,7 @@ def test_succeeded_without_a_marker_is_no_success(
         conductor.look()
 
 
-def test_it_ends_when_a_newer_one_is_there(pipeline: spec.Pipeline, steps: list[plan.Step]) -> None:
+def test_it_ends_when_a_newer_one_is_there(pipeline: Pipeline, steps: list[plan.Step]) -> None:
     cluster = Fake(steps, {})
     cluster.newest = "other"
     with pytest.raises(NotReadyError, match="a newer conductor took over: other"):
@@ -157,7 +158,7 @@ def test_it_ends_when_a_newer_one_is_there(pipeline: spec.Pipeline, steps: list[
 
 
 def test_it_goes_on_with_the_running_job_of_another_version(
-    pipeline: spec.Pipeline, steps: list[plan.Step], capsys: pytest.CaptureFixture[str]
+    pipeline: Pipeline, steps: list[plan.Step], capsys: pytest.CaptureFixture[str]
 ) -> None:
     cluster = Fake(steps, {})
     older = render.job(pipeline, steps[0], "ns")
@@ -172,7 +173,7 @@ def test_it_goes_on_with_the_running_job_of_another_version(
 
 
 def test_it_waits_for_the_pods_of_a_deleted_job(
-    pipeline: spec.Pipeline, steps: list[plan.Step], capsys: pytest.CaptureFixture[str]
+    pipeline: Pipeline, steps: list[plan.Step], capsys: pytest.CaptureFixture[str]
 ) -> None:
     cluster = Fake(steps, {})
     saving = pod(0, "")
@@ -187,7 +188,7 @@ def test_it_waits_for_the_pods_of_a_deleted_job(
     assert len(cluster.there) == 1
 
 
-def test_rows(pipeline: spec.Pipeline) -> None:
+def test_rows(pipeline: Pipeline) -> None:
     steps = plan.plan(pipeline)
     cluster = Fake(steps, {})
     cluster.put(render.job(pipeline, steps[2], "ns"), "Running")
@@ -200,7 +201,7 @@ def test_rows(pipeline: spec.Pipeline) -> None:
     assert (rows["distill"].step, rows["distill"].total, rows["distill"].eta) == (20, 60, 40.0)
 
 
-def test_rows_before_anything_runs(pipeline: spec.Pipeline, capsys: pytest.CaptureFixture[str]) -> None:
+def test_rows_before_anything_runs(pipeline: Pipeline, capsys: pytest.CaptureFixture[str]) -> None:
     cluster = Fake(plan.plan(pipeline), {})
     assert status.status(pipeline, cluster, output="json", watch=False) == 0  # type: ignore[arg-type]
     rows = json.loads(capsys.readouterr().out)
@@ -208,7 +209,7 @@ def test_rows_before_anything_runs(pipeline: spec.Pipeline, capsys: pytest.Captu
     assert rows[2]["words"] == "for init-model, build-data"
 
 
-def test_why_a_stage_would_run_again(pipeline: spec.Pipeline, capsys: pytest.CaptureFixture[str]) -> None:
+def test_why_a_stage_would_run_again(pipeline: Pipeline, capsys: pytest.CaptureFixture[str]) -> None:
     cluster = Fake(plan.plan(pipeline), {})
     for step in plan.plan(pipeline):
         cluster.put(render.job(pipeline, step, "ns"), "Succeeded")

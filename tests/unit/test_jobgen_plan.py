@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jobgen import memory, spec
+from jobgen.pipeline import Pipeline
 from jobgen.plan import Step, plan
 from minima import artifact, flags, options
 from minima.errors import UsageError
@@ -21,7 +22,7 @@ TEACHER = Shape(layer=32, hidden=4096, head=32, kv_head=32, head_dim=128, interm
 STUDENT = Shape(layer=24, hidden=3072, head=24, kv_head=24, head_dim=128, intermediate=8192, vocab_size=49216)
 
 
-def shipped(name: str, *changes: tuple[str, str]) -> spec.Pipeline:
+def shipped(name: str, *changes: tuple[str, str]) -> Pipeline:
     text = spec.read(name)
     for old, new in changes:
         assert old in text

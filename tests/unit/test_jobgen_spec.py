@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from jobgen import plan, spec
+from jobgen.pipeline import Input, Reference, Workspace
 from minima.errors import UsageError
 
 GOOD = """\
@@ -50,12 +51,12 @@ def errors(text: str) -> list[str]:
 def test_a_pipeline_is_read_whole() -> None:
     pipeline = spec.parse(GOOD, "p.yaml")
     assert pipeline.name == "tiny"
-    assert pipeline.workspace == spec.Workspace(claim="work", path="/workspace")
-    assert pipeline.inputs["llama"] == spec.Input(path="/workspace/inputs/llama", shape=None, line=5)
+    assert pipeline.workspace == Workspace(claim="work", path="/workspace")
+    assert pipeline.inputs["llama"] == Input(path="/workspace/inputs/llama", shape=None, line=5)
     assert list(pipeline.stages) == ["adapt", "again"]
     adapt = pipeline.stages["adapt"]
     assert (adapt.verb, adapt.pool.pods, adapt.pool.processes, adapt.image) == ("adapt", 2, 1, "minima:cpu")
-    assert adapt.references == {"model_name_or_path": spec.Reference(name="llama", inside="")}
+    assert adapt.references == {"model_name_or_path": Reference(name="llama", inside="")}
     assert adapt.options.learning_rate == 3e-4  # type: ignore[attr-defined]
     assert pipeline.place("stages", "again", "options") == "p.yaml:19: stages.again.options"
 
