@@ -114,8 +114,8 @@ def terminate(cluster: Any, pod: str) -> None:
     inside(cluster, pod, "python", "-c", "import os, signal; os.kill(1, signal.SIGTERM)")
 
 
-FAULTS = [(delete, 0), (delete_at_once, 1), (kill_worker, 1), (terminate, 0)]
-MORE = [(delete, 1), (delete_at_once, 0), (kill_worker, 0), (terminate, 1)]
+FAULTS = [(delete_at_once, 1), (kill_worker, 1), (terminate, 0)]
+MORE = [(delete, 0), (delete, 1), (delete_at_once, 0), (kill_worker, 0), (terminate, 1)]
 
 
 @pytest.mark.parametrize(("fault", "which"), [*FAULTS, *(pytest.param(*more, marks=pytest.mark.long) for more in MORE)])
