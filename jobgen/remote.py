@@ -18,7 +18,7 @@ from minima.errors import BUG, TERMINATED, LostPeerError, NotReadyError, StageEr
 
 POLL = 1.0
 AGAIN_SECONDS = 10
-"""Of a log that is opened again, how much is read again."""
+"""Of a log that is opened again, how much before its last line is read again."""
 RETRIES = 30
 """Looks in a row at a cluster that does not answer."""
 
@@ -81,20 +81,24 @@ def verdict(job: Any) -> str:
 
 def _watch(cluster: Cluster, pipeline: str, name: str) -> int:
     """Print the logs of the conductor's pods, one after the other, until its Job has a verdict; its exit code."""
-    shown: dict[str, bool] = {}
-    """Pods by uid, and whether their log was read to its end."""
+    read_at: dict[str, float] = {}
+    """When the last line of a pod's log came, by its uid; `done` are those read to their end."""
+    done: set[str] = set()
     failures, told_at = 0, time.monotonic()
     while True:
         try:
             pods = cluster.pods(f"batch.kubernetes.io/job-name={name}")
             for pod in pods:
                 uid = pod.metadata.uid
-                if pod.status.phase != "Pending" and not shown.get(uid):
-                    since = {"since_seconds": AGAIN_SECONDS} if uid in shown else {}
-                    shown[uid] = False
+                if pod.status.phase != "Pending" and uid not in done:
+                    since = {}
+                    if uid in read_at:  # The stream broke, such as with the kubelet.
+                        since = {"since_seconds": int(time.monotonic() - read_at[uid]) + AGAIN_SECONDS}
+                    read_at.setdefault(uid, time.monotonic())
                     for line in cluster.lines(pod.metadata.name, follow=True, **since):
                         print(line, flush=True)
-                    shown[uid] = True
+                        read_at[uid] = time.monotonic()
+                    done.add(uid)
                     told_at = time.monotonic()
             if pods and pods[-1].status.phase == "Pending" and time.monotonic() - told_at > UNSCHEDULED_SECONDS:
                 say(f"{pods[-1].metadata.name} does not start: {waiting_for(pods[-1])}")
