@@ -168,6 +168,11 @@ def state(job: Mapping[str, Any]) -> str:
     return "Created"
 
 
+def label(job: Mapping[str, Any], name: str) -> str:
+    """One of jobgen's labels of a PyTorchJob, such as `stage`; empty if it has none."""
+    return str(job["metadata"].get("labels", {}).get(f"minima/{name}", ""))
+
+
 def waiting_for(pod: Any) -> str:
     """Why a pod does not run, in the cluster's words."""
     for status in pod.status.container_statuses or []:

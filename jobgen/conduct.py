@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from jobgen import render
-from jobgen.cluster import ENDED, UNSCHEDULED_SECONDS, Cluster, last_words, state, waiting_for
+from jobgen.cluster import ENDED, UNSCHEDULED_SECONDS, Cluster, label, last_words, state, waiting_for
 from jobgen.conductor import VERDICTS
 from jobgen.pipeline import Pipeline
 from jobgen.plan import Step, plan
@@ -142,7 +142,7 @@ class _Conductor:
         """Bring one stage forward whose inputs are there; its name and exit code if it failed."""
         job = self.objects[step.stage]
         name = job["metadata"]["name"]
-        same = [j for j in jobs if _label(j, "stage") == step.stage and _label(j, "key") == step.key]
+        same = [j for j in jobs if label(j, "stage") == step.stage and label(j, "key") == step.key]
         alive = [j for j in same if state(j) not in ENDED]
         marker = artifact.finished(step.options)
         if marker is not None and not alive:
@@ -174,7 +174,7 @@ class _Conductor:
 
     def tell_of_others(self, step: Step, jobs: list[dict[str, Any]]) -> None:
         for job in jobs:
-            if _label(job, "stage") == step.stage and _label(job, "key") != step.key and state(job) not in ENDED:
+            if label(job, "stage") == step.stage and label(job, "key") != step.key and state(job) not in ENDED:
                 name = job["metadata"]["name"]
                 self.once(
                     f"{self.title(step)}: {name} still runs for another result; `kubectl delete pytorchjob {name}` ends it"
@@ -264,10 +264,6 @@ class _Conductor:
         if text not in self.said:
             self.said.add(text)
             say(text)
-
-
-def _label(job: dict[str, Any], name: str) -> str:
-    return str(job["metadata"].get("labels", {}).get(f"minima/{name}", ""))
 
 
 def _queue(job: dict[str, Any]) -> str:

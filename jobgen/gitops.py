@@ -7,9 +7,8 @@ manifests/argocd. A stage's pods start only when the tool says that those it rea
 from typing import Any
 
 from jobgen import render
-from jobgen.pipeline import NAME, Pipeline
-from jobgen.plan import Step, plan
-from minima.errors import UsageError
+from jobgen.pipeline import Pipeline
+from jobgen.plan import plan
 
 FLUX_NAMESPACE = "flux-system"
 TIMEOUT = "720h"
@@ -38,9 +37,12 @@ def flux(pipeline: Pipeline, namespace: str, source: str, path: str) -> dict[str
     Raises:
         UsageError: a name that cannot be one.
     """
-    _check_name("--source", source)
+    render.check_name("--source", source)
+    options = f"--format flux --namespace {namespace} --source {source} --path {path}"
     steps = plan(pipeline)
-    files = {f"{step.stage}/job.yaml": _job(pipeline, step, namespace) for step in steps}
+    files = {
+        f"{step.stage}/job.yaml": render.text(pipeline, [render.job(pipeline, step, namespace)], options) for step in steps
+    }
     objects = []
     for step in steps:
         spec: dict[str, Any] = {
@@ -64,7 +66,6 @@ def flux(pipeline: Pipeline, namespace: str, source: str, path: str) -> dict[str
                 "spec": spec,
             }
         )
-    options = f"--format flux --namespace {namespace} --source {source} --path {path}"
     files["kustomizations.yaml"] = render.text(pipeline, objects, options)
     return files
 
@@ -85,8 +86,9 @@ def argocd(pipeline: Pipeline, namespace: str, source: str, path: str) -> dict[s
     for step in plan(pipeline):
         depth[step.stage] = 1 + max((depth[need] for need in step.needs), default=-1)
         # A commit changes the Application only by its path, and only then do the waves hold it back.
-        folder = f"{step.stage}-{render.job(pipeline, step, namespace)['metadata']['name'].rpartition('-')[2]}"
-        files[f"{folder}/job.yaml"] = _job(pipeline, step, namespace)
+        job = render.job(pipeline, step, namespace)
+        folder = f"{step.stage}-{job['metadata']['name'].rpartition('-')[2]}"
+        files[f"{folder}/job.yaml"] = render.text(pipeline, [job], options)
         application = {
             "apiVersion": "argoproj.io/v1alpha1",
             "kind": "Application",
@@ -106,12 +108,3 @@ def argocd(pipeline: Pipeline, namespace: str, source: str, path: str) -> dict[s
         }
         files[f"applications/{step.stage}.yaml"] = render.text(pipeline, [application], options)
     return files
-
-
-def _job(pipeline: Pipeline, step: Step, namespace: str) -> str:
-    return render.text(pipeline, [render.job(pipeline, step, namespace)], f"--format … --namespace {namespace}")
-
-
-def _check_name(option: str, name: str) -> None:
-    if not NAME.fullmatch(name) or len(name) > 63:
-        raise UsageError(f"{option}: found {name!r}; a name of a-z, 0-9 and -, of at most 63 characters, is valid")

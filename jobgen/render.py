@@ -88,8 +88,14 @@ def job(pipeline: Pipeline, step: Step, namespace: str | None = None) -> dict[st
 
 def check_namespace(name: str | None) -> None:
     """Raises UsageError for what cannot be the name of a namespace."""
-    if name is not None and not NAME.fullmatch(name):
-        raise UsageError(f"--namespace: found {name!r}; a name of a-z, 0-9 and -, of at most 63 characters, is valid")
+    if name is not None:
+        check_name("--namespace", name)
+
+
+def check_name(option: str, name: str) -> None:
+    """Raises UsageError for what cannot be the name of an object."""
+    if not NAME.fullmatch(name):
+        raise UsageError(f"{option}: found {name!r}; a name of a-z, 0-9 and -, of at most 63 characters, is valid")
 
 
 def text(pipeline: Pipeline, objects: list[dict[str, Any]], options: str = "") -> str:

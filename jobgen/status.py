@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from jobgen import conductor, render
-from jobgen.cluster import ENDED, Cluster, last_words, state, waiting_for
+from jobgen.cluster import ENDED, Cluster, label, last_words, state, waiting_for
 from jobgen.pipeline import Pipeline
 from jobgen.plan import Step, plan
 from jobgen.remote import verdict
@@ -59,9 +59,7 @@ def rows(pipeline: Pipeline, cluster: Cluster) -> list[Row]:
     conductors = cluster.conductors(pipeline.name)
     mark = conductor.version(pipeline.text)
     complete = any(verdict(c) == "Complete" and c.metadata.labels.get(conductor.VERSION) == mark for c in conductors)
-    mine = {
-        step.stage: [j for j in jobs if _label(j, "stage") == step.stage and _label(j, "key") == step.key] for step in steps
-    }
+    mine = {step.stage: [j for j in jobs if label(j, "stage") == step.stage and label(j, "key") == step.key] for step in steps}
     passed = _passed(steps, {stage for stage, own in mine.items() if own})
     found = []
     for step in steps:
@@ -171,11 +169,11 @@ def diff(pipeline: Pipeline, cluster: Cluster) -> int:
     again: set[str] = set()
     lines = []
     steps = plan(pipeline)
-    there = {(_label(job, "stage"), _label(job, "key")) for job in jobs}
+    there = {(label(job, "stage"), label(job, "key")) for job in jobs}
     passed = _passed(steps, {step.stage for step in steps if (step.stage, step.key) in there})
     for step in steps:
-        own = [j for j in jobs if _label(j, "stage") == step.stage]
-        mine = [j for j in own if _label(j, "key") == step.key]
+        own = [j for j in jobs if label(j, "stage") == step.stage]
+        mine = [j for j in own if label(j, "key") == step.key]
         name = render.job(pipeline, step, cluster.namespace)["metadata"]["name"]
         if mine:
             same = any(j["metadata"]["name"] == name for j in mine)
@@ -241,10 +239,6 @@ def _arguments(job: Mapping[str, Any]) -> Any:
     container = replica["template"]["spec"]["containers"][0]
     words = [word.replace("$$", "$") for word in container["args"]]
     return flags.parse(STAGES[container["command"][1]], words)
-
-
-def _label(job: Mapping[str, Any], name: str) -> str:
-    return str(job["metadata"].get("labels", {}).get(f"minima/{name}", ""))
 
 
 def _age(job: Mapping[str, Any]) -> float:
