@@ -5,7 +5,6 @@ one goes on.
 """
 
 import errno
-import os
 import sys
 import threading
 import time
@@ -22,6 +21,7 @@ from jobgen.report import report
 from jobgen.run import ASIDE, check_outside_inputs, following, say, set_aside
 from minima import artifact
 from minima.errors import BUG, DataError, LostPeerError, NotReadyError, StageError
+from minima.launch import leave
 from minima.marker import MARKER
 
 POLL = 2.0
@@ -53,11 +53,10 @@ def conduct(pipeline: Pipeline, cluster: Cluster, *, from_stage: str | None, nam
         LostPeerError: the cluster does not answer.
         DataError: a finished artefact, or an input from outside, is not what it was.
     """
-    conductor = _Conductor(pipeline, cluster, name)
     try:
-        return conductor.run(from_stage, uid)
+        return _Conductor(pipeline, cluster, name).run(from_stage, uid)
     except StageError as error:
-        conductor.end(str(error))
+        leave(str(error))
         raise
 
 
@@ -247,15 +246,9 @@ class _Conductor:
             if pod.metadata.uid in self.followers:
                 self.followers[pod.metadata.uid].join(POLL)
         say(f"{self.title(step)}: {name} failed with exit code {code}: {words}")
-        self.end(f"{step.stage} failed with exit code {code}: {words}")
+        leave(f"{step.stage} failed with exit code {code}: {words}")
         # After any other code the Job would start another conductor, and that one the stage.
         return step.stage, code if code in VERDICTS else BUG
-
-    def end(self, words: str) -> None:
-        """Leave the last words of the conductor where Kubernetes shows them."""
-        log = Path("/dev/termination-log")
-        if log.is_file() and os.access(log, os.W_OK):
-            log.write_text(words[:4000], encoding="utf-8")
 
     def title(self, step: Step) -> str:
         return f"[{self.steps.index(step) + 1}/{len(self.steps)}] {step.stage}"

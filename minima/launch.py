@@ -279,6 +279,11 @@ def say(verb: str, message: str) -> None:
         Path(report).write_text(json.dumps(body), encoding="utf-8")
         return
     print(f"minima {verb}: {message}", file=sys.stderr, flush=True)
+    leave(message)
+
+
+def leave(message: str) -> None:
+    """Leave the last words of a container where Kubernetes shows them."""
     if TERMINATION_LOG.is_file() and os.access(TERMINATION_LOG, os.W_OK):
         TERMINATION_LOG.write_text(message[:4000], encoding="utf-8")
 
