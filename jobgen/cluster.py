@@ -31,6 +31,12 @@ QUIET_SECONDS = 900
 """After which a log that is followed and says nothing is opened again."""
 GONE_SECONDS = 660
 """For the pods of a deleted job to end: a training stage saves first."""
+PAUSE = 2.0
+"""Seconds until a call is tried again that the cluster did not answer."""
+RETRIES = 30
+"""Calls in a row that the cluster does not answer, before that is said to be an error."""
+AGAIN_SECONDS = 10
+"""Of a log that is opened again, how much before its last line is looked through."""
 
 
 @contextlib.contextmanager
@@ -145,11 +151,11 @@ class Cluster:
             found = self.batch.list_namespaced_job(self.namespace, label_selector=selector, _request_timeout=TIMEOUT).items
         return sorted(found, key=lambda job: (job.metadata.creation_timestamp, job.metadata.name))
 
-    def lines(self, pod: str, *, follow: bool, **options: Any) -> Iterator[str]:
-        """What a pod wrote, line by line; with `follow` until it ends."""
+    def lines(self, pod: str, **options: Any) -> Iterator[str]:
+        """What a pod wrote so far, line by line; `options` are those of the API."""
         with told(f"log of {pod}"):
             answer = self.core.read_namespaced_pod_log(
-                pod, self.namespace, follow=follow, _preload_content=False, _request_timeout=(10, QUIET_SECONDS), **options
+                pod, self.namespace, _preload_content=False, _request_timeout=(10, QUIET_SECONDS), **options
             )
             rest = b""
             for part in answer.stream():
@@ -157,6 +163,44 @@ class Cluster:
                 yield from (line.decode(errors="replace") for line in lines)
             if rest:
                 yield rest.decode(errors="replace")
+
+    def follow(self, pod: Any) -> Iterator[str]:
+        """What a pod writes until it ends, each line once: a stream that breaks, as with its kubelet, is opened again.
+
+        Raises:
+            LostPeerError: the cluster does not answer `RETRIES` times.
+        """
+        name, last, read_at, failures = pod.metadata.name, "", time.monotonic(), 0
+        while True:
+            try:
+                # Asked before reading, so that all that it wrote is there to be read.
+                over = not self._alive(pod)
+                again = {"since_seconds": int(time.monotonic() - read_at) + AGAIN_SECONDS} if last else {}
+                known = last
+                for line in self.lines(name, follow=True, timestamps=True, **again):
+                    stamp, _, text = line.partition(" ")  # Of a fixed width, so they compare as text.
+                    if stamp > known:
+                        last, read_at, failures, known = stamp, time.monotonic(), 0, ""
+                        yield text
+                if over:
+                    return
+            except LostPeerError:
+                failures += 1
+                if failures > RETRIES:
+                    raise
+            except UsageError:
+                if not self._alive(pod):
+                    return  # Its log went with it.
+                raise
+            time.sleep(PAUSE if failures else PAUSE / 4)
+
+    def _alive(self, pod: Any) -> bool:
+        """Whether this very pod may still write."""
+        with told(f"list pods in {self.namespace}"):
+            found = self.core.list_namespaced_pod(
+                self.namespace, field_selector=f"metadata.name={pod.metadata.name}", _request_timeout=TIMEOUT
+            ).items
+        return any(p.metadata.uid == pod.metadata.uid and p.status.phase in {"Pending", "Running"} for p in found)
 
 
 def state(job: Mapping[str, Any]) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from jobgen import render
-from jobgen.cluster import ENDED, UNSCHEDULED_SECONDS, Cluster, label, last_words, state, waiting_for
+from jobgen.cluster import ENDED, RETRIES, UNSCHEDULED_SECONDS, Cluster, label, last_words, state, waiting_for
 from jobgen.conductor import VERDICTS
 from jobgen.pipeline import Pipeline
 from jobgen.plan import Step, plan
@@ -28,10 +28,6 @@ POLL = 2.0
 """Seconds between two looks at the cluster."""
 PATIENCE = 60.0
 """Seconds for a marker to be seen after its job has Succeeded: a network file system may be late."""
-AGAIN_SECONDS = 10
-"""Of a log that is opened again, how much is read again."""
-RETRIES = 30
-"""Looks in a row at a cluster that does not answer, before the conductor ends (and its Job starts another)."""
 
 
 def conduct(pipeline: Pipeline, cluster: Cluster, *, from_stage: str | None, name: str, uid: str) -> int:
@@ -205,21 +201,17 @@ class _Conductor:
             waited = (datetime.now(UTC) - pod.metadata.creation_timestamp).total_seconds()
             if pod.status.phase == "Pending" and waited > UNSCHEDULED_SECONDS:
                 self.once(f"{self.title(step)}: {pod_name} does not start: {waiting_for(pod)}")
-            known = self.followers.get(uid)
-            broken = known is not None and not known.is_alive() and pod.status.phase == "Running"
-            if pod.status.phase != "Pending" and (known is None or broken):
-                since = {"since_seconds": AGAIN_SECONDS} if broken else {}
-                thread = threading.Thread(target=self.follow, args=(step.stage, pod_name, since), daemon=True)
-                self.followers[uid] = thread
-                thread.start()
+            if pod.status.phase != "Pending" and uid not in self.followers:
+                self.followers[uid] = threading.Thread(target=self.follow, args=(step.stage, pod), daemon=True)
+                self.followers[uid].start()
 
-    def follow(self, stage: str, pod: str, since: dict[str, int]) -> None:
+    def follow(self, stage: str, pod: Any) -> None:
         """Print a pod's log as it comes; the job's state says what became of it."""
         try:
-            for line in self.cluster.lines(pod, follow=True, **since):
-                print(f"{stage}/{pod} | {line}", file=sys.stderr, flush=True)
+            for line in self.cluster.follow(pod):
+                print(f"{stage}/{pod.metadata.name} | {line}", file=sys.stderr, flush=True)
         except StageError as error:
-            print(f"{stage}/{pod} | ({error})", file=sys.stderr, flush=True)
+            print(f"{stage}/{pod.metadata.name} | ({error})", file=sys.stderr, flush=True)
 
     def finish(self, step: Step, marker: dict[str, Any]) -> None:
         for pod, uid in self.pods.items():

@@ -9,7 +9,18 @@ from kubernetes.client import V1DeleteOptions
 from kubernetes.dynamic import DynamicClient
 
 from jobgen import conductor, render
-from jobgen.cluster import ENDED, GONE_SECONDS, UNSCHEDULED_SECONDS, Cluster, last_words, state, told, waiting_for
+from jobgen.cluster import (
+    ENDED,
+    GONE_SECONDS,
+    PAUSE,
+    RETRIES,
+    UNSCHEDULED_SECONDS,
+    Cluster,
+    last_words,
+    state,
+    told,
+    waiting_for,
+)
 from jobgen.pipeline import Pipeline
 from jobgen.plan import Step, plan
 from jobgen.render import CONDUCTOR
@@ -17,10 +28,6 @@ from jobgen.run import following, say
 from minima.errors import BUG, TERMINATED, LostPeerError, NotReadyError, StageError, UsageError, did_you_mean
 
 POLL = 1.0
-AGAIN_SECONDS = 10
-"""Of a log that is opened again, how much before its last line is read again."""
-RETRIES = 30
-"""Looks in a row at a cluster that does not answer."""
 
 
 def run_remote(pipeline: Pipeline, cluster: Cluster, *, from_stage: str | None) -> int:
@@ -81,24 +88,16 @@ def verdict(job: Any) -> str:
 
 def _watch(cluster: Cluster, pipeline: str, name: str) -> int:
     """Print the logs of the conductor's pods, one after the other, until its Job has a verdict; its exit code."""
-    read_at: dict[str, float] = {}
-    """When the last line of a pod's log came, by its uid; `done` are those read to their end."""
-    done: set[str] = set()
+    read: set[str] = set()
     failures, told_at = 0, time.monotonic()
     while True:
         try:
             pods = cluster.pods(f"batch.kubernetes.io/job-name={name}")
             for pod in pods:
-                uid = pod.metadata.uid
-                if pod.status.phase != "Pending" and uid not in done:
-                    since = {}
-                    if uid in read_at:  # The stream broke, such as with the kubelet.
-                        since = {"since_seconds": int(time.monotonic() - read_at[uid]) + AGAIN_SECONDS}
-                    read_at.setdefault(uid, time.monotonic())
-                    for line in cluster.lines(pod.metadata.name, follow=True, **since):
+                if pod.status.phase != "Pending" and pod.metadata.uid not in read:
+                    read.add(pod.metadata.uid)
+                    for line in cluster.follow(pod):
                         print(line, flush=True)
-                        read_at[uid] = time.monotonic()
-                    done.add(uid)
                     told_at = time.monotonic()
             if pods and pods[-1].status.phase == "Pending" and time.monotonic() - told_at > UNSCHEDULED_SECONDS:
                 say(f"{pods[-1].metadata.name} does not start: {waiting_for(pods[-1])}")
@@ -110,7 +109,7 @@ def _watch(cluster: Cluster, pipeline: str, name: str) -> int:
             if failures > RETRIES:
                 raise
             say(f"{error}; tried again")
-            time.sleep(POLL * failures)
+            time.sleep(PAUSE)
             continue
         if job is None:
             raise UsageError(f"{name} was deleted; the stages that run go on, the same command starts a conductor again")
@@ -132,12 +131,11 @@ def logs(pipeline: Pipeline, cluster: Cluster, stage: str, *, follow: bool) -> i
     step = _step(pipeline, stage)
     seen: set[str] = set()
     for pod in cluster.pods(f"minima/pipeline={pipeline.name},app.kubernetes.io/component={CONDUCTOR}"):
-        running = pod.status.phase == "Running"
         if pod.status.phase == "Pending":
             continue
         before = frozenset(seen)  # A conductor reads the logs of pods that are there from their beginning again.
         try:
-            for line in cluster.lines(pod.metadata.name, follow=follow and running):
+            for line in cluster.follow(pod) if follow else cluster.lines(pod.metadata.name):
                 if line.startswith(f"{stage}/") and " | " in line and line not in before:
                     seen.add(line)
                     print(line.removeprefix(f"{stage}/"), flush=True)
@@ -148,7 +146,7 @@ def logs(pipeline: Pipeline, cluster: Cluster, stage: str, *, follow: bool) -> i
     pods = cluster.pods(_selector(pipeline, step))
     if not pods:
         raise UsageError(f"{stage}: no pod of it in {cluster.namespace}; `jobgen status` says where the pipeline is")
-    threads = [threading.Thread(target=_print, args=(cluster, pod.metadata.name, follow), daemon=True) for pod in pods]
+    threads = [threading.Thread(target=_print, args=(cluster, pod, follow), daemon=True) for pod in pods]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -156,12 +154,13 @@ def logs(pipeline: Pipeline, cluster: Cluster, stage: str, *, follow: bool) -> i
     return 0
 
 
-def _print(cluster: Cluster, pod: str, follow: bool) -> None:
+def _print(cluster: Cluster, pod: Any, follow: bool) -> None:
+    name = pod.metadata.name
     try:
-        for line in cluster.lines(pod, follow=follow):
-            print(f"{pod} | {line}", flush=True)
+        for line in cluster.follow(pod) if follow else cluster.lines(name):
+            print(f"{name} | {line}", flush=True)
     except StageError as error:
-        print(f"{pod} | ({error})", file=sys.stderr, flush=True)
+        print(f"{name} | ({error})", file=sys.stderr, flush=True)
 
 
 def restart(pipeline: Pipeline, cluster: Cluster, stage: str) -> int:

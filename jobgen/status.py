@@ -111,7 +111,7 @@ def _running(step: Step, job: Mapping[str, Any], cluster: Cluster) -> Row:
 def _progress(cluster: Cluster, pod: str) -> dict[str, Any]:
     """Step, total and ETA from the last lines of a worker's log."""
     try:
-        lines = list(cluster.lines(pod, follow=False, timestamps=True, tail_lines=TAIL))
+        lines = list(cluster.lines(pod, timestamps=True, tail_lines=TAIL))
     except StageError:
         return {}  # It ended meanwhile; the next look finds its job's new state.
     found = [m for m in map(PROGRESS.match, lines) if m]

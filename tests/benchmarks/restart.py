@@ -32,7 +32,7 @@ def lines(cluster: Cluster, name: str) -> list[tuple[float, str]]:
     found = []
     for pod in pods(cluster, name):
         if pod.status.phase in {"Running", "Succeeded"}:
-            for line in cluster.lines(pod.metadata.name, follow=False, timestamps=True):
+            for line in cluster.lines(pod.metadata.name, timestamps=True):
                 stamp, _, text = line.partition(" ")
                 found.append((_seconds(stamp), text))
     return sorted(found)

@@ -112,6 +112,6 @@ def execute(cluster: Any, image: str, command: list[str], name: str = "") -> str
         return phase if phase in {"Succeeded", "Failed"} else ""
 
     phase = wait(f"{name} ends", ended, 120)
-    said = "\n".join(cluster.lines(name, follow=False))
+    said = "\n".join(cluster.lines(name))
     assert phase == "Succeeded", said
     return said

@@ -57,7 +57,7 @@ def done(cluster: Any, folder: Path) -> Path:
     assert wait("the conductor ends", lambda: ended(cluster, job)) == "Complete"
     last = cluster.pods(f"batch.kubernetes.io/job-name={job}")[-1]
     assert last.metadata.uid != pod.metadata.uid
-    said = "\n".join(cluster.lines(last.metadata.name, follow=False))
+    said = "\n".join(cluster.lines(last.metadata.name))
     assert "[3/3] distill: finished (" in said
     assert said.splitlines()[-1].startswith("distill ")  # The table's row of perplexities.
     return pipeline

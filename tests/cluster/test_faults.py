@@ -70,7 +70,7 @@ def steps(cluster: Any, job: str) -> list[int]:
     found = []
     for pod in pods(cluster, job):
         if pod.status.phase == "Running" and (pod.status.container_statuses or [None])[0]:
-            for line in cluster.lines(pod.metadata.name, follow=False):
+            for line in cluster.lines(pod.metadata.name):
                 found += [int(n) for n in STEP.findall(line)]
     return found
 

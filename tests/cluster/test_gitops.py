@@ -142,7 +142,7 @@ def test_a_deleted_job_comes_back_and_ends_in_seconds(repository: Repository, cl
         "the job is there again", lambda: (j := repository.jobs().get(name)) and "Succeeded" in conditions(j) and j, 120
     )
     assert after["metadata"]["uid"] != before["metadata"]["uid"]
-    said = "\n".join(cluster.lines(f"{name}-worker-0", follow=False))
+    said = "\n".join(cluster.lines(f"{name}-worker-0"))
     assert said.startswith("finished already: ")
     assert "step " not in said
 

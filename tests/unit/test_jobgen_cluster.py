@@ -1,7 +1,8 @@
 """What jobgen makes of a cluster's answers, with a cluster that is a list; the real one is in tests/cluster."""
 
+import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,11 +11,11 @@ from typing import Any
 import pytest
 import yaml
 
-from jobgen import conduct, plan, render, spec, status
-from jobgen.cluster import last_words, state
+from jobgen import cluster, conduct, plan, render, spec, status
+from jobgen.cluster import Cluster, last_words, state
 from jobgen.pipeline import Pipeline
 from minima import artifact
-from minima.errors import DataError, NotReadyError
+from minima.errors import DataError, LostPeerError, NotReadyError, StageError, UsageError
 from minima.inputs import check_inputs
 
 SHORT = Path(__file__).parents[1] / "cluster" / "short.yaml"
@@ -223,6 +224,47 @@ def test_why_a_stage_would_run_again(pipeline: Pipeline, capsys: pytest.CaptureF
     assert said[1].split()[:3] == ["build-data", "runs", "again"]
     assert said[1].endswith("seed 776 → 1")
     assert said[2].endswith("reads build-data, which runs again")
+
+
+def stamped(*seconds: int) -> list[str]:
+    return [f"2026-11-24T12:00:{s:02}.000000000Z line {s}" for s in seconds]
+
+
+class Broken(Cluster):
+    """A namespace with one pod, whose log breaks off as scripted: lines, or an error after them."""
+
+    def __init__(self, streams: Iterable[Sequence[str | StageError]], alive: Iterable[bool]) -> None:
+        self.streams, self.alive = iter(streams), iter(alive)
+        self.asked: list[dict[str, Any]] = []
+
+    def lines(self, pod: str, **options: Any) -> Iterator[str]:
+        self.asked.append(options)
+        for line in next(self.streams):
+            if isinstance(line, StageError):
+                raise line
+            yield line
+
+    def _alive(self, pod: Any) -> bool:
+        return next(self.alive)
+
+
+def test_a_broken_log_is_opened_again_and_each_line_comes_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster, "PAUSE", 0.0)
+    lost = LostPeerError("the stream broke")
+    streams: list[list[str | StageError]] = [[*stamped(1, 2), lost], [lost], [*stamped(1, 2, 3)], [*stamped(2, 3, 3, 4)]]
+    broken = Broken(streams, [True, True, True, False])
+    assert list(broken.follow(pod(0, ""))) == ["line 1", "line 2", "line 3", "line 4"]
+    assert ["since_seconds" in options for options in broken.asked] == [False, True, True, True]
+
+
+def test_a_log_that_went_with_its_pod_is_no_error_and_a_cluster_that_is_away_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster, "PAUSE", 0.0)
+    refused = UsageError("the cluster refuses (404: not found)")
+    assert list(Broken([[refused]], [True, False]).follow(pod(0, ""))) == []
+    with pytest.raises(UsageError):
+        list(Broken([[refused]], [True, True]).follow(pod(0, "")))
+    with pytest.raises(LostPeerError):
+        list(Broken(itertools.repeat([LostPeerError("nobody")]), itertools.repeat(True)).follow(pod(0, "")))
 
 
 def test_the_last_words_are_those_of_the_cause() -> None:
