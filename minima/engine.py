@@ -18,6 +18,7 @@ import torch.distributed as dist
 # Else DeepSpeed, on looking whether an optimizer is Muon, loads the compiler; nothing here is compiled.
 os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
 import deepspeed
+from deepspeed.constants import default_pg_timeout
 
 from minima.errors import UsageError
 from minima.options import _Training
@@ -49,7 +50,9 @@ class Group:
     Attributes:
         rank: of this process.
         world: number of processes.
-        control: gloo group for counts, flags and verdicts.
+        control: gloo group for counts, flags and verdicts; a peer that hangs is lost after DeepSpeed's time (10 minutes,
+            or DEEPSPEED_TIMEOUT), as in the collectives of the device.
+        end: gloo group in which the others wait while rank 0 writes and hashes what the group made.
         last: the group that was made last in this process.
     """
 
@@ -66,8 +69,8 @@ class Group:
             deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         backend = "nccl" if device.type == "cuda" else "gloo"
         deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False)
-        # A lost peer is noticed at once; the time is for rank 0 to write and hash what it made while the others wait.
-        self.control = dist.new_group(backend="gloo", timeout=timedelta(hours=12))
+        self.control = dist.new_group(backend="gloo", timeout=default_pg_timeout)
+        self.end = dist.new_group(backend="gloo", timeout=timedelta(hours=12))
         Group.last = self
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
 
@@ -87,7 +90,7 @@ class Group:
 def farewell() -> None:
     """Return when every process of the group is here, and leave it."""
     if Group.last is not None:
-        dist.barrier(group=Group.last.control)
+        dist.barrier(group=Group.last.end)
         dist.destroy_process_group()
 
 
