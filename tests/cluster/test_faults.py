@@ -137,7 +137,7 @@ def test_training_goes_on_to_the_same_weights(
 
 
 def failed(cluster: Any, job: dict[str, Any]) -> tuple[int, str]:
-    """Run a job that fails; exit code and last words. Its other pod is gone soon, and nothing is tried again."""
+    """Run a job that fails; exit code and last words. Its other pod is gone soon, and the one that failed stays as it is."""
     name = job["metadata"]["name"]
     cluster.create(job)
     wait("the job fails", lambda: "Failed" in conditions(find(cluster, name)))
@@ -153,7 +153,8 @@ def failed(cluster: Any, job: dict[str, Any]) -> tuple[int, str]:
     )
     (when,) = [c["lastTransitionTime"] for c in found["status"]["conditions"] if c["type"] == "Failed"]
     assert (datetime.fromisoformat(when.replace("Z", "+00:00")).astimezone(UTC) - ended).total_seconds() < 30
-    assert "Restarting" not in conditions(found)
+    # The other pod, which lost its peer, may have been made again before the operator saw the cause.
+    assert cluster.restarts(found) <= 1
     return words
 
 
