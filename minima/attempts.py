@@ -1,9 +1,11 @@
 """How often a stage was started without getting anywhere: nothing in Kubernetes limits the restarts of `ExitCode`."""
 
+import contextlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
-from minima.errors import AttemptsError
+from minima.errors import NO_FAILURE, AttemptsError, StageError
 from minima.files import write_atomically
 from minima.marker import CHECKPOINTS
 
@@ -16,12 +18,23 @@ def progress(folder: Path) -> int:
     return max(steps, default=0) or len(list(folder.glob("*.tfrecord")))
 
 
-def count(folder: Path, max_attempts: int) -> None:
-    """Count this start; progress since the last one begins the count again. To be called by the holder of the lease.
+@contextlib.contextmanager
+def counted(folder: Path, max_attempts: int) -> Iterator[None]:
+    """Count this start, unless it ends by what is for a person to mend; progress since the last one begins the count again.
 
     Raises:
         AttemptsError: more than `max_attempts` starts without progress.
     """
+    _count(folder, max_attempts)
+    try:
+        yield
+    except StageError as error:
+        if error.exit_code in NO_FAILURE:
+            _forgive(folder)
+        raise
+
+
+def _count(folder: Path, max_attempts: int) -> None:
     place = folder / FILE
     now = progress(folder)
     before = json.loads(place.read_text(encoding="utf-8")) if place.exists() else {"progress": now, "attempts": 0}
@@ -36,8 +49,7 @@ def count(folder: Path, max_attempts: int) -> None:
         )
 
 
-def forgive(folder: Path) -> None:
-    """Take this start back: it was stopped from outside, which is no failure of its own."""
+def _forgive(folder: Path) -> None:
     place = folder / FILE
     now = json.loads(place.read_text(encoding="utf-8"))
-    write_atomically(place, json.dumps({**now, "attempts": now["attempts"] - 1}))
+    write_atomically(place, json.dumps({**now, "attempts": max(0, now["attempts"] - 1)}))

@@ -15,6 +15,8 @@ NOT_READY = 75
 LOST_PEER = 134
 OUT_OF_MEMORY = 137
 TERMINATED = 143
+NO_FAILURE = (USAGE, DATA, DISK_FULL, NOT_READY, TERMINATED)
+"""What is for a person to mend, or was ordered by one: no attempt that failed."""
 
 
 class StageError(Exception):
@@ -51,6 +53,14 @@ class AttemptsError(StageError):
     """A stage that failed too often without any progress."""
 
     exit_code = BUG
+
+
+class WorkerError(StageError):
+    """A worker ended the group; its exit code and its message."""
+
+    def __init__(self, exit_code: int, message: str) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
 
 
 class TerminatedError(StageError):

@@ -25,13 +25,13 @@ from minima.errors import (
     BUG,
     OUT_OF_MEMORY,
     TERMINATED,
-    DataError,
     DiskFullError,
     LostPeerError,
     NotReadyError,
     StageError,
     TerminatedError,
     UsageError,
+    WorkerError,
 )
 from minima.inputs import check_inputs
 from minima.lease import Lease
@@ -44,8 +44,6 @@ STARTED = "MINIMA_STARTED"
 """When PID 1 began, in seconds since the epoch, for its workers."""
 INPUTS = "MINIMA_INPUTS"
 """File with what the agent found of the inputs, for its workers: hashing them again on each device would take hours."""
-NO_FAILURE = (TerminatedError, UsageError, DataError, DiskFullError)
-"""What is for a person to mend, or was ordered by one: no attempt that failed."""
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
 TERMINATION_LOG = Path("/dev/termination-log")
 POLL = 2.0
@@ -73,10 +71,13 @@ def _stage(verb: str, argv: list[str]) -> int:
     folder = Path(options.output_dir)
     _claim(folder, inputs)
     if options.elastic:
-        code, message = _agent(options, argv, inputs)
-        if code and artifact.finished(options) is None:  # A peer lost after the marker is no failure.
-            say(verb, message)
-            return code
+        # Counted before anything is imported that may be too large for the pod.
+        with attempts.counted(folder, options.max_attempts) if _hosts_rendezvous() else contextlib.nullcontext():
+            try:
+                _agent(options, argv, inputs)
+            except StageError:
+                if artifact.finished(options) is None:  # A peer lost after the marker is no failure.
+                    raise
     else:
         _run_here(options, folder, inputs)
     marker = artifact.finished(options)
@@ -113,17 +114,11 @@ def _run_here(options: Options, folder: Path, inputs: dict[str, dict[str, Any]])
     with Lease(folder, f"lease-{pod}" if pod else "lease") as lease:
         if artifact.finished(options):
             return  # Another process made it while this one waited for the lease.
-        if pod == 0:
-            attempts.count(folder, options.max_attempts)
-        if not options.independent:
-            clear_unfinished(folder)
-        output = artifact.Output(folder, options, inputs, lease.check, float(os.environ[STARTED]))
-        try:
+        with attempts.counted(folder, options.max_attempts) if pod == 0 else contextlib.nullcontext():
+            if not options.independent:
+                clear_unfinished(folder)
+            output = artifact.Output(folder, options, inputs, lease.check, float(os.environ[STARTED]))
             metrics = module(options.verb).run(options, output)
-        except NO_FAILURE:
-            if pod == 0:
-                attempts.forgive(folder)
-            raise
         if pod == 0:
             output.commit(metrics)
             return
@@ -138,18 +133,11 @@ def work(verb: str, argv: list[str]) -> int:
     folder = Path(options.output_dir)
     first = os.environ["RANK"] == "0"
     with Lease(folder) if first else contextlib.nullcontext() as lease:
-        if first:
-            if artifact.finished(options):
-                raise NotReadyError(f"{folder}: another process finished it meanwhile")  # The agent sees it, and ends with 0.
-            attempts.count(folder, options.max_attempts)
+        if first and artifact.finished(options):
+            raise NotReadyError(f"{folder}: another process finished it meanwhile")  # The agent sees it, and ends with 0.
         check = lease.check if lease else lambda: None
         output = artifact.Output(folder, options, inputs, check, float(os.environ[STARTED]))
-        try:
-            metrics = module(verb).run(options, output)
-        except NO_FAILURE:
-            if first:
-                attempts.forgive(folder)
-            raise
+        metrics = module(verb).run(options, output)
         if first:
             output.commit(metrics)
         # One worker that ends with 0 makes the whole job Succeeded: none may end before the marker is there.
@@ -165,8 +153,24 @@ def module(verb: str) -> ModuleType:
     return importlib.import_module(f"minima.{verb.replace('-', '_')}")
 
 
-def _agent(options: Options, argv: list[str], inputs: dict[str, dict[str, Any]]) -> tuple[int, str]:
-    """Become torchrun's agent for this node, configured by the PET_* variables; the right exit code, and what to say."""
+def _alone() -> bool:
+    """Whether all workers are in this pod."""
+    return os.environ.get("PET_NNODES", "1") in {"1", "1:1"}
+
+
+def _hosts_rendezvous() -> bool:
+    """Whether this is the pod, of several, where the others meet."""
+    return _alone() or os.environ.get("PET_RDZV_ENDPOINT", "").partition(":")[0] == os.environ.get("HOSTNAME")
+
+
+def _agent(options: Options, argv: list[str], inputs: dict[str, dict[str, Any]]) -> None:
+    """Become torchrun's agent for this node, configured by the PET_* variables.
+
+    Raises:
+        WorkerError: with the code and the words of the worker that failed first.
+        TerminatedError: SIGTERM or Ctrl-C, when the workers have ended.
+        LostPeerError: the other pods do not come, or went.
+    """
     from torch.cuda import is_available
     from torch.distributed import DistError
     from torch.distributed import run as torchrun
@@ -181,9 +185,8 @@ def _agent(options: Options, argv: list[str], inputs: dict[str, dict[str, Any]])
     os.environ[AGENT] = str(os.getpid())
     for name in ("torch.distributed.elastic.multiprocessing.api", "torch.distributed.elastic.agent.server.api"):
         get_logger(name).setLevel("CRITICAL")  # What failed is said once, below.
-    alone = os.environ.get("PET_NNODES", "1") in {"1", "1:1"}
     local = ["--nnodes", "1", "--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0", "--rdzv-id", options.verb]
-    words = [*(local if alone else []), "--module", "minima.worker", options.verb, *argv]
+    words = [*(local if _alone() else []), "--module", "minima.worker", options.verb, *argv]
     config, command, arguments = torchrun.config_from_args(torchrun.get_args_parser().parse_args(words))
     with tempfile.NamedTemporaryFile("w", prefix="minima-inputs-", suffix=".json", encoding="utf-8") as file:
         json.dump(inputs, file)
@@ -195,10 +198,10 @@ def _agent(options: Options, argv: list[str], inputs: dict[str, dict[str, Any]])
             text = f"stopped by {stopped.sigval.name}; the same command goes on from the last checkpoint"
             raise TerminatedError(text) from None
         except ChildFailedError as failed:
-            return root_cause([(f.timestamp, f.exitcode, _words(f.message)) for f in failed.failures.values()])
+            causes = [(f.timestamp, f.exitcode, _words(f.message)) for f in failed.failures.values()]
+            raise WorkerError(*root_cause(causes)) from None
         except (RendezvousError, DistError) as lost:
             raise LostPeerError(f"the group of pods did not meet, or lost one ({lost}); run again") from lost
-    return 0, ""
 
 
 def _words(message: str | dict[str, Any]) -> str:
