@@ -23,7 +23,8 @@ test-cluster: venv
 	$(BIN)/pytest -m "cluster and not long"
 
 test-long: venv
-	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not alone"
+	$(BIN)/pytest -m alone
 
 lint: venv
 	$(BIN)/ruff check .

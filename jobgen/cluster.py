@@ -135,7 +135,9 @@ class Cluster:
         return sorted(found, key=lambda pod: (pod.metadata.creation_timestamp, pod.metadata.name))
 
     def restarts(self, job: Mapping[str, Any]) -> int:
-        """How many pods of a job were made again, as far as the cluster's events reach back (an hour, if nobody changed it)."""
+        """How many pods of a job were made again, as far as the cluster's events tell: it keeps them for an hour, and after 25
+        of one job in a row drops most.
+        """
         name = job["metadata"]["name"]
         selector = f"involvedObject.kind=PyTorchJob,involvedObject.name={name},reason=SuccessfulCreatePod"
         with told(f"list events in {self.namespace}"):
