@@ -206,8 +206,8 @@ def _container(pipeline: Pipeline, step: Step) -> dict[str, Any]:
 def _env(step: Step) -> list[dict[str, Any]]:
     pool = step.pool
     values = dict(TMP)
-    if not pool.gpus:
-        values["OMP_NUM_THREADS"] = str(max(1, math.floor(amount(pool.cpu_limit or pool.cpu)) // step.processes))
+    # Else torch starts a thread for each core of the node. What a pod asks for, since more may be taken by its neighbours.
+    values["OMP_NUM_THREADS"] = str(max(1, math.floor(amount(pool.cpu)) // step.processes))
     if step.options.elastic:
         values["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] = str(SAVING_SECONDS)
     values |= {name: value.replace("$", "$$") for name, value in pool.env.items()}

@@ -142,7 +142,7 @@ def _run(program: str, step: Step) -> int:
     """Run one stage with the variables that the operator would set, and pass signals on to it."""
     processes = step.pods * step.processes if step.options.elastic else 1
     threads = max(1, (os.cpu_count() or 1) // processes)
-    env = {**os.environ, "PET_NPROC_PER_NODE": str(processes), "PET_NNODES": "1", "OMP_NUM_THREADS": str(threads)}
+    env = {"OMP_NUM_THREADS": str(threads), **os.environ, "PET_NPROC_PER_NODE": str(processes), "PET_NNODES": "1"}
     parent = os.getpid()
     # In its own process group a terminal's Ctrl-C reaches the stage once, through here, and not in the middle of its farewell.
     child = subprocess.Popen([program, *step.argv[1:]], env=env, process_group=0, preexec_fn=lambda: die_with_parent(parent))

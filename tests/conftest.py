@@ -1,8 +1,13 @@
 """Options of the test program."""
 
+import os
+
 import pytest
 from hypothesis import settings
 
+# Before torch is imported, and for all programs that tests start: threads that wait for each other while two test programs
+# share two cores took four times as long as one.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 # An example's time says how busy the machine is, not whether the code is right.
 settings.register_profile("minima", deadline=None)
 settings.load_profile("minima")

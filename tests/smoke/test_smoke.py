@@ -150,29 +150,28 @@ def test_from_an_unknown_stage_is_refused(workspace: Workspace, first: object) -
     assert "Traceback" not in run.stderr
 
 
-def start_and_wait_for_step(workspace: Workspace, stage: str, *more: str) -> subprocess.Popen[str]:
-    """Start the pipeline and return as soon as `stage` has written a checkpoint."""
+def start_and_wait_for_checkpoint(workspace: Workspace, stage: str, *more: str) -> subprocess.Popen[str]:
+    """Start the pipeline and return as soon as `stage` has written another checkpoint."""
+    folder = Path(workspace.steps[stage].output_dir)
+    there = set() if more else set((folder / CHECKPOINTS).glob("step-*"))
     process = subprocess.Popen(workspace.command(*more), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    checkpoints = Path(workspace.steps[stage].output_dir) / CHECKPOINTS
-    while not list(checkpoints.glob("step-*")):
+    while not set((folder / CHECKPOINTS).glob("step-*")) - there:
         assert process.poll() is None, process.communicate()
         time.sleep(0.1)
     return process
 
 
-# SIGTERM takes the way of SIGINT here; what it does in a pod is in tests/cluster.
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.long)])
-def test_stopped_in_the_middle_it_goes_on_to_the_same_weights(
-    workspace: Workspace, first: object, number: signal.Signals
-) -> None:
+def test_stopped_in_the_middle_it_goes_on_to_the_same_weights(workspace: Workspace, first: object) -> None:
+    """Killed, then interrupted as by Ctrl-C. What SIGTERM does to a pod is in tests/cluster."""
     before = workspace.weights("finetune")
-    process = start_and_wait_for_step(workspace, "finetune", "--from", "finetune")
-    os.kill(process.pid, number)
-    _, error = process.communicate(timeout=120)
-    assert f"set aside {os.path.relpath(workspace.steps['finetune'].output_dir)}" in error
-    assert process.returncode == {signal.SIGKILL: -9}.get(number, 143), error
-    assert nothing_left(workspace.folder)
-    assert artifact.finished(workspace.steps["finetune"].options) is None
+    for number, more, code in ((signal.SIGKILL, ["--from", "finetune"], -9), (signal.SIGINT, [], 143)):
+        process = start_and_wait_for_checkpoint(workspace, "finetune", *more)
+        os.kill(process.pid, number)
+        _, error = process.communicate(timeout=120)
+        assert (f"set aside {os.path.relpath(workspace.steps['finetune'].output_dir)}" in error) == bool(more)
+        assert process.returncode == code, error
+        assert nothing_left(workspace.folder)
+        assert artifact.finished(workspace.steps["finetune"].options) is None
     again = workspace.run()
     assert again.returncode == 0, again.stderr
     assert "step" in again.stderr

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from jobgen import render, spec
 from jobgen.plan import plan
+from jobgen.pools import amount
 from minima.errors import UsageError
 
 JOBS = [
@@ -52,7 +53,7 @@ def test_the_kubernetes_shapes_of_the_design(name: str, step: Any, job: dict[str
     assert ("elasticPolicy" in job["spec"]) == (step.options.elastic and step.pods > 1)
     env = {entry["name"]: entry.get("value") for entry in container(job)["env"]}
     assert ("MINIMA_POD_INDEX" in env) == (step.verb == "build-data" and step.pods > 1)
-    assert ("OMP_NUM_THREADS" in env) == (step.pool.gpus == 0)
+    assert 1 <= int(env["OMP_NUM_THREADS"] or 0) * step.processes <= max(1, amount(step.pool.cpu))
     assert "CUDA_LAUNCH_BLOCKING" not in env
     if step.options.elastic:
         assert int(env["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"]) < pod(job)["terminationGracePeriodSeconds"]
