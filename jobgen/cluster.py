@@ -6,6 +6,7 @@ RuntimeError without its status, and drop what its models do not know.
 
 import contextlib
 import json
+import re
 import time
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
@@ -35,8 +36,9 @@ PAUSE = 2.0
 """Seconds until a call is tried again that the cluster did not answer."""
 RETRIES = 30
 """Calls in a row that the cluster does not answer, before that is said to be an error."""
-AGAIN_SECONDS = 10
-"""Of a log that is opened again, how much before its last line is looked through."""
+SKEW_SECONDS = 60
+"""By which clocks of the cluster and of this machine may differ."""
+STAMP = re.compile(r"(\d{4}-\d\d-\d\dT\S+) ?")
 
 
 @contextlib.contextmanager
@@ -141,7 +143,7 @@ class Cluster:
         name = job["metadata"]["name"]
         selector = f"involvedObject.kind=PyTorchJob,involvedObject.name={name},reason=SuccessfulCreatePod"
         with told(f"list events in {self.namespace}"):
-            events = self.core.list_namespaced_event(self.namespace, field_selector=selector).items
+            events = self.core.list_namespaced_event(self.namespace, field_selector=selector, _request_timeout=TIMEOUT).items
         made = sum(event.count or 1 for event in events if event.involved_object.uid == job["metadata"]["uid"])
         pods = sum(replica["replicas"] for replica in job["spec"]["pytorchReplicaSpecs"].values())
         return max(0, made - pods)
@@ -170,39 +172,61 @@ class Cluster:
         """What a pod writes until it ends, each line once: a stream that breaks, as with its kubelet, is opened again.
 
         Raises:
-            LostPeerError: the cluster does not answer `RETRIES` times.
+            LostPeerError: the cluster does not answer `RETRIES` times, or has the log of a pod that ended no more.
+            UsageError: it refuses that often.
         """
-        name, last, read_at, failures = pod.metadata.name, "", time.monotonic(), 0
+        name, last, failures = pod.metadata.name, "", 0
+        said: set[str] = set()
         while True:
+            alive = False
             try:
                 # Asked before reading, so that all that it wrote is there to be read.
-                over = not self._alive(pod)
-                again = {"since_seconds": int(time.monotonic() - read_at) + AGAIN_SECONDS} if last else {}
+                phase = self._phase(pod)
+                if not phase:
+                    return  # Its log went with it; one of its name may be another's.
+                alive = phase in {"Pending", "Running"}
                 known = last
-                for line in self.lines(name, follow=True, timestamps=True, **again):
-                    stamp, _, text = line.partition(" ")  # Of a fixed width, so they compare as text.
-                    if stamp > known:
-                        last, read_at, failures, known = stamp, time.monotonic(), 0, ""
-                        yield text
-                if over:
+                lines = self.lines(name, follow=True, timestamps=True, **_since(last)) if phase != "Pending" else ()
+                for line in lines:
+                    stamp = STAMP.match(line)
+                    if not stamp:  # The kubelet's own words about the log.
+                        if line not in said:
+                            said.add(line)
+                            yield line
+                    elif not known or stamp[1] > known:  # Of a fixed width, so they compare as text.
+                        last, known = stamp[1], ""
+                        failures = 0
+                        yield line[stamp.end() :]
+                if not alive:
                     return
+                failures = 0
             except LostPeerError:
+                failures += 0 if alive else 1  # While the pod is there, its node will be again.
+                if failures > RETRIES:
+                    raise
+            except UsageError:  # As of a kubelet that does not know its pods yet.
                 failures += 1
                 if failures > RETRIES:
                     raise
-            except UsageError:
-                if not self._alive(pod):
-                    return  # Its log went with it.
-                raise
-            time.sleep(PAUSE if failures else PAUSE / 4)
+            time.sleep(PAUSE)
 
-    def _alive(self, pod: Any) -> bool:
-        """Whether this very pod may still write."""
+    def _phase(self, pod: Any) -> str:
+        """The phase of this very pod; empty if it is gone."""
         with told(f"list pods in {self.namespace}"):
             found = self.core.list_namespaced_pod(
                 self.namespace, field_selector=f"metadata.name={pod.metadata.name}", _request_timeout=TIMEOUT
             ).items
-        return any(p.metadata.uid == pod.metadata.uid and p.status.phase in {"Pending", "Running"} for p in found)
+        return next((str(p.status.phase) for p in found if p.metadata.uid == pod.metadata.uid), "")
+
+
+def _since(stamp: str) -> dict[str, int]:
+    """The option of the API for what came after a line, and some before it: clocks differ."""
+    return {"since_seconds": max(0, int(time.time() - seconds(stamp))) + SKEW_SECONDS} if stamp else {}
+
+
+def seconds(stamp: str) -> float:
+    """Seconds since the epoch of an RFC 3339 time, whose fractions may have more digits than Python reads."""
+    return datetime.fromisoformat(re.sub(r"\.(\d{1,6})\d*", r".\1", stamp).replace("Z", "+00:00")).astimezone(UTC).timestamp()
 
 
 def state(job: Mapping[str, Any]) -> str:

@@ -213,10 +213,19 @@ class _Conductor:
         except StageError as error:
             print(f"{stage}/{pod.metadata.name} | ({error})", file=sys.stderr, flush=True)
 
+    def read_out(self, step: Step, name: str) -> list[Any]:
+        """Print what is left of the logs of a job that ended, before what follows; its pods."""
+        pods = self.cluster.pods(f"training.kubeflow.org/job-name={name}")
+        for pod in pods:
+            if pod.metadata.uid in self.followers:
+                self.followers[pod.metadata.uid].join(POLL)
+            elif pod.status.phase in ENDED:  # Between two looks.
+                self.follow(step.stage, pod)
+        return pods
+
     def finish(self, step: Step, marker: dict[str, Any]) -> None:
-        for pod, uid in self.pods.items():
-            if uid in self.followers and pod.startswith(f"{self.watched.get(step.stage)}-"):
-                self.followers[uid].join(POLL)  # Its last lines come before what follows.
+        if step.stage in self.watched:
+            self.read_out(step, self.watched[step.stage])
         self.markers[step.stage] = marker
         word = "finished" if step.stage in self.watched else "finished already"
         say(f"{self.title(step)}: {word} ({artifact.summary(marker)})")
@@ -232,11 +241,7 @@ class _Conductor:
 
     def fail(self, step: Step, job: dict[str, Any]) -> tuple[str, int]:
         name = job["metadata"]["name"]
-        pods = self.cluster.pods(f"training.kubeflow.org/job-name={name}")
-        code, words = last_words(pods) or (BUG, "no pod says why")
-        for pod in pods:
-            if pod.metadata.uid in self.followers:
-                self.followers[pod.metadata.uid].join(POLL)
+        code, words = last_words(self.read_out(step, name)) or (BUG, "no pod says why")
         say(f"{self.title(step)}: {name} failed with exit code {code}: {words}")
         leave(f"{step.stage} failed with exit code {code}: {words}")
         # After any other code the Job would start another conductor, and that one the stage.

@@ -1,8 +1,10 @@
 """A pipeline in a cluster, from outside of it: start its conductor and watch it, read logs, put a stage on a new object."""
 
+import re
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from typing import Any
 
 from kubernetes.client import V1DeleteOptions
@@ -28,6 +30,8 @@ from jobgen.run import following, say
 from minima.errors import BUG, TERMINATED, LostPeerError, NotReadyError, StageError, UsageError, did_you_mean
 
 POLL = 1.0
+OF_A_POD = re.compile(r"[a-z0-9-]+/[a-z0-9-]+ \| ")
+"""How the conductor prints a line of a stage's pod."""
 
 
 def run_remote(pipeline: Pipeline, cluster: Cluster, *, from_stage: str | None) -> int:
@@ -86,19 +90,40 @@ def verdict(job: Any) -> str:
     return next((c.type for c in conditions if c.status == "True" and c.type in {"Complete", "Failed"}), "")
 
 
+class _Reader:
+    """Reads conductors' pods, one after the other; a later one prints again what its stages' pods wrote before."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self.cluster = cluster
+        self.read: set[str] = set()
+        self.seen: set[str] = set()
+
+    def lines(self, pod: Any, *, follow: bool) -> Iterator[str]:
+        before = frozenset(self.seen)
+        for line in self.cluster.follow(pod) if follow else self.cluster.lines(pod.metadata.name):
+            if OF_A_POD.match(line):
+                if line in before:
+                    continue
+                self.seen.add(line)
+            yield line
+        self.read.add(pod.metadata.uid)
+
+    def left(self, pods: list[Any]) -> list[Any]:
+        """Those that have begun and were not read."""
+        return [pod for pod in pods if pod.status.phase != "Pending" and pod.metadata.uid not in self.read]
+
+
 def _watch(cluster: Cluster, pipeline: str, name: str) -> int:
     """Print the logs of the conductor's pods, one after the other, until its Job has a verdict; its exit code."""
-    read: set[str] = set()
+    reader = _Reader(cluster)
     failures, told_at = 0, time.monotonic()
     while True:
         try:
             pods = cluster.pods(f"batch.kubernetes.io/job-name={name}")
-            for pod in pods:
-                if pod.status.phase != "Pending" and pod.metadata.uid not in read:
-                    read.add(pod.metadata.uid)
-                    for line in cluster.follow(pod):
-                        print(line, flush=True)
-                    told_at = time.monotonic()
+            for pod in reader.left(pods):
+                for line in reader.lines(pod, follow=True):
+                    print(line, flush=True)
+                told_at = time.monotonic()
             if pods and pods[-1].status.phase == "Pending" and time.monotonic() - told_at > UNSCHEDULED_SECONDS:
                 say(f"{pods[-1].metadata.name} does not start: {waiting_for(pods[-1])}")
                 told_at = time.monotonic()
@@ -129,19 +154,21 @@ def logs(pipeline: Pipeline, cluster: Cluster, stage: str, *, follow: bool) -> i
         UsageError: no such stage, or nothing is there to read.
     """
     step = _step(pipeline, stage)
-    seen: set[str] = set()
-    for pod in cluster.pods(f"minima/pipeline={pipeline.name},app.kubernetes.io/component={CONDUCTOR}"):
-        if pod.status.phase == "Pending":
-            continue
-        before = frozenset(seen)  # A conductor reads the logs of pods that are there from their beginning again.
-        try:
-            for line in cluster.follow(pod) if follow else cluster.lines(pod.metadata.name):
-                if line.startswith(f"{stage}/") and " | " in line and line not in before:
-                    seen.add(line)
+    reader, found = _Reader(cluster), False
+    over = re.compile(rf"\S+ \[\d+/\d+\] {re.escape(stage)}: (?:finished|\S+ failed with) ")
+    while True:
+        pods = cluster.pods(f"minima/pipeline={pipeline.name},app.kubernetes.io/component={CONDUCTOR}")
+        for pod in reader.left(pods):
+            for line in reader.lines(pod, follow=follow):
+                if line.startswith(f"{stage}/") and OF_A_POD.match(line):
+                    found = True
                     print(line.removeprefix(f"{stage}/"), flush=True)
-        except StageError as error:
-            print(f"({error})", file=sys.stderr, flush=True)
-    if seen:
+                elif follow and found and over.match(line):
+                    return 0
+        if not follow or all(verdict(job) for job in cluster.conductors(pipeline.name)):
+            break
+        time.sleep(POLL)
+    if found:
         return 0
     pods = cluster.pods(_selector(pipeline, step))
     if not pods:

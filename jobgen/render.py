@@ -1,5 +1,6 @@
 """Steps to PyTorchJobs as plain dicts, and those to YAML: the same bytes everywhere. Shapes of Training Operator 1.9.4."""
 
+import copy
 import hashlib
 import json
 import math
@@ -83,7 +84,7 @@ def job(pipeline: Pipeline, step: Step, namespace: str | None = None) -> dict[st
     rendered["metadata"] = {**rendered["metadata"], "name": f"{metadata['name']}-{digest[:KEY_LENGTH]}"}  # type: ignore[dict-item]
     if found := validate.problems(rendered):
         raise StageError(f"{pipeline.source}: {step.stage}: jobgen made a wrong object, please report it: " + "; ".join(found))
-    return rendered
+    return copy.deepcopy(rendered)  # Nothing of it is also part of another one.
 
 
 def check_namespace(name: str | None) -> None:

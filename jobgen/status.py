@@ -5,17 +5,17 @@ import re
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 from jobgen import conductor, render
-from jobgen.cluster import ENDED, Cluster, label, last_words, state, waiting_for
+from jobgen.cluster import ENDED, PAUSE, RETRIES, Cluster, label, last_words, seconds, state, waiting_for
 from jobgen.pipeline import Pipeline
 from jobgen.plan import Step, plan
 from jobgen.remote import verdict
 from jobgen.report import table
+from jobgen.run import say
 from minima import artifact, flags
-from minima.errors import StageError, UsageError
+from minima.errors import LostPeerError, StageError, UsageError
 from minima.options import STAGES, inputs
 
 PROGRESS = re.compile(r"^(?P<time>\S+) step (?P<step>\d+)/(?P<total>\d+) loss ")
@@ -121,7 +121,7 @@ def _progress(cluster: Cluster, pod: str) -> dict[str, Any]:
     step, total = int(last["step"]), int(last["total"])
     eta = None
     if len(found) > 1 and (done := step - int(found[0]["step"])) > 0:
-        eta = round((_seconds(last["time"]) - _seconds(found[0]["time"])) / done * (total - step), 1)
+        eta = round((seconds(last["time"]) - seconds(found[0]["time"])) / done * (total - step), 1)
     return {"step": step, "total": total, "eta": eta}
 
 
@@ -133,10 +133,20 @@ def _failed(step: Step, job: Mapping[str, Any], cluster: Cluster) -> Row:
 
 def status(pipeline: Pipeline, cluster: Cluster, *, output: str, watch: bool) -> int:
     """Print the rows, as a table or as JSON; with `watch` again and again, until nothing is under way any more."""
+    failures = 0
     while True:
-        found = rows(pipeline, cluster)
+        try:
+            found = rows(pipeline, cluster)
+            conductors = cluster.conductors(pipeline.name)
+        except LostPeerError as error:
+            failures += 1
+            if not watch or failures > RETRIES:
+                raise
+            say(f"{error}; tried again")
+            time.sleep(PAUSE)
+            continue
+        failures = 0
         print(json.dumps([asdict(row) for row in found], indent=1) if output == "json" else _table(found), flush=True)
-        conductors = cluster.conductors(pipeline.name)
         idle = all(row.state in {"finished", "failed", "waiting"} for row in found)
         if not watch or (idle and not (conductors and not verdict(conductors[-1]))):
             return 0
@@ -242,12 +252,7 @@ def _arguments(job: Mapping[str, Any]) -> Any:
 
 
 def _age(job: Mapping[str, Any]) -> float:
-    return round(time.time() - _seconds(job["metadata"]["creationTimestamp"]), 1)
-
-
-def _seconds(stamp: str) -> float:
-    """Seconds since the epoch of an RFC 3339 time, whose fractions may have more digits than Python reads."""
-    return datetime.fromisoformat(re.sub(r"\.(\d{1,6})\d*", r".\1", stamp).replace("Z", "+00:00")).astimezone(UTC).timestamp()
+    return round(time.time() - seconds(job["metadata"]["creationTimestamp"]), 1)
 
 
 def _duration(seconds: float | None) -> str:

@@ -15,7 +15,7 @@ NOT_READY = 75
 LOST_PEER = 134
 OUT_OF_MEMORY = 137
 TERMINATED = 143
-NO_FAILURE = (USAGE, DATA, DISK_FULL, NOT_READY, TERMINATED)
+NO_FAILURE = (USAGE, DATA, DISK_FULL, TERMINATED)
 """What is for a person to mend, or was ordered by one: no attempt that failed."""
 
 
@@ -73,6 +73,10 @@ class LostPeerError(StageError):
     """Another process of the group, or the device, is gone; the same command may well work again."""
 
     exit_code = LOST_PEER
+
+
+class NoPeerError(LostPeerError):
+    """The other pods of the group did not come: their nodes may."""
 
 
 def did_you_mean(name: str, valid: Iterable[str]) -> str:

@@ -27,6 +27,7 @@ from minima.errors import (
     TERMINATED,
     DiskFullError,
     LostPeerError,
+    NoPeerError,
     NotReadyError,
     StageError,
     TerminatedError,
@@ -71,8 +72,7 @@ def _stage(verb: str, argv: list[str]) -> int:
     folder = Path(options.output_dir)
     _claim(folder, inputs)
     if options.elastic:
-        # Counted before anything is imported that may be too large for the pod.
-        with attempts.counted(folder, options.max_attempts) if _hosts_rendezvous() else contextlib.nullcontext():
+        with attempts.begun(folder, options.max_attempts) if _hosts_rendezvous() else contextlib.nullcontext():
             try:
                 _agent(options, argv, inputs)
             except StageError:
@@ -114,7 +114,8 @@ def _run_here(options: Options, folder: Path, inputs: dict[str, dict[str, Any]])
     with Lease(folder, f"lease-{pod}" if pod else "lease") as lease:
         if artifact.finished(options):
             return  # Another process made it while this one waited for the lease.
-        with attempts.counted(folder, options.max_attempts) if pod == 0 else contextlib.nullcontext():
+        file = f"_attempts-{pod}.json" if pod else attempts.FILE
+        with attempts.counted(folder, options.max_attempts, file), one_form_of_errors():
             if not options.independent:
                 clear_unfinished(folder)
             output = artifact.Output(folder, options, inputs, lease.check, float(os.environ[STARTED]))
@@ -137,7 +138,9 @@ def work(verb: str, argv: list[str]) -> int:
             raise NotReadyError(f"{folder}: another process finished it meanwhile")  # The agent sees it, and ends with 0.
         check = lease.check if lease else lambda: None
         output = artifact.Output(folder, options, inputs, check, float(os.environ[STARTED]))
-        metrics = module(verb).run(options, output)
+        counted = attempts.counted(folder, options.max_attempts) if first else contextlib.nullcontext()
+        with counted, one_form_of_errors():
+            metrics = module(verb).run(options, output)
         if first:
             output.commit(metrics)
         # One worker that ends with 0 makes the whole job Succeeded: none may end before the marker is there.
@@ -169,14 +172,15 @@ def _agent(options: Options, argv: list[str], inputs: dict[str, dict[str, Any]])
     Raises:
         WorkerError: with the code and the words of the worker that failed first.
         TerminatedError: SIGTERM or Ctrl-C, when the workers have ended.
-        LostPeerError: the other pods do not come, or went.
+        NoPeerError: the other pods do not come.
+        LostPeerError: they went.
     """
     from torch.cuda import is_available
     from torch.distributed import DistError
     from torch.distributed import run as torchrun
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.elastic.rendezvous.api import RendezvousError
+    from torch.distributed.elastic.rendezvous.api import RendezvousError, RendezvousTimeoutError
     from torch.distributed.elastic.utils.logging import get_logger
     from torch.distributed.launcher.api import elastic_launch
 
@@ -200,6 +204,8 @@ def _agent(options: Options, argv: list[str], inputs: dict[str, dict[str, Any]])
         except ChildFailedError as failed:
             causes = [(f.timestamp, f.exitcode, _words(f.message)) for f in failed.failures.values()]
             raise WorkerError(*root_cause(causes)) from None
+        except RendezvousTimeoutError as nobody:
+            raise NoPeerError(f"the other pods of the group did not come ({nobody}); tried again") from nobody
         except (RendezvousError, DistError) as lost:
             raise LostPeerError(f"the group of pods did not meet, or lost one ({lost}); run again") from lost
 

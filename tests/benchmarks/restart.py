@@ -12,8 +12,7 @@ from datetime import datetime
 from typing import Any
 
 from jobgen import plan, spec
-from jobgen.cluster import Cluster, state
-from jobgen.status import _seconds
+from jobgen.cluster import Cluster, seconds, state
 from tests.cluster.conftest import SHORT
 from tests.cluster.test_faults import STEP, distill, find, pods
 
@@ -34,7 +33,7 @@ def lines(cluster: Cluster, name: str) -> list[tuple[float, str]]:
         if pod.status.phase in {"Running", "Succeeded"}:
             for line in cluster.lines(pod.metadata.name, timestamps=True):
                 stamp, _, text = line.partition(" ")
-                found.append((_seconds(stamp), text))
+                found.append((seconds(stamp), text))
     return sorted(found)
 
 

@@ -1,5 +1,6 @@
 """A node whose kubelet is killed and comes back, under a pipeline that its conductor carries."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -16,12 +17,22 @@ from tests.cluster.test_faults import STEP
 
 pytestmark = [pytest.mark.cluster, pytest.mark.long, pytest.mark.alone]
 DOWN_SECONDS = 5.0
+kept: list[subprocess.Popen[bytes]] = []
+
+
+def kubelets() -> list[Path]:
+    found = []
+    for place in Path("/proc").glob("[0-9]*/comm"):
+        with contextlib.suppress(OSError):  # It ended meanwhile.
+            if place.read_text() == "kubelet\n":
+                found.append(place.parent)
+    return found
 
 
 @pytest.fixture
 def restart_kubelet() -> Callable[[], None]:
     """Kills the kubelet and starts the same command again in the same network, as its service manager would."""
-    found = [place.parent for place in Path("/proc").glob("[0-9]*/comm") if place.read_text() == "kubelet\n"]
+    found = kubelets()
     if len(found) != 1 or os.getuid() != 0:
         pytest.skip("needs the node's kubelet as a process of this machine, and root")
     (process,) = found
@@ -34,7 +45,7 @@ def restart_kubelet() -> Callable[[], None]:
             os.kill(int(process.name), signal.SIGKILL)
             time.sleep(DOWN_SECONDS)
             words = ["nsenter", f"--net=/proc/self/fd/{network.fileno()}", *command]
-            subprocess.Popen(
+            started = subprocess.Popen(
                 words,
                 env=environment,
                 cwd=folder,
@@ -44,6 +55,10 @@ def restart_kubelet() -> Callable[[], None]:
                 pass_fds=[network.fileno()],
                 start_new_session=True,
             )
+        kept.append(started)  # It outlives this program.
+        with contextlib.suppress(FileNotFoundError):
+            # Where ../shared/cluster/down looks for it.
+            (Path(log.name).resolve().parent.parent / "kubelet.pid").write_text(f"{started.pid}\n")
 
     return restart
 
@@ -51,9 +66,12 @@ def restart_kubelet() -> Callable[[], None]:
 def test_a_pipeline_goes_on(cluster: Any, tmp_path: Path, restart_kubelet: Callable[[], None]) -> None:
     command = [sys.executable, "-m", "jobgen", "run", str(short(tmp_path)), "--namespace", cluster.namespace]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as watching:
-        wait("distill runs", lambda: any("Running" in conditions(j) for j in cluster.jobs("minima/stage=distill")))
-        restart_kubelet()
-        said, _ = watching.communicate(timeout=300)
+        try:
+            wait("distill runs", lambda: any("Running" in conditions(j) for j in cluster.jobs("minima/stage=distill")))
+            restart_kubelet()
+            said, _ = watching.communicate(timeout=300)
+        finally:
+            watching.kill()
     assert watching.returncode == 0, said
     assert [len(cluster.jobs(f"minima/stage={stage}")) for stage in ("init-model", "build-data", "distill")] == [1, 1, 1]
     steps = [int(number) for number in STEP.findall(said)]

@@ -10,6 +10,7 @@ from minima.errors import (
     DataError,
     DiskFullError,
     LostPeerError,
+    NoPeerError,
     NotReadyError,
     StageError,
     TerminatedError,
@@ -41,7 +42,42 @@ def test_progress_begins_the_count_again(tmp_path: Path, made: str) -> None:
         pass
 
 
-@pytest.mark.parametrize("error", [TerminatedError, UsageError, DataError, DiskFullError, NotReadyError])
+@pytest.mark.parametrize("error", [TerminatedError, UsageError, DataError, DiskFullError])
 def test_what_is_for_a_person_to_mend_is_not_counted(tmp_path: Path, error: type[StageError]) -> None:
     for _ in range(5):
         fail(tmp_path, 1, error)
+
+
+def begin(folder: Path, limit: int, error: type[StageError] = LostPeerError, counted: int = 0) -> None:
+    """One start of a group, whose first process counts so many times, that ends with an error."""
+
+    def group() -> None:
+        with attempts.begun(folder, limit):
+            for _ in range(counted):
+                fail(folder, limit, error)
+            raise error("why")
+
+    with pytest.raises(error):
+        group()
+
+
+@pytest.mark.parametrize("counted", [[0, 0, 0], [1, 1, 1], [1, 0, 1], [0, 1, 0], [2, 0], [3]])
+def test_each_start_of_a_group_counts_once_wherever_it_dies(tmp_path: Path, counted: list[int]) -> None:
+    """Twice or more where torch started it again inside its pods."""
+    for times in counted:
+        begin(tmp_path, 3, counted=times)
+    with pytest.raises(AttemptsError, match="3 starts without progress"), attempts.begun(tmp_path, 3):
+        pass
+
+
+@pytest.mark.parametrize("error", [TerminatedError, UsageError, DataError, DiskFullError, NotReadyError, NoPeerError])
+def test_a_group_that_waits_for_its_pods_or_for_a_person_is_not_counted(tmp_path: Path, error: type[StageError]) -> None:
+    for _ in range(5):
+        begin(tmp_path, 1, error)
+
+
+def test_another_groups_start_takes_nothing_from_the_one_at_work(tmp_path: Path) -> None:
+    with attempts.counted(tmp_path, 1):
+        begin(tmp_path, 5, NotReadyError)
+    with pytest.raises(AttemptsError), attempts.counted(tmp_path, 1):
+        pass

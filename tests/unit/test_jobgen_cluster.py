@@ -65,6 +65,9 @@ class Fake:
     def lines(self, name: str, **_: Any) -> Iterator[str]:
         yield from self.log
 
+    def follow(self, pod: Any) -> Iterator[str]:
+        yield from self.log
+
 
 def make(step: plan.Step) -> None:
     """The artefact of a step, as its stage would finish it."""
@@ -231,40 +234,66 @@ def stamped(*seconds: int) -> list[str]:
 
 
 class Broken(Cluster):
-    """A namespace with one pod, whose log breaks off as scripted: lines, or an error after them."""
+    """A namespace with one pod, whose phase and log at each look are as scripted: lines, or an error after them."""
 
-    def __init__(self, streams: Iterable[Sequence[str | StageError]], alive: Iterable[bool]) -> None:
-        self.streams, self.alive = iter(streams), iter(alive)
+    def __init__(self, looks: Iterable[tuple[str, Sequence[str | StageError]]]) -> None:
+        self.looks = iter(looks)
+        self.log: Sequence[str | StageError] = []
         self.asked: list[dict[str, Any]] = []
+
+    def _phase(self, pod: Any) -> str:
+        phase, self.log = next(self.looks)
+        return phase
 
     def lines(self, pod: str, **options: Any) -> Iterator[str]:
         self.asked.append(options)
-        for line in next(self.streams):
+        for line in self.log:
             if isinstance(line, StageError):
                 raise line
             yield line
 
-    def _alive(self, pod: Any) -> bool:
-        return next(self.alive)
+
+LOST, REFUSED = LostPeerError("the stream broke"), UsageError("the cluster refuses (404: not found)")
 
 
-def test_a_broken_log_is_opened_again_and_each_line_comes_once(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cluster, "PAUSE", 0.0)
-    lost = LostPeerError("the stream broke")
-    streams: list[list[str | StageError]] = [[*stamped(1, 2), lost], [lost], [*stamped(1, 2, 3)], [*stamped(2, 3, 3, 4)]]
-    broken = Broken(streams, [True, True, True, False])
-    assert list(broken.follow(pod(0, ""))) == ["line 1", "line 2", "line 3", "line 4"]
-    assert ["since_seconds" in options for options in broken.asked] == [False, True, True, True]
 
 
-def test_a_log_that_went_with_its_pod_is_no_error_and_a_cluster_that_is_away_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cluster, "PAUSE", 0.0)
-    refused = UsageError("the cluster refuses (404: not found)")
-    assert list(Broken([[refused]], [True, False]).follow(pod(0, ""))) == []
-    with pytest.raises(UsageError):
-        list(Broken([[refused]], [True, True]).follow(pod(0, "")))
-    with pytest.raises(LostPeerError):
-        list(Broken(itertools.repeat([LostPeerError("nobody")]), itertools.repeat(True)).follow(pod(0, "")))
+@pytest.mark.usefixtures("_quick")
+def test_a_broken_log_is_opened_again_and_each_line_comes_once() -> None:
+    kubelet = "failed to create fsnotify watcher: too many open files"
+    broken = Broken(
+        [
+            ("Pending", []),
+            ("Running", [*stamped(1, 2), LOST]),
+            *[("Running", [LOST])] * 100,  # A node that is away.
+            *[("Running", [REFUSED])] * 5,
+            ("Running", [*stamped(1, 2, 3), kubelet]),
+            ("Running", [*stamped(2, 3), kubelet, *stamped(4)]),
+            ("Succeeded", stamped(4, 5)),
+        ]
+    )
+    assert list(broken.follow(pod(0, ""))) == ["line 1", "line 2", "line 3", kubelet, "line 4", "line 5"]
+    assert broken.asked[0] == {"follow": True, "timestamps": True}
+    assert all(options["since_seconds"] >= 60 for options in broken.asked[1:])
+
+
+@pytest.mark.usefixtures("_quick")
+def test_a_pod_that_is_gone_or_another_of_its_name_is_not_read() -> None:
+    broken = Broken([("Running", stamped(1)), ("", stamped(2))])
+    assert list(broken.follow(pod(0, ""))) == ["line 1"]
+
+
+@pytest.mark.usefixtures("_quick")
+@pytest.mark.parametrize(
+    ("look", "error"),
+    [(("Running", [REFUSED]), UsageError), (("Succeeded", [LOST]), LostPeerError)],
+)
+def test_a_log_that_cannot_be_had_is_an_error(look: tuple[str, list[StageError]], error: type[StageError]) -> None:
+    with pytest.raises(error):
+        list(Broken(itertools.repeat(look)).follow(pod(0, "")))
 
 
 def test_the_last_words_are_those_of_the_cause() -> None:

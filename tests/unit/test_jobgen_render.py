@@ -53,11 +53,20 @@ def test_the_kubernetes_shapes_of_the_design(name: str, step: Any, job: dict[str
     assert ("elasticPolicy" in job["spec"]) == (step.options.elastic and step.pods > 1)
     env = {entry["name"]: entry.get("value") for entry in container(job)["env"]}
     assert ("MINIMA_POD_INDEX" in env) == (step.verb == "build-data" and step.pods > 1)
-    assert 1 <= int(env["OMP_NUM_THREADS"] or 0) * step.processes <= max(1, amount(step.pool.cpu))
+    assert env["OMP_NUM_THREADS"] == str(max(1, int(amount(step.pool.cpu)) // step.processes))
     assert "CUDA_LAUNCH_BLOCKING" not in env
     if step.options.elastic:
         assert int(env["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"]) < pod(job)["terminationGracePeriodSeconds"]
     assert [*container(job)["command"], *container(job)["args"]] == step.argv
+
+
+def test_jobs_share_nothing() -> None:
+    pipeline = spec.load("smoke")
+    step = plan(pipeline)[0]
+    changed, before = render.job(pipeline, step), render.job(pipeline, step)
+    pod(changed)["securityContext"]["seccompProfile"]["type"] = "Unconfined"
+    replica(changed)[1]["template"]["metadata"]["annotations"]["more"] = "yes"
+    assert render.job(pipeline, step) == before
 
 
 @pytest.mark.parametrize("job", [job for _, _, job in JOBS], ids=IDS)
