@@ -61,6 +61,34 @@ def short(folder: Path, name: str = "short", **distill: Any) -> Path:
     return place
 
 
+def first_stages(cluster: Any, folder: Path, **pools: Any) -> dict[str, str]:
+    """Run the short pipeline but for its last stage; paths of the model and of the records."""
+    from jobgen.plan import plan
+
+    pipeline = short(folder)
+    document = yaml.safe_load(pipeline.read_text()) | {"pools": pools}
+    del document["stages"]["distill"]
+    pipeline.write_text(yaml.safe_dump(document, sort_keys=False))
+    command = [sys.executable, "-m", "jobgen", "run", str(pipeline), "--namespace", cluster.namespace]
+    subprocess.run(command, check=True, capture_output=True, timeout=600)
+    made = {step.stage: step.output_dir for step in plan(spec.load(str(pipeline)))}
+    return {"model": f"{made['init-model']}/model", "records": made["build-data"]}
+
+
+def only_distill(name: str, model: str, records: str, **options: Any) -> dict[str, Any]:
+    """The last stage of the short pipeline as a pipeline of its own, on what others made."""
+    document: dict[str, Any] = yaml.safe_load(SHORT.read_text(encoding="utf-8"))
+    stage = document["stages"]["distill"]
+    stage["options"] |= {
+        "teacher_model_name_or_path": "${model}",
+        "student_model_name_or_path": "${model}",
+        "record_path_or_regex": "${records}/train-*.tfrecord",
+        "dev_record_path_or_regex": "${records}/dev-*.tfrecord",
+        **options,
+    }
+    return {**document, "name": name, "inputs": {"model": model, "records": records}, "stages": {"distill": stage}}
+
+
 def wait(what: str, condition: Callable[[], Any], seconds: float = 240, every: float = 0.5) -> Any:
     """The first true value of `condition`; fails after `seconds`."""
     deadline = time.monotonic() + seconds

@@ -8,6 +8,7 @@ import json
 import re
 import uuid
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ import yaml
 from jobgen import plan, render, spec
 from jobgen.cluster import last_words
 from minima.errors import StageError
-from tests.cluster.conftest import SHORT, conditions, digest, execute, short, wait
+from tests.cluster.conftest import conditions, digest, execute, first_stages, only_distill, wait
 
 pytestmark = [pytest.mark.cluster]
 STEP = re.compile(r"step (\d+)/\d+ loss")
@@ -36,36 +37,48 @@ os.kill(worker, signal.{name})
 
 @pytest.fixture(scope="module")
 def base(cluster: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """A finished short pipeline: paths of its model and records, and the digest of the distilled weights."""
-    import subprocess
-    import sys
-
-    pipeline = short(tmp_path_factory.mktemp("faults"), max_steps=STEPS)
-    command = [sys.executable, "-m", "jobgen", "run", str(pipeline), "--namespace", cluster.namespace]
-    subprocess.run(command, check=True, capture_output=True, timeout=600)
-    made = {step.stage: step.output_dir for step in plan.plan(spec.load(str(pipeline)))}
-    weights = digest(cluster, "minima:cpu", f"{made['distill']}/model.safetensors")
-    return {"model": f"{made['init-model']}/model", "records": made["build-data"], "weights": weights}
+    return first_stages(cluster, tmp_path_factory.mktemp("faults"))
 
 
 def distill(cluster: Any, base: dict[str, str], **changes: str) -> tuple[dict[str, Any], str]:
     """The PyTorchJob of `distill` alone, under a new pipeline's name, and the folder it makes."""
-    document = yaml.safe_load(SHORT.read_text())
-    document["name"] = f"f{uuid.uuid4().hex[:6]}"
-    document["inputs"] = {"model": base["model"], "records": changes.pop("records", base["records"])}
-    stage = document["stages"]["distill"]
-    stage["options"] |= {
-        "teacher_model_name_or_path": "${model}",
-        "student_model_name_or_path": "${model}",
-        "record_path_or_regex": "${records}/train-*.tfrecord",
-        "dev_record_path_or_regex": "${records}/dev-*.tfrecord",
-        "max_steps": STEPS,
-        **changes,
-    }
-    document["stages"] = {"distill": stage}
+    records = changes.pop("records", base["records"])
+    document = only_distill(f"f{uuid.uuid4().hex[:6]}", base["model"], records, max_steps=STEPS, **changes)
     pipeline = spec.parse(yaml.safe_dump(document, sort_keys=False), "fault.yaml")
     (step,) = plan.plan(pipeline)
     return render.job(pipeline, step, cluster.namespace), step.output_dir
+
+
+@dataclass(frozen=True)
+class Unbroken:
+    """A training that went from its first step to its last; and how a newer job ended that wanted its folder meanwhile."""
+
+    name: str
+    weights: str
+    restarts: int
+    newer: tuple[int, str]
+
+
+@pytest.fixture(scope="module")
+def unbroken(cluster: Any, base: dict[str, str]) -> Unbroken:
+    older, folder = distill(cluster, base)
+    newer = yaml.safe_load(yaml.safe_dump(older))
+    container(newer)["containers"][0]["image"] = "minima:jobgen"
+    newer["metadata"]["name"] = f"{older['metadata']['name'][:-1]}z"
+    cluster.create(older)
+    name = older["metadata"]["name"]
+    wait("a checkpoint is there", lambda: max(steps(cluster, name), default=0) > SAVED)
+    ended = failed(cluster, newer)
+    wait("the older job ends", lambda: "Succeeded" in conditions(find(cluster, name)))
+    weights = digest(cluster, "minima:cpu", f"{folder}/model.safetensors")
+    return Unbroken(name, weights, cluster.restarts(find(cluster, name)), ended)
+
+
+def test_two_jobs_never_write_one_folder(unbroken: Unbroken) -> None:
+    """An image bump while the stage runs, applied by hand or by a GitOps tool: the older job goes on, the newer one ends."""
+    code, words = unbroken.newer
+    assert (code, f"{unbroken.name}-worker-" in words) == (75, True), words
+    assert unbroken.restarts == 0
 
 
 def pods(cluster: Any, job: str) -> list[Any]:
@@ -135,7 +148,7 @@ MORE = [(delete, 0), (delete, 1), (delete_at_once, 0), (kill_worker, 0), (termin
 
 @pytest.mark.parametrize("faults", [FAULTS, pytest.param(MORE, marks=pytest.mark.long)], ids=["some", "more"])
 def test_training_goes_on_to_the_same_weights(
-    cluster: Any, base: dict[str, str], faults: list[tuple[Callable[[Any, str], None], int]]
+    cluster: Any, base: dict[str, str], unbroken: Unbroken, faults: list[tuple[Callable[[Any, str], None], int]]
 ) -> None:
     """One fault after the other, each when a checkpoint was made since the one before."""
     job, folder = distill(cluster, base)
@@ -156,7 +169,7 @@ def test_training_goes_on_to_the_same_weights(
     wait("the job ends", lambda: conditions(find(cluster, name)) & {"Succeeded", "Failed"})
     assert "Succeeded" in conditions(find(cluster, name)), last_words(pods(cluster, name))
     assert cluster.restarts(find(cluster, name)) >= 1
-    assert digest(cluster, "minima:cpu", f"{folder}/model.safetensors") == base["weights"]
+    assert digest(cluster, "minima:cpu", f"{folder}/model.safetensors") == unbroken.weights
     cluster.delete(name)
 
 
@@ -277,20 +290,5 @@ def test_out_of_memory_is_137_and_tried_again_and_counted(cluster: Any, base: di
     assert "Failed" not in conditions(find(cluster, name))
     assert codes <= {134, 137}
     cluster.delete(name)
-    counted = json.loads(execute(cluster, "minima:cpu", ["cat", f"{folder}/_attempts.json"]))
-    assert counted["attempts"] + counted["begun"] >= 2
-
-
-def test_two_jobs_never_write_one_folder(cluster: Any, base: dict[str, str]) -> None:
-    """An image bump while the stage runs, applied by hand or by a GitOps tool: the older job goes on, the newer one ends."""
-    older, folder = distill(cluster, base)
-    newer = yaml.safe_load(yaml.safe_dump(older))
-    container(newer)["containers"][0]["image"] = "minima:jobgen"
-    newer["metadata"]["name"] = f"{older['metadata']['name'][:-1]}z"
-    cluster.create(older)
-    name = older["metadata"]["name"]
-    wait("a checkpoint is there", lambda: max(steps(cluster, name), default=0) > 10)
-    code, words = failed(cluster, newer)
-    assert (code, f"{name}-worker-" in words) == (75, True), words
-    wait("the older job ends", lambda: "Succeeded" in conditions(find(cluster, name)))
-    assert digest(cluster, "minima:cpu", f"{folder}/model.safetensors") == base["weights"]
+    noted = json.loads(execute(cluster, "minima:cpu", ["cat", f"{folder}/_attempts.json"]))
+    assert noted["begun"], "so the next start counts it"

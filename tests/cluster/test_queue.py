@@ -1,7 +1,5 @@
 """Kueue: pipelines that share a quota, and a training that makes room and comes back."""
 
-import subprocess
-import sys
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.cluster.conftest import conditions, digest, short, wait
+from tests.cluster.conftest import conditions, digest, first_stages, wait
 from tests.cluster.test_faults import distill, find, pods, steps
 
 pytestmark = [pytest.mark.cluster]
@@ -57,18 +55,9 @@ def queue(cluster: Any) -> Iterator[str]:
 @pytest.fixture(scope="module")
 def base(cluster: Any, queue: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """A model and records, made by the first stages of the short pipeline with their pool in the queue."""
-    from jobgen import plan, spec
-
-    pipeline = short(tmp_path_factory.mktemp("queue"))
-    document = yaml.safe_load(pipeline.read_text())
-    document["pools"] = {"small": {"queue": queue}}
-    del document["stages"]["distill"]
-    pipeline.write_text(yaml.safe_dump(document, sort_keys=False))
-    command = [sys.executable, "-m", "jobgen", "run", str(pipeline), "--namespace", cluster.namespace]
-    subprocess.run(command, check=True, capture_output=True, timeout=600)
-    made = {step.stage: step.output_dir for step in plan.plan(spec.load(str(pipeline)))}
+    made = first_stages(cluster, tmp_path_factory.mktemp("queue"), small={"queue": queue})
     assert len(cluster.custom.list_namespaced_custom_object(*GROUP, cluster.namespace, "workloads")["items"]) == 2
-    return {"model": f"{made['init-model']}/model", "records": made["build-data"]}
+    return made
 
 
 def queued(cluster: Any, base: dict[str, str], queue: str, **labels: str) -> tuple[str, str]:
