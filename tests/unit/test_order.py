@@ -1,6 +1,5 @@
 """The order of the data."""
 
-import time
 import tracemalloc
 
 import numpy as np
@@ -59,15 +58,13 @@ def test_every_place_is_equally_likely(count: int) -> None:
     assert abs(((counts - keys) ** 2 / keys).sum() - (count - 2)) < 6 * (2 * count) ** 0.5 + 3
 
 
-def test_memory_and_time_do_not_grow_with_the_data() -> None:
+def test_memory_does_not_grow_with_the_data() -> None:
     tracemalloc.start()
-    began = time.perf_counter()
     found = order.batch(1, 0, 10**6, 1024, 3 * 10**9)
-    seconds, peak = time.perf_counter() - began, tracemalloc.get_traced_memory()[1]
+    peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert len(set(found.tolist())) == 1024
     assert peak < 1 << 20
-    assert seconds < 1
 
 
 def test_too_few_examples() -> None:
