@@ -40,10 +40,10 @@ def base(cluster: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, st
     return first_stages(cluster, tmp_path_factory.mktemp("faults"))
 
 
-def distill(cluster: Any, base: dict[str, str], **changes: str) -> tuple[dict[str, Any], str]:
+def distill(cluster: Any, base: dict[str, str], **changes: Any) -> tuple[dict[str, Any], str]:
     """The PyTorchJob of `distill` alone, under a new pipeline's name, and the folder it makes."""
     records = changes.pop("records", base["records"])
-    document = only_distill(f"f{uuid.uuid4().hex[:6]}", base["model"], records, max_steps=STEPS, **changes)
+    document = only_distill(f"f{uuid.uuid4().hex[:6]}", base["model"], records, **{"max_steps": STEPS, **changes})
     pipeline = spec.parse(yaml.safe_dump(document, sort_keys=False), "fault.yaml")
     (step,) = plan.plan(pipeline)
     return render.job(pipeline, step, cluster.namespace), step.output_dir

@@ -116,19 +116,20 @@ def test_training_ran_on_two_processes_with_its_logs(workspace: Workspace, first
         assert workspace.marker(stage)["metrics"]["processes"] == 2
 
 
-@pytest.mark.parametrize("stage", ["adapt", "convert", "distill", "finetune", "finetune-lora"])
-def test_a_model_folder_loads_with_nothing_of_ours(workspace: Workspace, first: object, stage: str) -> None:
+def test_the_model_folders_load_with_nothing_of_ours(workspace: Workspace, first: object) -> None:
+    folders = {s: workspace.steps[s].output_dir for s in ("adapt", "convert", "distill", "finetune", "finetune-lora")}
     check = f"""
 import sys
 from transformers import AutoModelForCausalLM, AutoTokenizer
-folder = {workspace.steps[stage].output_dir!r}
-model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
-ids = tokenizer("In the beginning God created", return_tensors="pt")
-out = model.generate(**ids, max_new_tokens=8, do_sample=False)
-assert out.shape[1] > ids["input_ids"].shape[1]
-assert len(tokenizer) <= model.config.vocab_size, (len(tokenizer), model.config.vocab_size)
-if "finetune" in {stage!r}:
-    assert tokenizer.apply_chat_template([{{"role": "user", "content": "hello"}}], tokenize=False, add_generation_prompt=True)
+for stage, folder in {folders!r}.items():
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    ids = tokenizer("In the beginning God created", return_tensors="pt")
+    out = model.generate(**ids, max_new_tokens=8, do_sample=False)
+    assert out.shape[1] > ids["input_ids"].shape[1], stage
+    assert len(tokenizer) <= model.config.vocab_size, (stage, len(tokenizer), model.config.vocab_size)
+    if "finetune" in stage:
+        said = [{{"role": "user", "content": "hello"}}]
+        assert tokenizer.apply_chat_template(said, tokenize=False, add_generation_prompt=True), stage
 assert not [name for name in sys.modules if name.split(".")[0] in ("minima", "jobgen")]
 """
     run = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=False, cwd="/")
