@@ -17,7 +17,6 @@ from tests.cluster.test_faults import STEP
 
 pytestmark = [pytest.mark.cluster, pytest.mark.long, pytest.mark.alone]
 DOWN_SECONDS = 5.0
-kept: list[subprocess.Popen[bytes]] = []
 
 
 def kubelets() -> list[Path]:
@@ -40,25 +39,18 @@ def restart_kubelet() -> Callable[[], None]:
     def restart() -> None:
         command = (process / "cmdline").read_text().split("\0")[:-1]
         environment = dict(word.split("=", 1) for word in (process / "environ").read_text().split("\0")[:-1])
-        folder = (process / "cwd").readlink()
+        folder, logged = (process / "cwd").readlink(), (process / "fd" / "1").readlink()
         with (process / "ns" / "net").open() as network, (process / "fd" / "1").open("a") as log:
             os.kill(int(process.name), signal.SIGKILL)
             time.sleep(DOWN_SECONDS)
-            words = ["nsenter", f"--net=/proc/self/fd/{network.fileno()}", *command]
-            started = subprocess.Popen(
-                words,
-                env=environment,
-                cwd=folder,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                pass_fds=[network.fileno()],
-                start_new_session=True,
-            )
-        kept.append(started)  # It outlives this program.
+            # Forked off: it outlives this program.
+            words = ["setsid", "--fork", "nsenter", f"--net=/proc/self/fd/{network.fileno()}", *command]
+            output: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log}
+            subprocess.run(words, env=environment, cwd=folder, pass_fds=[network.fileno()], check=True, **output)
+        (again,) = wait("the kubelet is there again", kubelets, 10)
         with contextlib.suppress(FileNotFoundError):
             # Where ../shared/cluster/down looks for it.
-            (Path(log.name).resolve().parent.parent / "kubelet.pid").write_text(f"{started.pid}\n")
+            (logged.parent.parent / "kubelet.pid").write_text(f"{again.name}\n")
 
     return restart
 
