@@ -38,7 +38,7 @@ RETRIES = 30
 """Calls in a row that the cluster does not answer, before that is said to be an error."""
 SKEW_SECONDS = 60
 """By which clocks of the cluster and of this machine may differ."""
-STAMP = re.compile(r"(\d{4}-\d\d-\d\dT\S+) ?")
+STAMP = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d+(?:Z|[+-]\d\d:\d\d))(?: |$)")
 
 
 @contextlib.contextmanager
@@ -155,8 +155,11 @@ class Cluster:
             found = self.batch.list_namespaced_job(self.namespace, label_selector=selector, _request_timeout=TIMEOUT).items
         return sorted(found, key=lambda job: (job.metadata.creation_timestamp, job.metadata.name))
 
-    def lines(self, pod: str, **options: Any) -> Iterator[str]:
-        """What a pod wrote so far, line by line; `options` are those of the API."""
+    def lines(self, pod: str, *, whole: bool = False, **options: Any) -> Iterator[str]:
+        """What a pod wrote so far, line by line; `options` are those of the API.
+
+        With `whole`, without a last line that has no end yet.
+        """
         with told(f"log of {pod}"):
             answer = self.core.read_namespaced_pod_log(
                 pod, self.namespace, _preload_content=False, _request_timeout=(10, QUIET_SECONDS), **options
@@ -165,29 +168,31 @@ class Cluster:
             for part in answer.stream():
                 *lines, rest = (rest + part).split(b"\n")
                 yield from (line.decode(errors="replace") for line in lines)
-            if rest:
+            if rest and not whole:
                 yield rest.decode(errors="replace")
 
     def follow(self, pod: Any) -> Iterator[str]:
         """What a pod writes until it ends, each line once: a stream that breaks, as with its kubelet, is opened again.
 
         Raises:
-            LostPeerError: the cluster does not answer `RETRIES` times, or has the log of a pod that ended no more.
+            LostPeerError: the cluster does not answer `RETRIES` times, or has the log of a pod that ended, or that is being
+                deleted, no more.
             UsageError: it refuses that often.
         """
         name, last, failures = pod.metadata.name, "", 0
         said: set[str] = set()
         while True:
-            alive, pause = False, PAUSE
+            patient, pause = False, PAUSE
             try:
                 # Asked before reading, so that all that it wrote is there to be read.
-                phase = self._phase(pod)
-                if not phase:
+                now = self._again(pod)
+                if now is None:
                     return  # Its log went with it; one of its name may be another's.
-                alive = phase in {"Pending", "Running"}
-                known = last
-                lines = self.lines(name, follow=True, timestamps=True, **_since(last)) if phase != "Pending" else ()
-                for line in lines:
+                phase, known = now.status.phase, last
+                ended = phase not in {"Pending", "Running"}
+                patient = not ended and not now.metadata.deletion_timestamp
+                read = phase != "Pending"
+                for line in self.lines(name, follow=True, timestamps=True, whole=not ended, **_since(last)) if read else ():
                     stamp = STAMP.match(line)
                     if not stamp:  # The kubelet's own words about the log.
                         if line not in said:
@@ -197,11 +202,11 @@ class Cluster:
                         last, known = stamp[1], ""
                         failures = 0
                         yield line[stamp.end() :]
-                if not alive:
+                if ended:
                     return
                 failures, pause = 0, PAUSE / 4  # Most often it ended, and its phase says so soon.
             except LostPeerError:
-                failures += 0 if alive else 1  # While the pod is there, its node will be again.
+                failures += 0 if patient else 1  # While the pod is there, its node will be again.
                 if failures > RETRIES:
                     raise
             except UsageError:  # As of a kubelet that does not know its pods yet.
@@ -210,13 +215,13 @@ class Cluster:
                     raise
             time.sleep(pause)
 
-    def _phase(self, pod: Any) -> str:
-        """The phase of this very pod; empty if it is gone."""
+    def _again(self, pod: Any) -> Any:
+        """This very pod as it is now; None if it is gone."""
         with told(f"list pods in {self.namespace}"):
             found = self.core.list_namespaced_pod(
                 self.namespace, field_selector=f"metadata.name={pod.metadata.name}", _request_timeout=TIMEOUT
             ).items
-        return next((str(p.status.phase) for p in found if p.metadata.uid == pod.metadata.uid), "")
+        return next((p for p in found if p.metadata.uid == pod.metadata.uid), None)
 
 
 def _since(stamp: str) -> dict[str, int]:

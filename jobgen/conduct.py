@@ -26,6 +26,8 @@ from minima.marker import MARKER
 
 POLL = 2.0
 """Seconds between two looks at the cluster."""
+LAST_LINES_SECONDS = 10.0
+"""For the last lines of a job's logs to come."""
 PATIENCE = 60.0
 """Seconds for a marker to be seen after its job has Succeeded: a network file system may be late."""
 
@@ -201,9 +203,16 @@ class _Conductor:
             waited = (datetime.now(UTC) - pod.metadata.creation_timestamp).total_seconds()
             if pod.status.phase == "Pending" and waited > UNSCHEDULED_SECONDS:
                 self.once(f"{self.title(step)}: {pod_name} does not start: {waiting_for(pod)}")
-            if pod.status.phase != "Pending" and uid not in self.followers:
-                self.followers[uid] = threading.Thread(target=self.follow, args=(step.stage, pod), daemon=True)
-                self.followers[uid].start()
+            if pod.status.phase != "Pending":
+                self.start_following(step.stage, pod)
+
+    def start_following(self, stage: str, pod: Any) -> threading.Thread:
+        """The thread that prints a pod's log."""
+        uid = pod.metadata.uid
+        if uid not in self.followers:
+            self.followers[uid] = threading.Thread(target=self.follow, args=(stage, pod), daemon=True)
+            self.followers[uid].start()
+        return self.followers[uid]
 
     def follow(self, stage: str, pod: Any) -> None:
         """Print a pod's log as it comes; the job's state says what became of it."""
@@ -216,11 +225,11 @@ class _Conductor:
     def read_out(self, step: Step, name: str) -> list[Any]:
         """Print what is left of the logs of a job that ended, before what follows; its pods."""
         pods = self.cluster.pods(f"training.kubeflow.org/job-name={name}")
-        for pod in pods:
-            if pod.metadata.uid in self.followers:
-                self.followers[pod.metadata.uid].join(POLL)
-            elif pod.status.phase in ENDED:  # Between two looks.
-                self.follow(step.stage, pod)
+        # Some may have begun and ended between two looks.
+        threads = [self.start_following(step.stage, pod) for pod in pods if pod.status.phase in ENDED]
+        deadline = time.monotonic() + LAST_LINES_SECONDS
+        for thread in threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
         return pods
 
     def finish(self, step: Step, marker: dict[str, Any]) -> None:

@@ -97,16 +97,28 @@ class _Reader:
         self.cluster = cluster
         self.read: set[str] = set()
         self.seen: set[str] = set()
+        self.delivered: dict[str, int] = {}
+        """Lines of a pod that came, by its uid."""
 
     def lines(self, pod: Any, *, follow: bool) -> Iterator[str]:
-        before = frozenset(self.seen)
-        for line in self.cluster.follow(pod) if follow else self.cluster.lines(pod.metadata.name):
-            if OF_A_POD.match(line):
-                if line in before:
+        uid = pod.metadata.uid
+        before, had = frozenset(self.seen), self.delivered.get(uid, 0)
+        try:
+            for number, line in enumerate(self.cluster.follow(pod) if follow else self.cluster.lines(pod.metadata.name)):
+                if number < had:
                     continue
-                self.seen.add(line)
-            yield line
-        self.read.add(pod.metadata.uid)
+                self.delivered[uid] = number + 1
+                if OF_A_POD.match(line):
+                    if line in before:
+                        continue
+                    self.seen.add(line)
+                yield line
+        except StageError as error:
+            if follow and isinstance(error, LostPeerError) and pod.status.phase == "Running":
+                raise
+            # Such as on a node that is gone; the others have more to say.
+            print(f"({error})", file=sys.stderr, flush=True)
+        self.read.add(uid)
 
     def left(self, pods: list[Any]) -> list[Any]:
         """Those that have begun and were not read."""
@@ -163,7 +175,7 @@ def logs(pipeline: Pipeline, cluster: Cluster, stage: str, *, follow: bool) -> i
                 if line.startswith(f"{stage}/") and OF_A_POD.match(line):
                     found = True
                     print(line.removeprefix(f"{stage}/"), flush=True)
-                elif follow and found and over.match(line):
+                elif follow and found and pod is pods[-1] and over.match(line):
                     return 0
         if not follow or all(verdict(job) for job in cluster.conductors(pipeline.name)):
             break

@@ -38,7 +38,7 @@ def counted(folder: Path, max_attempts: int, file: str = FILE) -> Iterator[None]
         yield
     except StageError as error:
         if error.exit_code in NO_FAILURE:
-            _take_back(folder, file, attempts=-1)
+            _take_back(folder, file, now["attempts"])
         raise
 
 
@@ -46,7 +46,8 @@ def counted(folder: Path, max_attempts: int, file: str = FILE) -> Iterator[None]
 def begun(folder: Path, max_attempts: int) -> Iterator[None]:
     """Note that a group of processes begins, whose first one will count it: one that dies before that counts at the next.
 
-    To be called before anything is imported that may be too large for the pod, and by one pod of the group.
+    To be called before anything is imported that may be too large for the pod, by the pod of the first process. One that
+    waits in vain for the other pods counts for nothing.
 
     Raises:
         AttemptsError: the first process would say so.
@@ -58,8 +59,10 @@ def begun(folder: Path, max_attempts: int) -> Iterator[None]:
     try:
         yield
     except StageError as error:
-        if error.exit_code in (*NO_FAILURE, NOT_READY) or isinstance(error, NoPeerError):
-            _take_back(folder, FILE, attempts=0)
+        if error.exit_code in NO_FAILURE:  # Its first process may have counted, and had no time to take it back.
+            _take_back(folder, FILE, attempts)
+        elif error.exit_code == NOT_READY or isinstance(error, NoPeerError):
+            _take_back(folder, FILE, max_attempts)
         raise
 
 
@@ -85,7 +88,7 @@ def _check(folder: Path, file: str, attempts: int, max_attempts: int) -> None:
         )
 
 
-def _take_back(folder: Path, file: str, attempts: int) -> None:
+def _take_back(folder: Path, file: str, at_most: int) -> None:
     with contextlib.suppress(OSError):  # Of a full disk, say: the error that is on its way tells more.
         now = _read(folder, file)
-        _write(folder, file, {**now, "attempts": max(0, now["attempts"] + attempts), "begun": False})
+        _write(folder, file, {**now, "attempts": min(now["attempts"], at_most), "begun": False})

@@ -205,7 +205,7 @@ def _agent(options: Options, argv: list[str], inputs: dict[str, dict[str, Any]])
             causes = [(f.timestamp, f.exitcode, _words(f.message)) for f in failed.failures.values()]
             raise WorkerError(*root_cause(causes)) from None
         except RendezvousTimeoutError as nobody:
-            raise NoPeerError(f"the other pods of the group did not come ({nobody}); tried again") from nobody
+            raise NoPeerError("the other pods of the group did not come; tried again") from nobody
         except (RendezvousError, DistError) as lost:
             raise LostPeerError(f"the group of pods did not meet, or lost one ({lost}); run again") from lost
 

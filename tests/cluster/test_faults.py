@@ -67,7 +67,7 @@ def unbroken(cluster: Any, base: dict[str, str]) -> Unbroken:
     newer["metadata"]["name"] = f"{older['metadata']['name'][:-1]}z"
     cluster.create(older)
     name = older["metadata"]["name"]
-    wait("a checkpoint is there", lambda: max(steps(cluster, name), default=0) > SAVED)
+    wait("it trains", lambda: steps(cluster, name))
     ended = failed(cluster, newer)
     wait("the older job ends", lambda: "Succeeded" in conditions(find(cluster, name)))
     weights = digest(cluster, "minima:cpu", f"{folder}/model.safetensors")
@@ -116,7 +116,8 @@ def inside(cluster: Any, pod: str, *command: str) -> None:
         _preload_content=False,
     )
     call.run_forever(timeout=30)
-    assert call.returncode == 0, f"{call.read_stdout()}{call.read_stderr()}"
+    # 137: the container ended while it looked.
+    assert call.returncode in {0, 137}, f"{call.read_stdout()}{call.read_stderr()}"
     call.sock.shutdown()  # Its own close() leaves the socket open once the server has closed the connection.
 
 
@@ -161,8 +162,10 @@ def test_training_goes_on_to_the_same_weights(
     cluster.create(job)
     reached, before = 0, frozenset[str]()
     for fault, which in faults:
-        wait(f"a checkpoint before {fault.__name__}", lambda: max(steps(cluster, name, before), default=0) > reached + SAVED)  # noqa: B023
-        reached = max(steps(cluster, name, before))
+        reached = wait(
+            f"a checkpoint before {fault.__name__}",
+            lambda: max((n for n in steps(cluster, name, before) if n > reached + SAVED), default=0),  # noqa: B023
+        )
         before = frozenset(pod.metadata.uid for pod in pods(cluster, name))
         fault(cluster, f"{name}-worker-{which}")
         wait(f"{fault.__name__} leads to a new pod", lambda: {p.metadata.uid for p in pods(cluster, name)} - before)  # noqa: B023
@@ -177,8 +180,9 @@ def failed(cluster: Any, job: dict[str, Any]) -> tuple[int, str]:
     """Run a job that fails; exit code and last words. Its other pod is gone soon, and the one that failed stays as it is."""
     name = job["metadata"]["name"]
     cluster.create(job)
-    wait("the job fails", lambda: "Failed" in conditions(find(cluster, name)))
+    wait("the job ends", lambda: conditions(find(cluster, name)) & {"Succeeded", "Failed"})
     found = find(cluster, name)
+    assert "Failed" in conditions(found)
     wait("no pod runs", lambda: not any(pod.status.phase == "Running" for pod in pods(cluster, name)), 60)
     words = last_words(pods(cluster, name))
     assert words is not None
@@ -281,14 +285,19 @@ def test_out_of_memory_is_137_and_tried_again_and_counted(cluster: Any, base: di
     cluster.create(job)
     codes: set[int] = set()
 
+    def host() -> set[str]:
+        return {pod.metadata.uid for pod in pods(cluster, name) if pod.metadata.name.endswith("-worker-0")}
+
+    first = wait("the pod is there", host)
+
     def killed() -> bool:
         words = last_words(pods(cluster, name))
         codes.update({words[0]} if words else set())
-        return cluster.restarts(find(cluster, name)) >= 1
+        return bool(host() - first)
 
     wait("a pod is made again", killed)
     assert "Failed" not in conditions(find(cluster, name))
     assert codes <= {134, 137}
     cluster.delete(name)
     noted = json.loads(execute(cluster, "minima:cpu", ["cat", f"{folder}/_attempts.json"]))
-    assert noted["begun"], "so the next start counts it"
+    assert noted["attempts"] + noted["begun"] >= 1

@@ -101,6 +101,7 @@ def test_a_stage_finds_its_pool(cluster: Any, nodes: list[str], pipeline: Pipeli
     else:
         assert used == {f"{MINE}-cpu"}
     wait("it ends", lambda: "Succeeded" in conditions(find(cluster, name)), 60)
+    cluster.delete(name)  # With its pods, whose GPUs the next stage needs.
 
 
 def test_the_pod_of_a_lost_node_is_placed_on_another(cluster: Any, nodes: list[str], pipeline: Pipeline) -> None:

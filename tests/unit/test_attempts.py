@@ -76,6 +76,20 @@ def test_a_group_that_waits_for_its_pods_or_for_a_person_is_not_counted(tmp_path
         begin(tmp_path, 1, error)
 
 
+@pytest.mark.parametrize("error", [TerminatedError, UsageError, DataError, DiskFullError])
+def test_nor_is_one_whose_first_process_was_killed_with_it(tmp_path: Path, error: type[StageError]) -> None:
+    """It counted, and had no time to take that back: a drain while the model loads."""
+
+    def group() -> None:
+        with attempts.begun(tmp_path, 1):
+            attempts.counted(tmp_path, 1).__enter__()
+            raise error("why")
+
+    for _ in range(5):
+        with pytest.raises(error):
+            group()
+
+
 def test_another_groups_start_takes_nothing_from_the_one_at_work(tmp_path: Path) -> None:
     with attempts.counted(tmp_path, 1):
         begin(tmp_path, 5, NotReadyError)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from jobgen import cluster, conduct, plan, render, spec, status
+from jobgen import cluster, conduct, plan, remote, render, spec, status
 from jobgen.cluster import Cluster, last_words, state
 from jobgen.pipeline import Pipeline
 from minima import artifact
@@ -236,14 +236,16 @@ def stamped(*seconds: int) -> list[str]:
 class Broken(Cluster):
     """A namespace with one pod, whose phase and log at each look are as scripted: lines, or an error after them."""
 
-    def __init__(self, looks: Iterable[tuple[str, Sequence[str | StageError]]]) -> None:
-        self.looks = iter(looks)
+    def __init__(self, looks: Iterable[tuple[str, Sequence[str | StageError]]], leaving: bool = False) -> None:
+        self.looks, self.leaving = iter(looks), leaving
         self.log: Sequence[str | StageError] = []
         self.asked: list[dict[str, Any]] = []
 
-    def _phase(self, pod: Any) -> str:
+    def _again(self, pod: Any) -> Any:
         phase, self.log = next(self.looks)
-        return phase
+        leaving = NOW if self.leaving else None
+        status, meta = SimpleNamespace(phase=phase), SimpleNamespace(deletion_timestamp=leaving)
+        return SimpleNamespace(status=status, metadata=meta) if phase else None
 
     def lines(self, pod: str, **options: Any) -> Iterator[str]:
         self.asked.append(options)
@@ -276,7 +278,8 @@ def test_a_broken_log_is_opened_again_and_each_line_comes_once() -> None:
         ]
     )
     assert list(broken.follow(pod(0, ""))) == ["line 1", "line 2", "line 3", kubelet, "line 4", "line 5"]
-    assert broken.asked[0] == {"follow": True, "timestamps": True}
+    assert broken.asked[0] == {"follow": True, "timestamps": True, "whole": True}
+    assert not broken.asked[-1]["whole"]
     assert all(options["since_seconds"] >= 60 for options in broken.asked[1:])
 
 
@@ -288,12 +291,65 @@ def test_a_pod_that_is_gone_or_another_of_its_name_is_not_read() -> None:
 
 @pytest.mark.usefixtures("_quick")
 @pytest.mark.parametrize(
-    ("look", "error"),
-    [(("Running", [REFUSED]), UsageError), (("Succeeded", [LOST]), LostPeerError)],
+    ("look", "leaving", "error"),
+    [
+        (("Running", [REFUSED]), False, UsageError),
+        (("Succeeded", [LOST]), False, LostPeerError),
+        (("Running", [LOST]), True, LostPeerError),  # Of a node that is gone.
+    ],
 )
-def test_a_log_that_cannot_be_had_is_an_error(look: tuple[str, list[StageError]], error: type[StageError]) -> None:
+def test_a_log_that_cannot_be_had_is_an_error(
+    look: tuple[str, list[StageError]], leaving: bool, error: type[StageError]
+) -> None:
     with pytest.raises(error):
-        list(Broken(itertools.repeat(look)).follow(pod(0, "")))
+        list(Broken(itertools.repeat(look), leaving).follow(pod(0, "")))
+
+
+class Conducted(Fake):
+    """A namespace in which conductors' pods, oldest first, wrote what is given of each."""
+
+    def __init__(self, *logs: Sequence[str | StageError]) -> None:
+        super().__init__([], {})
+        self.logs = logs
+
+    def pods(self, selector: str) -> list[Any]:
+        if "component=conductor" not in selector and "job-name" not in selector:
+            return []
+        metas = [SimpleNamespace(name=str(number), uid=str(number)) for number in range(len(self.logs))]
+        return [SimpleNamespace(metadata=meta, status=SimpleNamespace(phase="Succeeded")) for meta in metas]
+
+    def conductors(self, pipeline: str) -> list[Any]:
+        over = SimpleNamespace(type="Complete", status="True")
+        return [SimpleNamespace(metadata=SimpleNamespace(name="c"), status=SimpleNamespace(conditions=[over]))]
+
+    def lines(self, name: str, **_: Any) -> Iterator[str]:
+        for line in self.logs[int(name)]:
+            if isinstance(line, StageError):
+                raise line
+            yield line
+
+    def follow(self, pod: Any) -> Iterator[str]:
+        return self.lines(pod.metadata.name)
+
+
+OLD = ["distill/a-worker-0 | step 1/9 loss 5", "12:00:00 [3/3] distill: finished (…)"]
+NEW = ["distill/a-worker-0 | step 1/9 loss 5", "distill/b-worker-0 | step 2/9 loss 4", "12:00:09 [3/3] distill: finished (…)"]
+
+
+@pytest.mark.parametrize("follow", [True, False])
+def test_logs_of_a_stage_over_conductors_each_line_once(
+    pipeline: Pipeline, follow: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    there = Conducted([LOST], OLD, NEW)
+    assert remote.logs(pipeline, there, "distill", follow=follow) == 0  # type: ignore[arg-type]
+    said = capsys.readouterr()
+    assert said.out.splitlines() == ["a-worker-0 | step 1/9 loss 5", "b-worker-0 | step 2/9 loss 4"]
+    assert "(the stream broke)" in said.err  # A node that is gone hides nothing of the others.
+
+
+def test_watching_goes_on_after_a_pod_whose_log_is_gone(capsys: pytest.CaptureFixture[str]) -> None:
+    assert remote._watch(Conducted([REFUSED], OLD, NEW), "short", "c") == 0  # type: ignore[arg-type]
+    assert capsys.readouterr().out.splitlines() == [*OLD, *NEW[1:]]
 
 
 def test_the_last_words_are_those_of_the_cause() -> None:
