@@ -13,6 +13,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -196,6 +197,7 @@ def _agent(options: Options, argv: list[str], inputs: dict[str, dict[str, Any]])
         json.dump(inputs, file)
         file.flush()
         os.environ[INPUTS] = file.name
+        _end_at_once_before_workers(options.verb)
         try:
             elastic_launch(config, command)(*arguments)
         except SignalException as stopped:
@@ -208,6 +210,23 @@ def _agent(options: Options, argv: list[str], inputs: dict[str, dict[str, Any]])
             raise NoPeerError("the other pods of the group did not come; tried again") from nobody
         except (RendezvousError, DistError) as lost:
             raise LostPeerError(f"the group of pods did not meet, or lost one ({lost}); run again") from lost
+
+
+def _end_at_once_before_workers(verb: str) -> None:
+    """On SIGTERM end within a second while no worker runs: looking for the pod to meet blocks Python's handlers for long."""
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    signal.set_wakeup_fd(writing)
+
+    def watch() -> None:
+        while os.read(reading, 1)[0] not in (signal.SIGTERM, signal.SIGINT):
+            pass
+        time.sleep(1)
+        if signal.getsignal(signal.SIGTERM) is _terminated:  # It did not run, nor has torch put its own there for workers.
+            say(verb, "stopped while waiting for the other pods; the same command goes on")
+            os._exit(TERMINATED)
+
+    threading.Thread(target=watch, name="sigterm", daemon=True).start()
 
 
 def _words(message: str | dict[str, Any]) -> str:

@@ -97,6 +97,24 @@ def test_a_failed_worker_gives_the_programs_exit_code(start: Any, options: Adapt
     assert artifact.finished(options) is None
 
 
+def test_sigterm_ends_one_that_looks_for_the_other_pods(options: Adapt) -> None:
+    """No worker has anything to save, and torch's store would keep it for a minute where nobody answers."""
+    words = ["--output_dir", options.output_dir, "--model_name_or_path", options.model_name_or_path]
+    command = [sys.executable, "-m", "minima", "adapt", *words, "--record_path_or_regex", options.record_path_or_regex]
+    with socket.create_server(("localhost", 0)) as silent:
+        env = {**os.environ, "PYTHONPATH": str(STUB), "STUB": "ok", "PET_NPROC_PER_NODE": "1", "PET_NNODES": "2:2"}
+        env |= {"PET_RDZV_BACKEND": "c10d", "PET_RDZV_ID": "test"}
+        env |= {"PET_RDZV_ENDPOINT": f"localhost:{silent.getsockname()[1]}"}
+        with subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True) as process:
+            silent.settimeout(60)
+            connection, _ = silent.accept()
+            with connection:
+                process.terminate()
+                _, error = process.communicate(timeout=30)
+    assert process.returncode == 143, error
+    assert "stopped while waiting for the other pods" in error
+
+
 def test_a_lost_host_of_the_rendezvous_is_tried_again(options: Adapt, tmp_path: Path) -> None:
     """Two pods, and the one at which they meet is killed: a lost peer (128 + n) for the other, not a bug (70)."""
     with socket.create_server(("localhost", 0)) as probe:
