@@ -51,7 +51,7 @@ def distill(cluster: Any, base: dict[str, str], **changes: Any) -> tuple[dict[st
 
 @dataclass(frozen=True)
 class Unbroken:
-    """A training that went from its first step to its last; and how a newer job ended that wanted its folder meanwhile."""
+    """A training from its first step to its last, with a pause in which a newer job wanted its folder, and how that ended."""
 
     name: str
     weights: str
@@ -68,7 +68,9 @@ def unbroken(cluster: Any, base: dict[str, str]) -> Unbroken:
     cluster.create(older)
     name = older["metadata"]["name"]
     wait("it trains", lambda: steps(cluster, name))
+    hang(cluster, f"{name}-worker-1")  # So that it is not done before the newer one is there.
     ended = failed(cluster, newer)
+    inside(cluster, f"{name}-worker-1", "python", "-c", SIGNAL.format(name="SIGCONT"))
     wait("the older job ends", lambda: "Succeeded" in conditions(find(cluster, name)))
     weights = digest(cluster, "minima:cpu", f"{folder}/model.safetensors")
     return Unbroken(name, weights, cluster.restarts(find(cluster, name)), ended)
