@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NoReturn
 from minima.errors import DISK_FULL, TERMINATED, USAGE, StageError, UsageError
 
 if TYPE_CHECKING:
-    from jobgen.pipeline import Pipeline
+    from jobgen.pipeline.pipeline import Pipeline
 
 BROKEN_PIPE = 141
 FORMATS = ("files", "conductor", "flux", "argocd")
@@ -127,8 +127,8 @@ def _parser() -> _Parser:
     where = go.add_mutually_exclusive_group(required=True)
     where.add_argument("--local", action="store_true", help="on this machine")
     where.add_argument("--namespace", metavar="NS", help="in this namespace of the cluster that kubectl uses")
-    go.add_argument("--workspace", metavar="DIR", help="folder of all artefacts, with --local (default: ./work)")
-    go.add_argument("--from", dest="from_stage", metavar="STAGE", help="set this stage's artefact and later ones aside first")
+    go.add_argument("--workspace", metavar="DIR", help="folder of all artifacts, with --local (default: ./work)")
+    go.add_argument("--from", dest="from_stage", metavar="STAGE", help="set this stage's artifact and later ones aside first")
 
     def in_cluster(name: str, help: str, example: str) -> argparse.ArgumentParser:
         made = command(name, help, example)
@@ -167,8 +167,8 @@ def _parser() -> _Parser:
 def _init(name: str, start: str) -> int:
     import re
 
-    from jobgen import spec
-    from jobgen.pipeline import NAME
+    from jobgen.pipeline import spec
+    from jobgen.pipeline.pipeline import NAME
     from minima.errors import did_you_mean
 
     if start not in spec.shipped():
@@ -188,8 +188,9 @@ def _init(name: str, start: str) -> int:
 
 
 def _validate(name: str) -> int:
-    from jobgen import render, spec
-    from jobgen.plan import plan
+    from jobgen.manifests import render
+    from jobgen.pipeline import spec
+    from jobgen.pipeline.plan import plan
     from jobgen.report import table
 
     pipeline = spec.load(name)
@@ -199,13 +200,13 @@ def _validate(name: str) -> int:
     for step in steps:
         zero = str(getattr(step.options, "zero_stage", "-"))
         memory = f"{step.memory} of {step.pool.gpu_memory}" if step.memory else "-"
-        rows.append([step.stage, step.verb, step.pool.name, f"{step.pods}×{step.processes}", step.key, zero, memory])
+        rows.append([step.name, step.verb, step.pool.name, f"{step.pods}×{step.processes}", step.key, zero, memory])
     print(table(["stage", "verb", "pool", "pods×processes", "key", "ZeRO", "memory of a GPU"], rows))
     return 0
 
 
 def _files(given: argparse.Namespace, pipeline: "Pipeline") -> dict[str, str]:
-    from jobgen import conductor, gitops, render
+    from jobgen.manifests import conductor, gitops, render
 
     tool = {"flux": gitops.flux, "argocd": gitops.argocd}.get(given.format)
     if tool is None:
@@ -225,7 +226,8 @@ def _files(given: argparse.Namespace, pipeline: "Pipeline") -> dict[str, str]:
 
 
 def _render(given: argparse.Namespace) -> int:
-    from jobgen import render, spec
+    from jobgen.manifests import render
+    from jobgen.pipeline import spec
 
     output = given.output
     if not output:
@@ -249,7 +251,7 @@ def _render(given: argparse.Namespace) -> int:
     foreign = [str(folder / file) for file in files if (folder / file).exists() and file not in ours]
     if foreign:
         raise UsageError(f"--output: {', '.join(foreign)} not made from {pipeline.name}; choose another folder or move it away")
-    from minima.files import write_atomically
+    from minima.workspace.files import write_atomically
 
     for file, text in files.items():
         (folder / file).parent.mkdir(exist_ok=True)
@@ -274,19 +276,20 @@ def _first_line(place: Path) -> str:
 
 
 def _run(given: argparse.Namespace) -> int:
-    from jobgen import render, spec
+    from jobgen.manifests import render
+    from jobgen.pipeline import spec
 
     pipeline = spec.load(given.pipeline)
     if given.local:
-        from jobgen.run import run_local
+        from jobgen.local import run_local
 
         workspace = "./work" if given.workspace is None else given.workspace
         return run_local(pipeline, workspace=workspace, from_stage=given.from_stage)
     if given.workspace is not None:
         raise UsageError("--workspace: goes with --local; in a cluster the pipeline's `workspace` is used")
     render.check_namespace(given.namespace)
-    from jobgen.cluster import Cluster
-    from jobgen.remote import run_remote
+    from jobgen.cluster.namespace import Cluster
+    from jobgen.cluster.remote import run_remote
 
     return run_remote(pipeline, Cluster(given.namespace), from_stage=given.from_stage)
 
@@ -294,9 +297,9 @@ def _run(given: argparse.Namespace) -> int:
 def _conduct(given: argparse.Namespace) -> int:
     import signal
 
-    from jobgen import spec
-    from jobgen.cluster import Cluster
-    from jobgen.conduct import conduct
+    from jobgen.cluster.conduct import conduct
+    from jobgen.cluster.namespace import Cluster
+    from jobgen.pipeline import spec
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))  # PID 1 has no default; the stages go on without it.
     return conduct(
@@ -305,25 +308,26 @@ def _conduct(given: argparse.Namespace) -> int:
 
 
 def _look(given: argparse.Namespace) -> int:
-    from jobgen import render, spec
-    from jobgen.cluster import Cluster
+    from jobgen.cluster.namespace import Cluster
+    from jobgen.manifests import render
+    from jobgen.pipeline import spec
 
     render.check_namespace(given.namespace)
     pipeline = spec.load(given.pipeline)
     cluster = Cluster(given.namespace)
     match given.command:
         case "status":
-            from jobgen.status import status
+            from jobgen.cluster.status import status
 
             return status(pipeline, cluster, output=given.output, watch=given.watch)
         case "diff":
-            from jobgen.status import diff
+            from jobgen.cluster.status import diff
 
             return diff(pipeline, cluster)
         case "logs":
-            from jobgen.remote import logs
+            from jobgen.cluster.remote import logs
 
             return logs(pipeline, cluster, given.stage, follow=given.follow)
-    from jobgen.remote import restart
+    from jobgen.cluster.remote import restart
 
     return restart(pipeline, cluster, given.stage)

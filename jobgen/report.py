@@ -1,9 +1,11 @@
-"""The table at the end of a run: each stage's time and artefact, and what was measured. Every number is a marker's."""
+"""The table at the end of a run: each stage's time and artifact, and what was measured. Every number is a marker's."""
 
+import sys
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-TRAINING = {"adapt", "distill", "finetune"}
+from minima.options import VERBS, Training
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -24,13 +26,13 @@ def report(markers: Mapping[str, Mapping[str, Any]], folders: Mapping[str, str])
 
     Args:
         markers: stage name to marker, in the order of the pipeline.
-        folders: stage name to the artefact's folder, as the reader should see it.
+        folders: stage name to the artifact's folder, as the reader should see it.
     """
     rows = []
     for name, marker in markers.items():
         size = sum(entry["size"] for entry in marker["files"].values())
         rows.append([name, f"{marker['seconds']:.1f}", f"{size / 2**20:.1f}", folders[name]])
-    parts = [table(["stage", "seconds", "MiB", "artefact"], rows)]
+    parts = [table(["stage", "seconds", "MiB", "artifact"], rows)]
     perplexities = [row for name, marker in markers.items() for row in _perplexities(name, marker)]
     if perplexities:
         parts.append(table(["perplexity on held-out records", "before", "after"], perplexities))
@@ -45,10 +47,15 @@ def report(markers: Mapping[str, Mapping[str, Any]], folders: Mapping[str, str])
 
 def _perplexities(name: str, marker: Mapping[str, Any]) -> list[list[str]]:
     metrics = marker["metrics"]
-    if marker["verb"] not in TRAINING or "dev_perplexity" not in metrics:
+    if not issubclass(VERBS[marker["verb"]], Training) or "dev_perplexity" not in metrics:
         return []
     return [[name, _number(metrics["dev_perplexity_start"]), _number(metrics["dev_perplexity"])]]
 
 
 def _number(value: float) -> str:
     return str(value) if isinstance(value, int) else f"{value:,.1f}" if abs(value) >= 10 else f"{value:.3f}"
+
+
+def say(text: str) -> None:
+    """Tell whoever watches."""
+    print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)

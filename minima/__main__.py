@@ -4,10 +4,11 @@ import os
 import sys
 from importlib import metadata
 
-from minima import flags, launch
+from minima import flags
 from minima.errors import NotReadyError, UsageError, did_you_mean
-from minima.inputs import input_files, path_digest
-from minima.options import STAGES
+from minima.options import VERBS
+from minima.process import launch
+from minima.workspace.inputs import input_files, path_digest
 
 OTHERS = {
     "digest": "Print PATH@sha256:…, the form in which an input's content is declared and then checked.",
@@ -29,15 +30,15 @@ def run(words: list[str]) -> int:
         case ["--version"]:
             print(metadata.version("minima"))
             return 0
-        case [verb, *rest] if verb in STAGES:
+        case [verb, *rest] if verb in VERBS:
             if {"-h", "--help"} & set(rest):
-                print(flags.usage(STAGES[verb]))
+                print(flags.usage(VERBS[verb]))
                 if verb == "evaluate":
                     from minima import benchmarks
 
                     print(benchmarks.describe())
                 return 0
-            return launch.stage(verb, rest)
+            return launch.run(verb, rest)
         case [verb, *rest] if verb in OTHERS:
             if {"-h", "--help"} & set(rest):
                 form = "PATH" if verb == "digest" else "[--workspace DIR]"
@@ -51,9 +52,9 @@ def run(words: list[str]) -> int:
 
 def usage() -> str:
     """The help text of the program."""
-    width = max(map(len, [*STAGES, *OTHERS]))
+    width = max(map(len, [*VERBS, *OTHERS]))
     lines = ["usage: minima VERB --flag value …", "       minima VERB --help", "", "Stages:"]
-    lines += [f"  {verb:{width}}  {cls.summary}" for verb, cls in STAGES.items()]
+    lines += [f"  {verb:{width}}  {cls.summary}" for verb, cls in VERBS.items()]
     lines += ["", "Others:"] + [f"  {verb:{width}}  {what}" for verb, what in OTHERS.items()]
     lines += ["", "Exit codes: 0 finished, 64 wrong options, 65 bad data, 70 bug or attempts used up, 74 disk full,"]
     lines += ["75 input not ready, 128 and above: the same command may work again."]
@@ -61,7 +62,7 @@ def usage() -> str:
 
 
 def _unknown(verb: str) -> int:
-    raise UsageError(f"no such verb; {did_you_mean(verb, [*STAGES, *OTHERS])}")
+    raise UsageError(f"no such verb; {did_you_mean(verb, [*VERBS, *OTHERS])}")
 
 
 def _digest(words: list[str]) -> int:
@@ -81,7 +82,7 @@ def _doctor(words: list[str]) -> int:
             pass
         case _:
             raise UsageError("usage: minima doctor [--workspace DIR]")
-    from minima import doctor
+    from minima.stages import doctor
 
     return doctor.run(workspace)
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from minima.errors import UsageError, did_you_mean
 
-OWN_TASKS = Path(__file__).parent / "tasks"
+OWN_TASKS = Path(__file__).parent / "evaluation" / "tasks"
 MODELS = ("LLaMA-2-7B", "ShearedLLaMA-2.7B", "MiniMA-3B", "MiniMA-2-3B", "MiniChat-3B", "MiniChat-2-3B")
 NOT_THERE_YET = ("vicuna-bench", "belle-bench")
 Row = dict[str, Any]
@@ -60,7 +60,7 @@ class Benchmark:
         name: as in `--tasks`.
         task: the task or group of lm-evaluation-harness whose protocol it is.
         shots: solved examples in the prompt.
-        files: its task files, a glob below `lm_eval/tasks`, or below `minima/tasks` if it has no `dataset`.
+        files: its task files, a glob below `lm_eval/tasks`, or below `minima/evaluation/tasks` if it has no `dataset`.
         metric: the headline, as lm-evaluation-harness names it: "metric,filter"; `also` are others that are reported.
         dataset: its name on the hub; empty for tasks of this package.
         splits: what an offline copy holds of each subject; the first is scored, the second gives the shots.

@@ -5,7 +5,7 @@ PyTorchJob retries exactly the second group.
 """
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 USAGE = 64
 DATA = 65
@@ -83,5 +83,10 @@ def did_you_mean(name: str, valid: Iterable[str]) -> str:
     """A closing sentence for an error about an unknown `name`: the nearest valid name, or all of them."""
     names = sorted(valid)
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
-    listed = ", ".join(names)
-    return f"did you mean {near[0]!r}? (valid: {listed})" if near else f"valid: {listed}"
+    valid_ones = ", ".join(names)
+    return f"did you mean {near[0]!r}? (valid: {valid_ones})" if near else f"valid: {valid_ones}"
+
+
+def listed(names: Sequence[str], most: int = 10) -> str:
+    """Names for an error message, the first `most` of them."""
+    return (", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")) or "nothing"

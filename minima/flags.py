@@ -11,8 +11,7 @@ from dataclasses import MISSING, Field
 from typing import Any
 
 from minima.errors import UsageError, did_you_mean
-from minima.inputs import split_digest
-from minima.options import REFUSED, Options, fields
+from minima.options import REFUSED, Options, fields, split_digest
 
 Kind = typing.Literal["str", "int", "float", "bool", "strings"]
 WORDS: dict[Kind, str] = {
@@ -32,11 +31,11 @@ def kind(field: Field[Any]) -> Kind:
     return name
 
 
-def build(stage: type[Options], values: Mapping[str, Any], place: Callable[[str], str]) -> Options:
-    """Make the options of `stage` from values as YAML gives them.
+def build(cls: type[Options], values: Mapping[str, Any], place: Callable[[str], str]) -> Options:
+    """Make the options of `cls` from values as YAML gives them.
 
     Args:
-        stage: which options.
+        cls: which options.
         values: name to value.
         place: for an option's name, where it stands, such as `pipeline.yaml:12: stages.adapt.options.seed`.
 
@@ -44,8 +43,8 @@ def build(stage: type[Options], values: Mapping[str, Any], place: Callable[[str]
         UsageError: an unknown or missing name, a wrong type, a value out of range, values that do not go together; one
             line for each.
     """
-    known = {f.name: f for f in fields(stage)}
-    errors = [f"{place(name)}: {unknown(stage, name)}" for name in values if name not in known]
+    known = {f.name: f for f in fields(cls)}
+    errors = [f"{place(name)}: {unknown(cls, name)}" for name in values if name not in known]
     checked: dict[str, Any] = {}
     for name, field in known.items():
         if name in values:
@@ -57,20 +56,20 @@ def build(stage: type[Options], values: Mapping[str, Any], place: Callable[[str]
             errors.append(f"{place(name)}: missing; {field.metadata['help']}")
     if errors:
         raise UsageError("\n".join(errors))
-    options = stage(**checked)
+    options = cls(**checked)
     if errors := [f"{place(name)}: {what}" for name, what in options.problems()]:
         raise UsageError("\n".join(errors))
     return options
 
 
-def unknown(stage: type[Options], name: str) -> str:
+def unknown(cls: type[Options], name: str) -> str:
     """What to say of an option that `stage` has not."""
     if name in REFUSED:
         return f"no such option: {REFUSED[name]}"
-    return f"no such option of {stage.verb}; {did_you_mean(name, [f.name for f in fields(stage)])}"
+    return f"no such option of {cls.verb}; {did_you_mean(name, [f.name for f in fields(cls)])}"
 
 
-def parse(stage: type[Options], argv: Sequence[str]) -> Options:
+def parse(cls: type[Options], argv: Sequence[str]) -> Options:
     """Parse a command line: `--name value`, `--name=value`, `--name` and `--no-name` for switches.
 
     A list takes every value up to the next flag.
@@ -78,18 +77,18 @@ def parse(stage: type[Options], argv: Sequence[str]) -> Options:
     Raises:
         UsageError: as `build`, and for words that belong to no flag.
     """
-    known = {f.name: f for f in fields(stage)}
+    known = {f.name: f for f in fields(cls)}
     values: dict[str, Any] = {}
     words = list(argv)
     while words:
         word = words.pop(0)
         if not word.startswith("--"):
-            raise UsageError(f"{word!r}: a value without a flag; flags are --name value (`minima {stage.verb} --help`)")
+            raise UsageError(f"{word!r}: a value without a flag; flags are --name value (`minima {cls.verb} --help`)")
         name, equals, attached = word[2:].partition("=")
         off = name.startswith("no-") and name[3:] in known and kind(known[name[3:]]) == "bool"
         name = name[3:] if off else name
         if name not in known:
-            raise UsageError(f"--{name}: {unknown(stage, name)}")
+            raise UsageError(f"--{name}: {unknown(cls, name)}")
         if name in values:
             raise UsageError(f"--{name}: given twice")
         what = kind(known[name])
@@ -104,7 +103,7 @@ def parse(stage: type[Options], argv: Sequence[str]) -> Options:
         if not given and what != "strings":
             raise UsageError(f"--{name}: a value is missing; {WORDS[what]} is valid")
         values[name] = given if what == "strings" else _number(name, what, given[0])
-    return build(stage, values, lambda name: f"--{name}")
+    return build(cls, values, lambda name: f"--{name}")
 
 
 def argv(options: Options) -> list[str]:
@@ -128,15 +127,15 @@ def argv(options: Options) -> list[str]:
     return words
 
 
-def usage(stage: type[Options]) -> str:
+def usage(cls: type[Options]) -> str:
     """The help text of a stage."""
-    lines = [f"usage: minima {stage.verb} --flag value …", "", stage.summary, ""]
+    lines = [f"usage: minima {cls.verb} --flag value …", "", cls.summary, ""]
     for title, execution in (
         ("what the result is:", False),
         ("how it is made (a change resumes, it never starts again):", True),
     ):
         lines.append(title)
-        for field in fields(stage):
+        for field in fields(cls):
             if field.metadata["execution"] is execution:
                 lines += [f"  --{field.name} {_valid(field)}", f"        {field.metadata['help']}{_default(field)}"]
         lines.append("")

@@ -4,19 +4,22 @@
 them. Nothing heavy is imported here. Flag names are the MiniMA tutorial's where it has one.
 
 An option belongs to the *identity* of a result (what it means: data, seed, schedule, numerics) or to its *execution*
-(how it is made: micro-batch, ZeRO stage, logging). Only the identity enters the artefact's key, so a change of execution
-resumes, and a change of identity makes another artefact.
+(how it is made: micro-batch, ZeRO stage, logging). Only the identity enters the artifact's key, so a change of execution
+resumes, and a change of identity makes another artifact.
 """
 
 import dataclasses
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any, ClassVar
 
 from minima import benchmarks
+from minima.errors import UsageError
 
 REQUIRED = dataclasses.MISSING
+_DIGEST = re.compile(r"^(?P<path>.+)@sha256:(?P<digest>[0-9a-f]{64})$")
 
 
 def option(
@@ -58,6 +61,15 @@ def option(
     return dataclasses.field(default=default, metadata=metadata)
 
 
+def _attention() -> Any:
+    return option(
+        "Attention kernel; `auto` takes flash_attention_2 on GPUs and sdpa on CPUs.",
+        "auto",
+        execution=True,
+        choices=("auto", "eager", "sdpa", "flash_attention_2"),
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class Options:
     """What every stage takes."""
@@ -69,10 +81,10 @@ class Options:
     independent: ClassVar[bool] = False
     """Whether several pods may share the work without talking to each other."""
     makes: ClassVar[Mapping[str, frozenset[str]]] = {}
-    """What other stages may read of the artefact: the path in it (empty for all of it, or a glob) and what it is there,
+    """What other stages may read of the artifact: the path in it (empty for all of it, or a glob) and what it is there,
     in the words of `option`'s `input`."""
 
-    output_dir: str = option("The artefact's folder; finished when it holds a valid _SUCCESS.json.", execution=True)
+    output_dir: str = option("The artifact's folder; finished when it holds a valid _SUCCESS.json.", execution=True)
     verify: bool = option("Hash every file of the inputs and of a finished output again.", False, execution=True)
     max_attempts: int = option("Starts without progress before the stage gives up.", 10, execution=True, minimum=1)
 
@@ -173,7 +185,7 @@ class BuildData(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Training(Options):
+class Training(Options):
     """What the one training loop takes."""
 
     elastic = True
@@ -195,12 +207,7 @@ class _Training(Options):
     per_device_train_batch_size: int = option("Sequences of one process at a time.", 1, execution=True, minimum=1)
     per_device_eval_batch_size: int = option("Sequences of one process at a time in evaluation.", 8, execution=True, minimum=1)
     use_act_ckpt: bool = option("Recompute activations to save memory.", False, execution=True)
-    attn_implementation: str = option(
-        "Attention kernel; `auto` takes flash_attention_2 on GPUs and sdpa on CPUs.",
-        "auto",
-        execution=True,
-        choices=("auto", "eager", "sdpa", "flash_attention_2"),
-    )
+    attn_implementation: str = _attention()
     zero_stage: int = option(
         "DeepSpeed ZeRO stage; 3 would shard the output layer, which the chunked loss needs whole.",
         1,
@@ -221,9 +228,30 @@ class _Training(Options):
         if self.eval_interval and not self.dev_record_path_or_regex:
             yield "eval_interval", f"{self.eval_interval}, without held-out records; give dev_record_path_or_regex, or 0"
 
+    def accumulation_steps(self, processes: int) -> int:
+        """Micro-batches of each of `processes` in an optimizer step.
+
+        Raises:
+            UsageError: the global batch does not divide into them.
+        """
+        batch, micro = self.global_batch_size, self.per_device_train_batch_size
+        share, rest = divmod(batch, processes)
+        if rest:
+            raise UsageError(
+                f"--global_batch_size: {batch} sequences do not divide among {processes} processes; nearest that do: "
+                f"{max(1, share) * processes}; or take a number of processes that divides {batch}"
+            )
+        if share % micro:
+            valid = ", ".join(str(n) for n in range(1, share + 1) if share % n == 0)
+            raise UsageError(
+                f"--per_device_train_batch_size: {micro} does not divide the {share} sequences that each of {processes} "
+                f"processes has in a global batch of {batch}; valid: {valid}"
+            )
+        return share // micro
+
 
 @dataclass(frozen=True, kw_only=True)
-class Adapt(_Training):
+class Adapt(Training):
     verb = "adapt"
     summary = "Continue pretraining of a model on records."
 
@@ -248,12 +276,7 @@ class Prune(Options):
     published_rule: bool = option("Importance as the paper's: absolute value of the gradient summed over a batch.", False)
     seed: int = option("Seed of the choice of records.", 776, minimum=0)
     use_bf16: bool = option("Compute in bfloat16.", False)
-    attn_implementation: str = option(
-        "Attention kernel; `auto` takes flash_attention_2 on GPUs and sdpa on CPUs.",
-        "auto",
-        execution=True,
-        choices=("auto", "eager", "sdpa", "flash_attention_2"),
-    )
+    attn_implementation: str = _attention()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -284,7 +307,7 @@ class Convert(_Shape):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Distill(_Training):
+class Distill(Training):
     verb = "distill"
     summary = "Train a student on records with cross entropy and a teacher's full distribution."
 
@@ -316,7 +339,7 @@ class BuildChatData(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Finetune(_Training):
+class Finetune(Training):
     verb = "finetune"
     summary = "Finetune a model on chat records, whole or by LoRA adapters that are merged at the end."
 
@@ -355,12 +378,7 @@ class Evaluate(Options):
         choices=("none", "bubblewrap"),
     )
     per_device_eval_batch_size: int = option("Sequences at a time.", 8, execution=True, minimum=1)
-    attn_implementation: str = option(
-        "Attention kernel; `auto` takes flash_attention_2 on GPUs and sdpa on CPUs.",
-        "auto",
-        execution=True,
-        choices=("auto", "eager", "sdpa", "flash_attention_2"),
-    )
+    attn_implementation: str = _attention()
 
     def problems(self) -> Iterator[tuple[str, str]]:
         if not self.tasks and not self.dev_record_path_or_regex and not self.question:
@@ -382,7 +400,7 @@ def _leads_out(pattern: str) -> Iterator[tuple[str, str]]:
         yield "input_regex", f"{pattern!r} leads out of input_dir; valid: a glob below it, such as '*.jsonl'"
 
 
-STAGES: dict[str, type[Options]] = {
+VERBS: dict[str, type[Options]] = {
     cls.verb: cls
     for cls in (InitModel, ExpandVocab, BuildData, Adapt, Prune, Convert, Distill, BuildChatData, Finetune, Evaluate)
 }
@@ -394,16 +412,30 @@ REFUSED = {
     "resume": "a stage always resumes from its last checkpoint",
     "model_type": "it is read from the model folder",
     "data_type": "it follows from the verb",
-    "model_suffix": "the artefact's folder is named by jobgen, or by --output_dir",
+    "model_suffix": "the artifact's folder is named by jobgen, or by --output_dir",
 }
 """Flags of the tutorial that are gone, and why."""
 
 
-def fields(stage: type[Options]) -> list[dataclasses.Field[Any]]:
-    """The options of `stage`, in the order of its definition."""
-    return list(dataclasses.fields(stage))
+def fields(cls: type[Options]) -> list[dataclasses.Field[Any]]:
+    """The options of `cls`, in the order of its definition."""
+    return list(dataclasses.fields(cls))
 
 
-def inputs(stage: type[Options]) -> dict[str, str]:
-    """The options of `stage` that name something it reads, with what is expected there."""
-    return {f.name: f.metadata["input"] for f in fields(stage) if f.metadata["input"]}
+def inputs(cls: type[Options]) -> dict[str, str]:
+    """The options of `cls` that name something it reads, with what is expected there."""
+    return {f.name: f.metadata["input"] for f in fields(cls) if f.metadata["input"]}
+
+
+def split_digest(value: str) -> tuple[str, str | None]:
+    """The path of an input and its declared SHA-256, if it has one (`PATH@sha256:HEX`).
+
+    Raises:
+        UsageError: what follows `@sha256:` is not 64 lower-case hex digits.
+    """
+    match = _DIGEST.match(value)
+    if match:
+        return match["path"], match["digest"]
+    if "@sha256:" in value:
+        raise UsageError(f"{value!r}: a digest is PATH@sha256: and 64 hex digits; `minima digest PATH` prints it")
+    return value, None

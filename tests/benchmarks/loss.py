@@ -11,7 +11,7 @@ import torch.nn.functional as F  # noqa: N812 its usual name
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
-from minima import loss
+from minima.training import loss
 
 SHAPES = ((1024, 256, 8192), (2048, 256, 16384))
 CHUNK = 128

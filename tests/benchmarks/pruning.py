@@ -19,10 +19,12 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from minima import convert, importance, model, prune, records, sample, tokenizer
-from minima.artifact import Output
-from minima.batch import collate
+from minima.data import records, sample, tokenization
+from minima.data.batch import collate
+from minima.models import importance, pretrained
 from minima.options import Convert, Prune
+from minima.stages import convert, prune
+from minima.workspace.artifact import Output
 
 LENGTH = 256
 SHAPES: dict[str, dict[str, Any]] = {
@@ -63,7 +65,7 @@ def main() -> None:
         prune.run(options, Output(pruned[published], options, {}, lambda: None))
         print(f"prune, published_rule={published}: {time.monotonic() - begin:.0f} s", file=sys.stderr)
 
-    whole = model.config(place / "teacher")
+    whole = pretrained.config(place / "teacher")
     print(f"{'shape':42}{'default':>12}{'published':>12}")
     print(f"{'the teacher':42}{perplexity(place / 'teacher', place):12.1f}")
     for name, changes in SHAPES.items():
@@ -89,13 +91,15 @@ def write_teacher(gguf: Path, folder: Path) -> None:
     settings = {name: value for name, value in loaded.config.to_dict().items() if name != "quantization_config"}
     plain = LlamaForCausalLM(LlamaConfig(**settings))
     plain.load_state_dict(loaded.state_dict())
-    model.save(plain, AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name), folder, verb="benchmark", made_of={})
+    pretrained.save(
+        plain, AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name), folder, verb="benchmark", made_of={}
+    )
 
 
 def write_records(place: Path, examples: int) -> None:
     """English text as records: the first to score on, then 16 to measure on."""
     text = "\n\n".join(sample.documents("english", 40 * LENGTH * (examples + 16)))
-    ids = tokenizer.encode(tokenizer.load(place / "teacher"), [text])[0]
+    ids = tokenization.encode(tokenization.load(place / "teacher"), [text])[0]
     rows = np.array(ids[: len(ids) // LENGTH * LENGTH]).reshape(-1, LENGTH)
     chosen = np.random.default_rng(776).permutation(len(rows))
     for name, numbers in (("train", chosen[16 : 16 + examples]), ("dev", chosen[:16])):
@@ -113,7 +117,7 @@ def fresh(folder: Path) -> Path:
 @torch.no_grad()
 def perplexity(folder: Path, place: Path) -> float:
     """exp of the mean loss on the held-out records."""
-    loaded = model.load(folder, dtype=torch.float32, device=model.device())
+    loaded = pretrained.load(folder, dtype=torch.float32, device=pretrained.device())
     data = records.Records([place / "dev.tfrecord"])
     loss, tokens = 0.0, 0
     for number in range(len(data)):

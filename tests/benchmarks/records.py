@@ -21,7 +21,7 @@ import numpy as np
 from tfrecord import reader
 from tfrecord.writer import TFRecordWriter
 
-from minima import records
+from minima.data import records
 
 TENSORFLOW = """
 import json, os, sys, time

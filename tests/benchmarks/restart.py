@@ -11,15 +11,15 @@ import time
 from datetime import datetime
 from typing import Any
 
-from jobgen import plan, spec
-from jobgen.cluster import Cluster, seconds, state
+from jobgen.cluster.namespace import Cluster, seconds, state
+from jobgen.pipeline import plan, spec
 from tests.cluster.conftest import SHORT
 from tests.cluster.test_faults import STEP, distill, find, pods
 
 
 def job(cluster: Cluster, restarts: int) -> dict[str, Any]:
     """`distill` of the short pipeline under a new name, with `maxRestarts`."""
-    made = {step.stage: step.output_dir for step in plan.plan(spec.load(str(SHORT)))}
+    made = {step.name: step.output_dir for step in plan.plan(spec.load(str(SHORT)))}
     rendered, _ = distill(cluster, {"model": f"{made['init-model']}/model", "records": made["build-data"]})
     if restarts:
         rendered["spec"]["elasticPolicy"]["maxRestarts"] = restarts

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from jobgen import spec
+from jobgen.pipeline import spec
 
 SHORT = Path(__file__).with_name("short.yaml")
 # One node, as in kind, whose storage class knows nothing else.
@@ -27,7 +27,7 @@ def cluster() -> Iterator[Any]:
     """`jobgen.cluster.Cluster` of a new namespace."""
     if not os.environ.get("KUBECONFIG"):
         pytest.skip("needs a cluster: KUBECONFIG is not set")
-    from jobgen.cluster import Cluster
+    from jobgen.cluster.namespace import Cluster
 
     made = Cluster(f"jobgen-test-{uuid.uuid4().hex[:8]}")
     labels = {"pod-security.kubernetes.io/enforce": "restricted"}
@@ -63,7 +63,7 @@ def short(folder: Path, name: str = "short", **distill: Any) -> Path:
 
 def first_stages(cluster: Any, folder: Path, **pools: Any) -> dict[str, str]:
     """Run the short pipeline but for its last stage; paths of the model and of the records."""
-    from jobgen.plan import plan
+    from jobgen.pipeline.plan import plan
 
     pipeline = short(folder)
     document = yaml.safe_load(pipeline.read_text()) | {"pools": pools}
@@ -71,7 +71,7 @@ def first_stages(cluster: Any, folder: Path, **pools: Any) -> dict[str, str]:
     pipeline.write_text(yaml.safe_dump(document, sort_keys=False))
     command = [sys.executable, "-m", "jobgen", "run", str(pipeline), "--namespace", cluster.namespace]
     subprocess.run(command, check=True, capture_output=True, timeout=600)
-    made = {step.stage: step.output_dir for step in plan(spec.load(str(pipeline)))}
+    made = {step.name: step.output_dir for step in plan(spec.load(str(pipeline)))}
     return {"model": f"{made['init-model']}/model", "records": made["build-data"]}
 
 
@@ -113,7 +113,7 @@ def digest(cluster: Any, image: str, path: str) -> str:
 
 def execute(cluster: Any, image: str, command: list[str], name: str = "") -> str:
     """Run a command in a pod that mounts the workspace, and return what it printed."""
-    from jobgen.render import CONTAINER_SECURITY, POD_SECURITY
+    from jobgen.manifests.render import CONTAINER_SECURITY, POD_SECURITY
 
     name = name or f"do-{uuid.uuid4().hex[:8]}"
     pod = {

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 import yaml
 
-from jobgen import conductor, plan, spec
-from jobgen.cluster import last_words
+from jobgen.cluster.namespace import last_words
+from jobgen.manifests import conductor
+from jobgen.pipeline import plan, spec
 from tests.cluster.conftest import conditions, execute, only_distill, short, wait
 
 pytestmark = [pytest.mark.cluster]
@@ -130,7 +131,7 @@ def test_a_missing_input_is_said_before_any_pod(cluster: Any, done: Path, jobgen
 
 def test_another_image_while_a_stage_runs(cluster: Any, done: Path, jobgen: Jobgen, folder: Path) -> None:
     """The newer conductor takes over and goes on with the running job; `restart` puts it on the new image."""
-    made = {step.stage: step.output_dir for step in plan.plan(spec.load(str(done)))}
+    made = {step.name: step.output_dir for step in plan.plan(spec.load(str(done)))}
     old = folder / "bump.yaml"
     document = only_distill("bump", f"{made['init-model']}/model", made["build-data"])
     old.write_text(yaml.safe_dump(document, sort_keys=False))

@@ -16,8 +16,9 @@ from typing import Any
 import pytest
 import yaml
 
-from jobgen import plan, render, spec
-from jobgen.cluster import last_words
+from jobgen.cluster.namespace import last_words
+from jobgen.manifests import render
+from jobgen.pipeline import plan, spec
 from minima.errors import StageError
 from tests.cluster.conftest import conditions, digest, execute, first_stages, only_distill, wait
 
@@ -29,7 +30,8 @@ SAVED = 10
 """Steps between two checkpoints."""
 SIGNAL = """
 import os, pathlib, signal
-found = [place.parent.name for place in pathlib.Path('/proc').glob('[0-9]*/cmdline') if b'minima.worker' in place.read_bytes()]
+places = pathlib.Path('/proc').glob('[0-9]*/cmdline')
+found = [place.parent.name for place in places if b'minima.process.worker' in place.read_bytes()]
 (worker,) = [int(name) for name in found if name not in ('1', str(os.getpid()))]
 os.kill(worker, signal.{name})
 """

@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 import yaml
 
-from jobgen import plan, render, spec
-from jobgen.cluster import last_words
+from jobgen.cluster.namespace import last_words
+from jobgen.manifests import render
+from jobgen.pipeline import plan, spec
 from tests.cluster.conftest import conditions, short, wait
 
 PUBLISH = Path(__file__).parents[3] / "shared" / "cluster" / "publish"
@@ -24,7 +25,7 @@ pytestmark = [
     pytest.mark.skipif(not PUBLISH.exists(), reason=f"needs {PUBLISH}, which stands in for a Git repository"),
 ]
 FLUX = ("kustomize.toolkit.fluxcd.io", "v1", "flux-system", "kustomizations")
-STAGES = ("init-model", "build-data", "distill")
+VERBS = ("init-model", "build-data", "distill")
 
 
 class Repository:
@@ -89,7 +90,7 @@ class Repository:
     def job(self, stage: str) -> str:
         """The name of a stage's job in the present commit."""
         pipeline = spec.load(str(self.pipeline))
-        (step,) = [s for s in plan.plan(pipeline) if s.stage == stage]
+        (step,) = [s for s in plan.plan(pipeline) if s.name == stage]
         return str(render.job(pipeline, step, self.cluster.namespace)["metadata"]["name"])
 
 
@@ -101,7 +102,7 @@ def repository(cluster: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     made.apply()
     assert made.settled(revision)["status"] == "True"
     yield made
-    for stage in STAGES:
+    for stage in VERBS:
         cluster.custom.delete_namespaced_custom_object(*FLUX, f"{made.name}-{stage}")
 
 
@@ -114,7 +115,7 @@ def completed(job: dict[str, Any]) -> str:
 
 
 def test_the_chain_ran_in_order(repository: Repository) -> None:
-    jobs = [repository.jobs()[repository.job(stage)] for stage in STAGES]
+    jobs = [repository.jobs()[repository.job(stage)] for stage in VERBS]
     assert all("Succeeded" in conditions(job) for job in jobs)
     assert len(repository.jobs()) == 3
     assert completed(jobs[0]) <= created(jobs[1])

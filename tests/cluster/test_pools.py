@@ -8,16 +8,17 @@ from typing import Any
 import pytest
 import yaml
 
-from jobgen import plan, render, spec
-from jobgen.pipeline import Pipeline
-from jobgen.pools import GPU
+from jobgen.manifests import render
+from jobgen.pipeline import plan, spec
+from jobgen.pipeline.pipeline import Pipeline
+from jobgen.pipeline.pools import GPU
 from tests.cluster.conftest import conditions, wait
 from tests.cluster.test_faults import find, pods
 
 pytestmark = [pytest.mark.cluster]
 MINE = f"simulated-{uuid.uuid4().hex[:6]}"
 """Label and taint of the nodes of this run: no real pod may come here, and none of ours anywhere else."""
-STAGES = [step.stage for step in plan.plan(spec.load("minima-3b"))]
+VERBS = [step.name for step in plan.plan(spec.load("minima-3b"))]
 A100_NODE = {"cpu": "96", "memory": "1100Gi", GPU: "8", "pods": "32"}
 
 
@@ -88,9 +89,9 @@ def running_for(job: dict[str, Any], time: str) -> dict[str, Any]:
     return job
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", VERBS)
 def test_a_stage_finds_its_pool(cluster: Any, nodes: list[str], pipeline: Pipeline, stage: str) -> None:
-    (step,) = [step for step in plan.plan(pipeline) if step.stage == stage]
+    (step,) = [step for step in plan.plan(pipeline) if step.name == stage]
     job = running_for(render.job(pipeline, step, cluster.namespace), "5s")
     name = job["metadata"]["name"]
     cluster.create(job)
@@ -106,7 +107,7 @@ def test_a_stage_finds_its_pool(cluster: Any, nodes: list[str], pipeline: Pipeli
 
 def test_the_pod_of_a_lost_node_is_placed_on_another(cluster: Any, nodes: list[str], pipeline: Pipeline) -> None:
     """Scheduler and operator; that its peers, which lose it, are made again too is in test_faults: nothing runs here."""
-    (step,) = [step for step in plan.plan(pipeline) if step.stage == "adapt"]
+    (step,) = [step for step in plan.plan(pipeline) if step.name == "adapt"]
     job = running_for(render.job(replace(pipeline, name="lost"), step, cluster.namespace), "600s")
     name = job["metadata"]["name"]
     cluster.create(job)

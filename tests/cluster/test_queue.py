@@ -61,7 +61,7 @@ def base(cluster: Any, queue: str, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 def queued(cluster: Any, base: dict[str, str], queue: str, **labels: str) -> tuple[str, str]:
-    """Apply a `distill` of a new pipeline to the queue; the job's name and its artefact."""
+    """Apply a `distill` of a new pipeline to the queue; the job's name and its artifact."""
     job, folder = distill(cluster, base, max_steps=60)
     job["metadata"]["labels"] |= {"kueue.x-k8s.io/queue-name": queue, **labels}
     cluster.create(job)

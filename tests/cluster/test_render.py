@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 import yaml
 
-from jobgen import render, spec
-from jobgen.plan import plan
+from jobgen.manifests import render
+from jobgen.pipeline import spec
+from jobgen.pipeline.plan import plan
 
 pytestmark = [
     pytest.mark.cluster,
@@ -121,7 +122,7 @@ def run_independently(client: Any, namespace: str, program: str) -> tuple[str, d
 
     text = spec.read("smoke").replace("  build-data:\n    pool: small", "  build-data:\n    pool: small-pair")
     pipeline = spec.parse(text, "smoke")
-    (step,) = (one for one in plan(pipeline) if one.stage == "build-data")
+    (step,) = (one for one in plan(pipeline) if one.name == "build-data")
     job = render.job(pipeline, step, namespace)
     job["metadata"]["name"] = name = f"independent-{uuid.uuid4().hex[:8]}"
     template = job["spec"]["pytorchReplicaSpecs"]["Worker"]["template"]["spec"]

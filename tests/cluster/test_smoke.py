@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from jobgen import plan, spec
+from jobgen.pipeline import plan, spec
 from tests.cluster.conftest import wait
 
 pytestmark = [pytest.mark.cluster]

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from jobgen import conductor, gitops, render, spec
+from jobgen.manifests import conductor, gitops, render
+from jobgen.pipeline import spec
 
 HERE = Path(__file__).parent
 UPDATE = "`.venv/bin/pytest tests/golden --update-golden` rewrites them, if that is what you want"

@@ -16,10 +16,10 @@ from typing import Any
 
 import pytest
 
-from jobgen.plan import Step, plan
-from jobgen.spec import load
-from minima import artifact
-from minima.marker import CHECKPOINTS, read_marker
+from jobgen.pipeline.plan import Step, plan
+from jobgen.pipeline.spec import load
+from minima.workspace import artifact
+from minima.workspace.marker import CHECKPOINTS, read_marker
 
 pytestmark = pytest.mark.smoke
 JOBGEN = Path(sys.executable).parent / "jobgen"
@@ -31,7 +31,7 @@ class Workspace:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.steps: dict[str, Step] = {step.stage: step for step in plan(load("smoke"), str(folder))}
+        self.steps: dict[str, Step] = {step.name: step for step in plan(load("smoke"), str(folder))}
 
     def command(self, *more: str) -> list[str]:
         return [str(JOBGEN), "run", "smoke", "--local", "--workspace", str(self.folder), *more]
@@ -81,7 +81,7 @@ def nothing_left(folder: Path, seconds: float = 10) -> bool:
 def test_every_stage_leaves_its_marker_under_the_key_that_jobgen_computed(workspace: Workspace, first: object) -> None:
     for step in workspace.steps.values():
         marker = artifact.finished(step.options)
-        assert marker is not None, step.stage
+        assert marker is not None, step.name
         assert marker["key"] == step.key == step.output_dir[-8:]
         assert not (Path(step.output_dir) / CHECKPOINTS).exists()
 

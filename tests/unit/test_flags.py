@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from minima import flags
 from minima.errors import UsageError
-from minima.options import REFUSED, STAGES, Adapt, BuildChatData, BuildData, Evaluate, Finetune, Options, fields
+from minima.options import REFUSED, VERBS, Adapt, BuildChatData, BuildData, Evaluate, Finetune, Options, fields
 
 ADAPT = {"output_dir": "/o", "model_name_or_path": "/m", "record_path_or_regex": "/r"}
 VALID: dict[str, dict[str, object]] = {
@@ -47,10 +47,10 @@ def values_of(field: dataclasses.Field[typing.Any]) -> st.SearchStrategy[typing.
             return TEXT.filter(lambda v: "@sha256:" not in v)
 
 
-@pytest.mark.parametrize("verb", STAGES)
+@pytest.mark.parametrize("verb", VERBS)
 @given(data=st.data())
 def test_every_command_line_gives_back_the_options_it_was_made_of(verb: str, data: st.DataObject) -> None:
-    stage = STAGES[verb]
+    stage = VERBS[verb]
     values = {f.name: data.draw(values_of(f), label=f.name) for f in fields(stage)}
     if "head" in values:
         head_dim, groups, kv_head = (data.draw(st.integers(1, 8)) for _ in range(3))
@@ -65,10 +65,10 @@ def test_any_words_give_options_or_a_usage_error(words: list[str]) -> None:
         flags.parse(Adapt, words)  # Required options cannot come out of noise.
 
 
-@pytest.mark.parametrize("verb", STAGES)
+@pytest.mark.parametrize("verb", VERBS)
 def test_the_identity_is_on_the_command_line_in_full(verb: str) -> None:
     """A reviewer of a manifest, and an image with other defaults, must see the same run."""
-    stage = STAGES[verb]
+    stage = VERBS[verb]
     required = {f.name: "x" if flags.kind(f) == "str" else 2 for f in fields(stage) if f.default is dataclasses.MISSING}
     required |= {"hidden": 4} if "hidden" in required else {}
     options = flags.build(stage, required, str)
@@ -165,10 +165,10 @@ def test_a_list_takes_all_words_up_to_the_next_flag() -> None:
     assert options == Evaluate(tasks=("smoke_chinese", "smoke_english"), output_dir="o", model_name_or_path="m")
 
 
-@pytest.mark.parametrize("verb", STAGES)
+@pytest.mark.parametrize("verb", VERBS)
 def test_help_names_every_option_and_its_default(verb: str) -> None:
-    text = flags.usage(STAGES[verb])
-    for field in fields(STAGES[verb]):
+    text = flags.usage(VERBS[verb])
+    for field in fields(VERBS[verb]):
         assert f"--{field.name} " in text
         assert field.metadata["help"] in text
 
@@ -180,8 +180,8 @@ def test_the_tutorials_flags_are_kept() -> None:
     dev_record_path_or_regex per_device_train_batch_size per_device_eval_batch_size learning_rate weight_decay log_interval
     num_train_epochs num_patience_epochs lr_scheduler_type warmup_proportion max_grad_norm seed use_act_ckpt use_bf16
     layer hidden head intermediate kv_head keep_layers global_batch_size max_seq_length deepspeed""".split()
-    assert set(kept) <= {f.name for stage in STAGES.values() for f in fields(stage)}
-    assert not set(REFUSED) & {f.name for stage in STAGES.values() for f in fields(stage)}
+    assert set(kept) <= {f.name for stage in VERBS.values() for f in fields(stage)}
+    assert not set(REFUSED) & {f.name for stage in VERBS.values() for f in fields(stage)}
 
 
 def test_execution_has_no_part_in_the_identity_of_build_data() -> None:

@@ -1,0 +1,269 @@
+"""The conductor: carries a pipeline through a cluster, stage by stage, as markers appear in the workspace.
+
+It holds no state: what is finished stands in the workspace, what runs in the cluster. So it may end at any time, and another
+one goes on.
+"""
+
+import errno
+import sys
+import threading
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from jobgen.artifacts import ASIDE, check_outside_inputs, set_aside
+from jobgen.cluster.namespace import ENDED, RETRIES, UNSCHEDULED_SECONDS, Cluster, label, last_words, of_job, state, waiting_for
+from jobgen.manifests import render
+from jobgen.manifests.conductor import VERDICTS
+from jobgen.pipeline.pipeline import Pipeline
+from jobgen.pipeline.plan import Step, following, plan
+from jobgen.report import report, say
+from minima.errors import BUG, DataError, LostPeerError, NotReadyError, StageError
+from minima.process.launch import leave
+from minima.workspace import artifact
+from minima.workspace.marker import MARKER
+
+POLL = 2.0
+"""Seconds between two looks at the cluster."""
+LAST_LINES_SECONDS = 10.0
+"""For the last lines of a job's logs to come."""
+PATIENCE = 60.0
+"""Seconds for a marker to be seen after its job has Succeeded: a network file system may be late."""
+
+
+def conduct(pipeline: Pipeline, cluster: Cluster, *, from_stage: str | None, name: str, uid: str) -> int:
+    """Run what is not finished, and print the report.
+
+    Args:
+        pipeline: what to run; its workspace is mounted here, at its path.
+        cluster: the namespace.
+        from_stage: delete the jobs and set aside the artifacts of this stage and of all that follow from it first, once.
+        name: of the Job that runs this.
+        uid: of that Job, so that a second pod of it does not start from `from_stage` again.
+
+    Returns:
+        0, or the exit code of the stage that failed.
+
+    Raises:
+        UsageError: no such stage, or the cluster refuses.
+        NotReadyError: an input is not there, or a newer conductor took over.
+        LostPeerError: the cluster does not answer.
+        DataError: a finished artifact, or an input from outside, is not what it was.
+    """
+    try:
+        return _Conductor(pipeline, cluster, name).run(from_stage, uid)
+    except StageError as error:
+        leave(str(error))
+        raise
+
+
+class _Conductor:
+    def __init__(self, pipeline: Pipeline, cluster: Cluster, name: str) -> None:
+        self.pipeline, self.cluster, self.name = pipeline, cluster, name
+        self.steps = plan(pipeline)
+        self.objects = {step.name: render.job(pipeline, step, cluster.namespace) for step in self.steps}
+        self.markers: dict[str, dict[str, Any]] = {}
+        self.watched: dict[str, str] = {}
+        """Jobs seen alive by this conductor, by stage: their failure is news."""
+        self.succeeded: dict[str, float] = {}
+        """When a job without a marker was first seen Succeeded."""
+        self.pods: dict[str, str] = {}
+        self.restarts: dict[str, int] = {}
+        self.followers: dict[str, threading.Thread] = {}
+        self.said: set[str] = set()
+
+    def run(self, from_stage: str | None, uid: str) -> int:
+        check_outside_inputs(self.pipeline, self.steps, f"{self.pipeline.workspace.path}/")
+        if from_stage is not None:
+            self.start_from(from_stage, uid)
+        failures = 0
+        while True:
+            try:
+                code = self.look()
+                failures = 0
+            except (LostPeerError, OSError) as error:
+                failures += 1
+                if failures > RETRIES or getattr(error, "errno", None) in {errno.ENOSPC, errno.EDQUOT}:
+                    raise
+                self.once(f"{error}; tried again")
+                code = None
+            if code is not None:
+                return code
+            time.sleep(POLL)
+
+    def start_from(self, stage: str, uid: str) -> None:
+        """Delete jobs and set artifacts aside, unless an earlier pod of this Job has done so."""
+        aside = Path(self.pipeline.workspace.path) / self.pipeline.name / ASIDE
+        done = aside / f".from-{uid}" if uid else None
+        chosen = following(self.steps, stage)
+        self.check_superseded()
+        if done and done.exists():
+            return
+        for job in self.cluster.jobs(f"minima/pipeline={self.pipeline.name}"):
+            if job["metadata"]["labels"].get("minima/stage") in chosen:
+                say(f"delete {job['metadata']['name']}")
+                self.cluster.delete(job["metadata"]["name"])
+                self.check_superseded()
+        set_aside(self.steps, stage, aside)
+        if done:
+            aside.mkdir(parents=True, exist_ok=True)
+            done.touch()
+
+    def look(self) -> int | None:
+        """Look at everything once and start what can start; the exit code when there is nothing left to do."""
+        self.check_superseded()
+        jobs = self.cluster.jobs(f"minima/pipeline={self.pipeline.name}")
+        failed = None
+        for step in self.steps:
+            if step.name not in self.markers and all(need in self.markers for need in step.needs):
+                failed = self.advance(step, jobs) or failed
+        if failed:
+            if running := self.watched.keys() - self.markers.keys() - {failed[0]}:
+                say(f"still running, and going on by themselves: {', '.join(sorted(running))}")
+            return failed[1]
+        if len(self.markers) < len(self.steps):
+            return None
+        order = {step.name: self.markers[step.name] for step in self.steps}
+        # A log keeps the order of one stream only.
+        print(report(order, {step.name: step.output_dir for step in self.steps}), file=sys.stderr, flush=True)
+        return 0
+
+    def check_superseded(self) -> None:
+        """End when a newer conductor of this pipeline is there: two would start both of two versions."""
+        newest = self.cluster.conductors(self.pipeline.name)[-1:]
+        if self.name and newest and newest[0].metadata.name != self.name:
+            raise NotReadyError(f"a newer conductor took over: {newest[0].metadata.name}")
+
+    def advance(self, step: Step, jobs: list[dict[str, Any]]) -> tuple[str, int] | None:
+        """Bring one stage forward whose inputs are there; its name and exit code if it failed."""
+        job = self.objects[step.name]
+        name = job["metadata"]["name"]
+        same = [j for j in jobs if label(j, "stage") == step.name and label(j, "key") == step.key]
+        alive = [j for j in same if state(j) not in ENDED]
+        marker = artifact.finished(step.options)
+        if marker is not None and not alive:
+            self.finish(step, marker)
+        elif alive:
+            self.watch(step, alive[0], name)
+        elif ended := next((j for j in same if j["metadata"]["name"] == name), None):
+            if state(ended) == "Succeeded":
+                self.await_marker(step, name)
+            elif self.watched.get(step.name) == name:
+                return self.fail(step, ended)
+            else:
+                say(f"{self.title(step)}: {name} failed before; made again")
+                self.cluster.delete(name)
+        elif older := next((j for j in same if j["metadata"]["name"] == self.watched.get(step.name)), None):
+            if state(older) == "Failed":
+                return self.fail(step, older)
+            self.await_marker(step, older["metadata"]["name"])
+        elif left := self.alive_pods(step):
+            # Such as of a job that somebody deleted: it is saving a checkpoint, and holds the folder.
+            self.once(f"{self.title(step)}: waits for {left[0].metadata.name} of an earlier job to end")
+        else:
+            self.check_superseded()  # A deletion above may have taken minutes.
+            self.tell_of_others(step, jobs)
+            if self.cluster.create(job):
+                say(f"{self.title(step)}: {name}: {' '.join(step.argv)}")
+            self.watched[step.name] = name
+        return None
+
+    def tell_of_others(self, step: Step, jobs: list[dict[str, Any]]) -> None:
+        for job in jobs:
+            if label(job, "stage") == step.name and label(job, "key") != step.key and state(job) not in ENDED:
+                name = job["metadata"]["name"]
+                self.once(
+                    f"{self.title(step)}: {name} still runs for another result; `kubectl delete pytorchjob {name}` ends it"
+                )
+
+    def alive_pods(self, step: Step) -> list[Any]:
+        selector = f"minima/pipeline={self.pipeline.name},minima/stage={step.name},minima/key={step.key}"
+        return [pod for pod in self.cluster.pods(selector) if pod.status.phase in {"Pending", "Running"}]
+
+    def watch(self, step: Step, job: dict[str, Any], name: str) -> None:
+        """Follow the pods of a job that is under way, and say what is new about it."""
+        found = job["metadata"]["name"]
+        self.watched[step.name] = found
+        self.succeeded.pop(step.name, None)
+        if found != name:
+            self.once(
+                f"{self.title(step)}: goes on as {found}, made by another version; `jobgen restart` would put it on {name}"
+            )
+        if state(job) == "Suspended":
+            self.once(f"{self.title(step)}: {found} waits in queue {_queue(job)}")
+        for pod in self.cluster.pods(of_job(found)):
+            pod_name, uid = pod.metadata.name, pod.metadata.uid
+            before = self.pods.get(pod_name)
+            if before not in (None, uid) and f"restart {uid}" not in self.said:
+                self.said.add(f"restart {uid}")
+                self.restarts[step.name] = self.restarts.get(step.name, 0) + 1
+                say(f"{self.title(step)}: {pod_name} was made again (restart {self.restarts[step.name]})")
+            self.pods[pod_name] = uid
+            waited = (datetime.now(UTC) - pod.metadata.creation_timestamp).total_seconds()
+            if pod.status.phase == "Pending" and waited > UNSCHEDULED_SECONDS:
+                self.once(f"{self.title(step)}: {pod_name} does not start: {waiting_for(pod)}")
+            if pod.status.phase != "Pending":
+                self.start_following(step.name, pod)
+
+    def start_following(self, stage: str, pod: Any) -> threading.Thread:
+        """The thread that prints a pod's log."""
+        uid = pod.metadata.uid
+        if uid not in self.followers:
+            self.followers[uid] = threading.Thread(target=self.follow, args=(stage, pod), daemon=True)
+            self.followers[uid].start()
+        return self.followers[uid]
+
+    def follow(self, stage: str, pod: Any) -> None:
+        """Print a pod's log as it comes; the job's state says what became of it."""
+        try:
+            for line in self.cluster.follow(pod):
+                print(f"{stage}/{pod.metadata.name} | {line}", file=sys.stderr, flush=True)
+        except StageError as error:
+            print(f"{stage}/{pod.metadata.name} | ({error})", file=sys.stderr, flush=True)
+
+    def read_out(self, step: Step, name: str) -> list[Any]:
+        """Print what is left of the logs of a job that ended, before what follows; its pods."""
+        pods = self.cluster.pods(of_job(name))
+        # Some may have begun and ended between two looks.
+        threads = [self.start_following(step.name, pod) for pod in pods if pod.status.phase in ENDED]
+        deadline = time.monotonic() + LAST_LINES_SECONDS
+        for thread in threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+        return pods
+
+    def finish(self, step: Step, marker: dict[str, Any]) -> None:
+        if step.name in self.watched:
+            self.read_out(step, self.watched[step.name])
+        self.markers[step.name] = marker
+        word = "finished" if step.name in self.watched else "finished already"
+        say(f"{self.title(step)}: {word} ({artifact.summary(marker)})")
+
+    def await_marker(self, step: Step, name: str) -> None:
+        since = self.succeeded.setdefault(step.name, time.monotonic())
+        if step.name not in self.watched:  # Its artifact was set aside, or lost, after it had succeeded.
+            say(f"{self.title(step)}: {name} succeeded before, but its artifact is gone; made again")
+            self.cluster.delete(name)
+            del self.succeeded[step.name]
+        elif time.monotonic() - since > PATIENCE:
+            raise DataError(f"{step.output_dir}: {name} Succeeded, but there is no {MARKER}; is the workspace one file system?")
+
+    def fail(self, step: Step, job: dict[str, Any]) -> tuple[str, int]:
+        name = job["metadata"]["name"]
+        code, words = last_words(self.read_out(step, name)) or (BUG, "no pod says why")
+        say(f"{self.title(step)}: {name} failed with exit code {code}: {words}")
+        leave(f"{step.name} failed with exit code {code}: {words}")
+        # After any other code the Job would start another conductor, and that one the stage.
+        return step.name, code if code in VERDICTS else BUG
+
+    def title(self, step: Step) -> str:
+        return f"[{self.steps.index(step) + 1}/{len(self.steps)}] {step.name}"
+
+    def once(self, text: str) -> None:
+        if text not in self.said:
+            self.said.add(text)
+            say(text)
+
+
+def _queue(job: dict[str, Any]) -> str:
+    return str(job["metadata"].get("labels", {}).get("kueue.x-k8s.io/queue-name", "?"))

@@ -1,0 +1,280 @@
+"""A namespace of a cluster: PyTorchJobs, pods and their logs, by kubeflow-training's client.
+
+Calls go through that client's own `custom_api` and `core_api`: its methods turn every answer of the server into a
+RuntimeError without its status, and drop what its models do not know.
+"""
+
+import contextlib
+import json
+import re
+import time
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+import urllib3
+from kubeflow.training import TrainingClient
+from kubeflow.training.constants import constants
+from kubernetes.client import ApiException, BatchV1Api
+from kubernetes.config import ConfigException
+
+from jobgen.manifests.render import CONDUCTOR
+from minima.errors import BUG, LostPeerError, NotReadyError, UsageError
+
+JOBS = (constants.GROUP, constants.VERSION)
+PLURAL = constants.PYTORCHJOB_PLURAL
+ENDED = ("Succeeded", "Failed")
+UNSCHEDULED_SECONDS = 30
+"""After which a pod that does not start is worth a word."""
+TIMEOUT = (10, 60)
+"""Seconds to connect, and between two bytes of an answer: a half-open connection must not hold the conductor."""
+QUIET_SECONDS = 900
+"""After which a log that is followed and says nothing is opened again."""
+GONE_SECONDS = 660
+"""For the pods of a deleted job to end: a training stage saves first."""
+PAUSE = 2.0
+"""Seconds until a call is tried again that the cluster did not answer."""
+RETRIES = 30
+"""Calls in a row that the cluster does not answer, before that is said to be an error."""
+SKEW_SECONDS = 60
+"""By which clocks of the cluster and of this machine may differ."""
+STAMP = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d+(?:Z|[+-]\d\d:\d\d))(?: |$)")
+
+
+@contextlib.contextmanager
+def told(what: str) -> Iterator[None]:
+    """Turn what the client raises into one error.
+
+    Raises:
+        LostPeerError: no cluster answers, or it is not able to; trying again helps.
+        UsageError: it refuses.
+    """
+    try:
+        yield
+    except ApiException as error:
+        reason = _reason(error)
+        if error.status in {0, 408, 429, 500, 502, 503, 504}:
+            raise LostPeerError(f"{what}: the cluster is not able to ({error.status}: {reason}); try again") from None
+        raise UsageError(f"{what}: the cluster refuses ({error.status}: {reason})") from None
+    except (urllib3.exceptions.HTTPError, OSError) as error:
+        raise LostPeerError(f"{what}: no cluster answers ({error}); `kubectl get nodes` says whether yours does") from None
+
+
+def _reason(error: ApiException) -> str:
+    try:
+        return str(json.loads(error.body)["message"])
+    except (ValueError, KeyError, TypeError):
+        return str(error.reason)
+
+
+class Cluster:
+    """One namespace.
+
+    Raises:
+        UsageError: nothing says which cluster.
+    """
+
+    def __init__(self, namespace: str) -> None:
+        self.namespace = namespace
+        try:
+            client = TrainingClient(namespace=namespace)
+        except (ConfigException, TypeError) as error:
+            raise UsageError(f"no cluster is configured ({error}); set KUBECONFIG, or `kubectl config use-context`") from None
+        self.custom, self.core = client.custom_api, client.core_api
+        self.batch = BatchV1Api(self.core.api_client)
+
+    def jobs(self, selector: str) -> list[dict[str, Any]]:
+        """The PyTorchJobs that a label selector picks, oldest first."""
+        with told(f"list PyTorchJobs in {self.namespace}"):
+            found = self.custom.list_namespaced_custom_object(
+                *JOBS, self.namespace, PLURAL, label_selector=selector, _request_timeout=TIMEOUT
+            )
+        return sorted(found["items"], key=lambda job: (job["metadata"]["creationTimestamp"], job["metadata"]["name"]))
+
+    def create(self, job: Mapping[str, Any]) -> bool:
+        """Create a PyTorchJob; False when one of its name is there, whose content is then the same."""
+        with told(f"create {job['metadata']['name']}"):
+            try:
+                self.custom.create_namespaced_custom_object(
+                    *JOBS, self.namespace, PLURAL, job, field_validation="Strict", _request_timeout=TIMEOUT
+                )
+            except ApiException as error:
+                if error.status != 409:
+                    raise
+                return False
+        return True
+
+    def delete(self, job: str) -> None:
+        """Delete a PyTorchJob, and wait until its last pod has ended.
+
+        Raises:
+            NotReadyError: a pod is still there after `GONE_SECONDS`.
+        """
+        with told(f"delete {job}"):
+            try:
+                self.custom.delete_namespaced_custom_object(
+                    *JOBS,
+                    self.namespace,
+                    PLURAL,
+                    job,
+                    propagation_policy="Background",
+                    grace_period_seconds=0,
+                    _request_timeout=TIMEOUT,
+                )
+            except ApiException as error:
+                if error.status != 404:
+                    raise
+        deadline = time.monotonic() + GONE_SECONDS
+        while left := self.pods(of_job(job)):
+            if time.monotonic() > deadline:
+                raise NotReadyError(f"{job}: deleted, but pod {left[0].metadata.name} is still there; look at its node")
+            time.sleep(1)
+
+    def pods(self, selector: str) -> list[Any]:
+        """The pods that a label selector picks, oldest first."""
+        with told(f"list pods in {self.namespace}"):
+            found = self.core.list_namespaced_pod(self.namespace, label_selector=selector, _request_timeout=TIMEOUT).items
+        return sorted(found, key=lambda pod: (pod.metadata.creation_timestamp, pod.metadata.name))
+
+    def restarts(self, job: Mapping[str, Any]) -> int:
+        """How many pods of a job were made again, as far as the cluster's events tell: it keeps them for an hour, and after 25
+        of one job in a row drops most.
+        """
+        name = job["metadata"]["name"]
+        selector = f"involvedObject.kind=PyTorchJob,involvedObject.name={name},reason=SuccessfulCreatePod"
+        with told(f"list events in {self.namespace}"):
+            events = self.core.list_namespaced_event(self.namespace, field_selector=selector, _request_timeout=TIMEOUT).items
+        made = sum(event.count or 1 for event in events if event.involved_object.uid == job["metadata"]["uid"])
+        pods = sum(replica["replicas"] for replica in job["spec"]["pytorchReplicaSpecs"].values())
+        return max(0, made - pods)
+
+    def conductors(self, pipeline: str) -> list[Any]:
+        """The conductor Jobs of a pipeline, oldest first."""
+        selector = f"minima/pipeline={pipeline},app.kubernetes.io/component={CONDUCTOR}"
+        with told(f"list Jobs in {self.namespace}"):
+            found = self.batch.list_namespaced_job(self.namespace, label_selector=selector, _request_timeout=TIMEOUT).items
+        return sorted(found, key=lambda job: (job.metadata.creation_timestamp, job.metadata.name))
+
+    def lines(self, pod: str, *, whole: bool = False, **options: Any) -> Iterator[str]:
+        """What a pod wrote so far, line by line; `options` are those of the API.
+
+        With `whole`, without a last line that has no end yet.
+        """
+        with told(f"log of {pod}"):
+            answer = self.core.read_namespaced_pod_log(
+                pod, self.namespace, _preload_content=False, _request_timeout=(10, QUIET_SECONDS), **options
+            )
+            rest = b""
+            for part in answer.stream():
+                *lines, rest = (rest + part).split(b"\n")
+                yield from (line.decode(errors="replace") for line in lines)
+            if rest and not whole:
+                yield rest.decode(errors="replace")
+
+    def follow(self, pod: Any) -> Iterator[str]:
+        """What a pod writes until it ends, each line once: a stream that breaks, as with its kubelet, is opened again.
+
+        Raises:
+            LostPeerError: the cluster does not answer `RETRIES` times, or has the log of a pod that ended, or that is being
+                deleted, no more.
+            UsageError: it refuses that often.
+        """
+        name, last, failures = pod.metadata.name, "", 0
+        said: set[str] = set()
+        while True:
+            patient, pause = False, PAUSE
+            try:
+                # Asked before reading, so that all that it wrote is there to be read.
+                now = self._again(pod)
+                if now is None:
+                    return  # Its log went with it; one of its name may be another's.
+                phase, known = now.status.phase, last
+                ended = phase not in {"Pending", "Running"}
+                patient = not ended and not now.metadata.deletion_timestamp
+                read = phase != "Pending"
+                for line in self.lines(name, follow=True, timestamps=True, whole=not ended, **_since(last)) if read else ():
+                    stamp = STAMP.match(line)
+                    if not stamp:  # The kubelet's own words about the log.
+                        if line not in said:
+                            said.add(line)
+                            yield line
+                    elif not known or stamp[1] > known:  # Of a fixed width, so they compare as text.
+                        last, known = stamp[1], ""
+                        failures = 0
+                        yield line[stamp.end() :]
+                if ended:
+                    return
+                failures, pause = 0, PAUSE / 4  # Most often it ended, and its phase says so soon.
+            except LostPeerError:
+                failures += 0 if patient else 1  # While the pod is there, its node will be again.
+                if failures > RETRIES:
+                    raise
+            except UsageError:  # As of a kubelet that does not know its pods yet.
+                failures += 1
+                if failures > RETRIES:
+                    raise
+            time.sleep(pause)
+
+    def _again(self, pod: Any) -> Any:
+        """This very pod as it is now; None if it is gone."""
+        with told(f"list pods in {self.namespace}"):
+            found = self.core.list_namespaced_pod(
+                self.namespace, field_selector=f"metadata.name={pod.metadata.name}", _request_timeout=TIMEOUT
+            ).items
+        return next((p for p in found if p.metadata.uid == pod.metadata.uid), None)
+
+
+def of_job(name: str) -> str:
+    """The label selector of the pods that the operator made for a PyTorchJob."""
+    return f"{constants.JOB_NAME_LABEL}={name}"
+
+
+def _since(stamp: str) -> dict[str, int]:
+    """The option of the API for what came after a line, and some before it: clocks differ."""
+    return {"since_seconds": max(0, int(time.time() - seconds(stamp))) + SKEW_SECONDS} if stamp else {}
+
+
+def seconds(stamp: str) -> float:
+    """Seconds since the epoch of an RFC 3339 time, whose fractions may have more digits than Python reads."""
+    return datetime.fromisoformat(re.sub(r"\.(\d{1,6})\d*", r".\1", stamp).replace("Z", "+00:00")).astimezone(UTC).timestamp()
+
+
+def state(job: Mapping[str, Any]) -> str:
+    """Of a PyTorchJob: Created, Suspended (in a queue), Running, Restarting, Succeeded or Failed."""
+    now = [c["type"] for c in job.get("status", {}).get("conditions") or [] if c["status"] == "True"]
+    for name in (*ENDED, "Suspended", "Restarting", "Running"):
+        if name in now:
+            return name
+    return "Created"
+
+
+def label(job: Mapping[str, Any], name: str) -> str:
+    """One of jobgen's labels of a PyTorchJob, such as `stage`; empty if it has none."""
+    return str(job["metadata"].get("labels", {}).get(f"minima/{name}", ""))
+
+
+def waiting_for(pod: Any) -> str:
+    """Why a pod does not run, in the cluster's words."""
+    for status in pod.status.container_statuses or []:
+        if status.state.waiting:
+            return f"{status.state.waiting.reason}: {status.state.waiting.message or ''}".rstrip(": ")
+    for condition in pod.status.conditions or []:
+        if condition.status == "False" and condition.message:
+            return str(condition.message)
+    return str(pod.status.phase)
+
+
+def last_words(pods: list[Any]) -> tuple[int, str] | None:
+    """Exit code and message of the pod that failed, a permanent failure (below 128) before others; None if none did."""
+    ended = []
+    for pod in pods:
+        for status in pod.status.container_statuses or []:
+            over = status.state.terminated
+            if over and over.exit_code:
+                # A lost node leaves no time.
+                when = over.finished_at or datetime.max.replace(tzinfo=UTC)
+                ended.append((over.exit_code >= 128, when, over.exit_code, (over.message or over.reason or "").strip()))
+        if pod.status.phase == "Failed" and not ended:
+            said = f"{pod.status.reason or 'Failed'}: {pod.status.message or ''}".rstrip(": ")
+            ended.append((True, datetime.max.replace(tzinfo=UTC), BUG, said))
+    return min(ended)[2:] if ended else None

@@ -1,0 +1,1 @@
+"""A plan to Kubernetes objects as plain dicts; may import pipeline."""

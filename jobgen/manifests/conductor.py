@@ -1,0 +1,144 @@
+"""The conductor's objects: a Job that runs `jobgen conduct` beside the pipeline, and the least rights for it."""
+
+import hashlib
+import json
+from typing import Any
+
+from jobgen.manifests import render
+from jobgen.manifests.render import CONDUCTOR
+from jobgen.pipeline.pipeline import Pipeline
+from minima.errors import BUG, DATA, DISK_FULL, NOT_READY, USAGE, UsageError
+
+FOLDER, FILE = "/etc/minima", "pipeline.yaml"
+RULES = [
+    {"apiGroups": ["kubeflow.org"], "resources": ["pytorchjobs"], "verbs": ["list", "create", "delete"]},
+    {"apiGroups": [""], "resources": ["pods"], "verbs": ["list"]},
+    {"apiGroups": [""], "resources": ["pods/log"], "verbs": ["get"]},
+    {"apiGroups": ["batch"], "resources": ["jobs"], "verbs": ["list"]},
+]
+"""All that it asks of the cluster, in its own namespace."""
+VERSION = "minima/version"
+"""Label of the Job: the hash of the pipeline file that it conducts."""
+VERDICTS = (1, USAGE, DATA, BUG, DISK_FULL, NOT_READY)
+"""Exit codes after which no other pod is tried; 1 is Python's own for what nobody expected."""
+BACKOFF_LIMIT = 100
+"""Pods that may end without a verdict, such as by a lost node, before the Job gives up."""
+RESOURCES = {"requests": {"cpu": "100m", "memory": "512Mi"}, "limits": {"cpu": "1", "memory": "512Mi"}}
+
+
+def objects(pipeline: Pipeline, namespace: str | None = None, from_stage: str | None = None) -> list[dict[str, Any]]:
+    """ServiceAccount, Role, RoleBinding, ConfigMap and Job, in the order to apply them.
+
+    The Job is named by the hash of all the rest: another pipeline or image is another Job, and the newest one conducts.
+
+    Args:
+        pipeline: what to conduct.
+        namespace: written into the objects; None leaves it to whoever applies them.
+        from_stage: for `jobgen conduct --from`.
+
+    Raises:
+        UsageError: the pipeline names no image for it.
+    """
+    if not pipeline.conductor:
+        place = pipeline.place("conductor")
+        raise UsageError(f"{place}: missing; the image of the root Dockerfile, such as `conductor: minima:jobgen`, is valid")
+    name = f"{pipeline.name}-{CONDUCTOR}"
+    labels = render.labels(pipeline.name, CONDUCTOR)
+    rights = {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": name}
+    account = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": _metadata(name, namespace, labels)}
+    role = {
+        "apiVersion": "rbac.authorization.k8s.io/v1",
+        "kind": "Role",
+        "metadata": _metadata(name, namespace, labels),
+        "rules": RULES,
+    }
+    binding = {
+        "apiVersion": "rbac.authorization.k8s.io/v1",
+        "kind": "RoleBinding",
+        "metadata": _metadata(name, namespace, labels),
+        "roleRef": rights,
+        "subjects": [{"kind": "ServiceAccount", "name": name, **({"namespace": namespace} if namespace else {})}],
+    }
+    content = {FILE: pipeline.text}
+    held_name = f"{name}-{_hash(content)}"
+    held = {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": _metadata(held_name, namespace, labels),
+        "immutable": True,
+        "data": content,
+    }
+    spec = _job_spec(pipeline, labels, held_name, from_stage)
+    job = {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": _metadata(f"{name}-{_hash(spec)}", namespace, {**labels, VERSION: version(pipeline.text)}),
+        "spec": spec,
+    }
+    return [account, role, binding, held, job]
+
+
+def version(text: str) -> str:
+    """What `VERSION` says for a pipeline file."""
+    return _hash({FILE: text})
+
+
+def _metadata(name: str, namespace: str | None, labels: dict[str, str]) -> dict[str, Any]:
+    return {"name": name, **({"namespace": namespace} if namespace else {}), "labels": dict(labels)}
+
+
+def _hash(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def _job_spec(pipeline: Pipeline, labels: dict[str, str], held: str, from_stage: str | None) -> dict[str, Any]:
+    more = ["--from", from_stage] if from_stage else []
+    container = {
+        "name": CONDUCTOR,
+        "image": pipeline.conductor,
+        "command": ["jobgen", "conduct"],
+        "args": [f"{FOLDER}/{FILE}", "--namespace", "$(NAMESPACE)", "--job", "$(JOB)", "--uid", "$(JOB_UID)", *more],
+        "env": [
+            {"name": "HOME", "value": "/tmp"},
+            {"name": "PYTHONUNBUFFERED", "value": "1"},
+            _field("NAMESPACE", "metadata.namespace"),
+            _field("JOB", "metadata.labels['batch.kubernetes.io/job-name']"),
+            _field("JOB_UID", "metadata.labels['batch.kubernetes.io/controller-uid']"),
+        ],
+        "resources": RESOURCES,
+        "securityContext": render.CONTAINER_SECURITY,
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        "volumeMounts": [
+            {"name": "workspace", "mountPath": pipeline.workspace.path},
+            {"name": "pipeline", "mountPath": FOLDER, "readOnly": True},
+            {"name": "tmp", "mountPath": "/tmp"},
+        ],
+    }
+    pod = {
+        "serviceAccountName": f"{pipeline.name}-{CONDUCTOR}",
+        "enableServiceLinks": False,
+        "restartPolicy": "Never",
+        "terminationGracePeriodSeconds": 10,
+        "securityContext": render.POD_SECURITY,
+        "containers": [container],
+        "volumes": [
+            {"name": "workspace", "persistentVolumeClaim": {"claimName": pipeline.workspace.claim}},
+            {"name": "pipeline", "configMap": {"name": held}},
+            {"name": "tmp", "emptyDir": {}},
+        ],
+    }
+    return {
+        "backoffLimit": BACKOFF_LIMIT,
+        # A stage that failed is for a person; a pod that was deleted, drained or lost says nothing about the pipeline.
+        "podFailurePolicy": {
+            "rules": [
+                {"action": "FailJob", "onExitCodes": {"containerName": CONDUCTOR, "operator": "In", "values": list(VERDICTS)}},
+                {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
+            ]
+        },
+        "template": {"metadata": {"labels": dict(labels)}, "spec": pod},
+    }
+
+
+def _field(name: str, path: str) -> dict[str, Any]:
+    return {"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}}

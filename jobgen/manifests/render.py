@@ -1,0 +1,250 @@
+"""Steps to PyTorchJobs as plain dicts, and those to YAML: the same bytes everywhere. Shapes of Training Operator 1.9.4."""
+
+import copy
+import hashlib
+import json
+import math
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from jobgen.manifests import checks
+from jobgen.pipeline.pipeline import KEY_LENGTH, NAME, Pipeline
+from jobgen.pipeline.plan import Step, plan
+from jobgen.pipeline.pools import GPU, amount
+from jobgen.pipeline.spec import shipped
+from minima import options
+from minima.errors import StageError, UsageError
+
+CONDUCTOR = "conductor"
+"""Component of the objects that carry a pipeline through a cluster."""
+USER = 1000
+PORT = 23456
+SAVING_SECONDS = 540
+"""For the workers to write a checkpoint after SIGTERM; the pod has a minute more."""
+TMP = {
+    "HOME": "/tmp",
+    "USER": "minima",  # torch asks for the user's name, and the image need not know user 1000.
+    "XDG_CACHE_HOME": "/tmp/cache",
+    "HF_HOME": "/tmp/cache/huggingface",
+    "HF_HUB_OFFLINE": "1",
+    "TORCH_EXTENSIONS_DIR": "/tmp/cache/torch_extensions",
+    "TORCHINDUCTOR_CACHE_DIR": "/tmp/cache/torchinductor",
+    "TRITON_CACHE_DIR": "/tmp/cache/triton",
+}
+"""The root is read-only."""
+POD_SECURITY = {
+    "runAsNonRoot": True,
+    "runAsUser": USER,
+    "runAsGroup": USER,
+    "fsGroup": USER,
+    "fsGroupChangePolicy": "OnRootMismatch",
+    "seccompProfile": {"type": "RuntimeDefault"},
+}
+CONTAINER_SECURITY = {
+    "allowPrivilegeEscalation": False,
+    "capabilities": {"drop": ["ALL"]},
+    "readOnlyRootFilesystem": True,
+}
+
+
+def files(pipeline: Pipeline, namespace: str | None = None) -> dict[str, str]:
+    """The pipeline's PyTorchJobs as YAML: file name, numbered in the order they can run, to content."""
+    steps = plan(pipeline)
+    options = f"--namespace {namespace}" if namespace else ""
+    width = max(2, len(str(len(steps) - 1)))
+    return {
+        f"{number:0{width}}-{step.name}.yaml": text(pipeline, [job(pipeline, step, namespace)], options)
+        for number, step in enumerate(steps)
+    }
+
+
+def job(pipeline: Pipeline, step: Step, namespace: str | None = None) -> dict[str, Any]:
+    """The PyTorchJob of one step, named by the hash of all the rest of it.
+
+    Raises:
+        UsageError: the namespace is not the name of one.
+    """
+    check_namespace(namespace)
+    own = {**labels(pipeline.name, step.verb), "minima/stage": step.name, "minima/key": step.key}
+    metadata = {"name": f"{pipeline.name}-{step.name}"}
+    if namespace is not None:
+        metadata["namespace"] = namespace
+    queue = {"kueue.x-k8s.io/queue-name": step.pool.queue} if step.pool.queue else {}
+    rendered = {
+        "apiVersion": "kubeflow.org/v1",
+        "kind": "PyTorchJob",
+        "metadata": {**metadata, "labels": {**own, **queue}, "annotations": _annotations(step)},
+        "spec": _spec(pipeline, step, own),
+    }
+    digest = hashlib.sha256(json.dumps(rendered, sort_keys=True).encode()).hexdigest()
+    rendered["metadata"] = {**rendered["metadata"], "name": f"{metadata['name']}-{digest[:KEY_LENGTH]}"}  # type: ignore[dict-item]
+    if found := checks.problems(rendered):
+        raise StageError(f"{pipeline.source}: {step.name}: jobgen made a wrong object, please report it: " + "; ".join(found))
+    return copy.deepcopy(rendered)  # Nothing of it is also part of another one.
+
+
+def check_namespace(name: str | None) -> None:
+    """Raises UsageError for what cannot be the name of a namespace."""
+    if name is not None:
+        check_name("--namespace", name)
+
+
+def check_name(option: str, name: str) -> None:
+    """Raises UsageError for what cannot be the name of an object."""
+    if not NAME.fullmatch(name):
+        raise UsageError(f"{option}: found {name!r}; a name of a-z, 0-9 and -, of at most 63 characters, is valid")
+
+
+def text(pipeline: Pipeline, objects: list[dict[str, Any]], options: str = "") -> str:
+    """Objects as one YAML file, under a comment that says how to make it again, with `options`."""
+    # Only the file's own name: the bytes must not depend on the folder.
+    source = pipeline.source if pipeline.source in shipped() else Path(pipeline.source).name
+    command = f"jobgen render {_shown(source)} --output DIR {options}".rstrip()
+    dumped = yaml.dump_all(objects, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=2**31, default_flow_style=False)
+    return f"{heading(pipeline.name)}\n# {command}\n{dumped}"
+
+
+def heading(pipeline: str) -> str:
+    """The first line of every file that was rendered from the pipeline of this name."""
+    return f"# Made by jobgen from the pipeline {pipeline}. Change that, not this:"
+
+
+def labels(pipeline: str, component: str) -> dict[str, str]:
+    """What every object of a pipeline is labelled with."""
+    return {
+        "app.kubernetes.io/name": "minima",
+        "app.kubernetes.io/instance": pipeline,
+        "app.kubernetes.io/component": component,
+        "app.kubernetes.io/managed-by": "jobgen",
+        "minima/pipeline": pipeline,
+    }
+
+
+def _annotations(step: Step) -> dict[str, str]:
+    """For whoever looks at the job: what it does, reads and makes; and for Flux, which must not fight over its defaults."""
+    read = [getattr(step.options, option) for option in options.inputs(type(step.options))]
+    return {
+        "minima/summary": step.options.summary,
+        "minima/reads": " ".join(value for value in read if value),
+        "minima/makes": step.output_dir,
+        "kustomize.toolkit.fluxcd.io/ssa": "IfNotPresent",
+    }
+
+
+def _spec(pipeline: Pipeline, step: Step, labels: dict[str, str]) -> dict[str, Any]:
+    spec: dict[str, Any] = {"nprocPerNode": str(step.processes)}
+    if step.pods > 1 and step.options.elastic:
+        spec["elasticPolicy"] = {
+            "rdzvBackend": "c10d",
+            "minReplicas": step.pods,
+            "maxReplicas": step.pods,
+            # A lost pod idles the others for 70 s with torch's defaults, 19 s with these.
+            "rdzvConf": [{"key": "read_timeout", "value": "10"}, {"key": "keep_alive_interval", "value": "2"}],
+        }
+    spec["runPolicy"] = {"cleanPodPolicy": "Running"}
+    spec["pytorchReplicaSpecs"] = {
+        # With a Master, the operator would give Workers an init container that `restricted` refuses.
+        "Master" if step.pods == 1 else "Worker": {
+            "replicas": step.pods,
+            "restartPolicy": "ExitCode",
+            "template": {
+                "metadata": {"labels": dict(labels), "annotations": _STAY},
+                "spec": _pod(pipeline, step),
+            },
+        }
+    }
+    return spec
+
+
+_STAY = {"cluster-autoscaler.kubernetes.io/safe-to-evict": "false", "karpenter.sh/do-not-disrupt": "true"}
+
+
+def _pod(pipeline: Pipeline, step: Step) -> dict[str, Any]:
+    pool = step.pool
+    pod: dict[str, Any] = {
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "terminationGracePeriodSeconds": SAVING_SECONDS + 60 if step.options.elastic else 60,
+        "securityContext": POD_SECURITY,
+    }
+    if pool.node_selector:
+        pod["nodeSelector"] = dict(pool.node_selector)
+    if pool.tolerations:
+        pod["tolerations"] = [dict(toleration) for toleration in pool.tolerations]
+    pod["containers"] = [_container(pipeline, step)]
+    pod["volumes"] = [
+        {"name": "workspace", "persistentVolumeClaim": {"claimName": pipeline.workspace.claim}},
+        {"name": "tmp", "emptyDir": {}},
+        {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": pool.shm}},
+    ]
+    return pod
+
+
+def _container(pipeline: Pipeline, step: Step) -> dict[str, Any]:
+    words = [word.replace("$", "$$") for word in step.argv]  # The kubelet would expand $(NAME).
+    return {
+        "name": checks.CONTAINER,
+        "image": step.image,
+        "command": words[:2],
+        "args": words[2:],
+        "env": _env(step),
+        "ports": [{"name": "pytorchjob-port", "containerPort": PORT}],
+        "resources": _resources(step),
+        "securityContext": CONTAINER_SECURITY,
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        "volumeMounts": [
+            {"name": "workspace", "mountPath": pipeline.workspace.path},
+            {"name": "tmp", "mountPath": "/tmp"},
+            {"name": "shm", "mountPath": "/dev/shm"},
+        ],
+    }
+
+
+def _env(step: Step) -> list[dict[str, Any]]:
+    pool = step.pool
+    values = dict(TMP)
+    # Else torch starts a thread for each core of the node. What a pod asks for, since more may be taken by its neighbours.
+    values["OMP_NUM_THREADS"] = str(max(1, math.floor(amount(pool.cpu)) // step.processes))
+    if step.options.elastic:
+        values["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] = str(SAVING_SECONDS)
+    values |= {name: value.replace("$", "$$") for name, value in pool.env.items()}
+    env: list[dict[str, Any]] = [{"name": name, "value": value} for name, value in values.items()]
+    if step.pods > 1 and step.options.independent:
+        index = {"fieldRef": {"fieldPath": "metadata.labels['training.kubeflow.org/replica-index']"}}
+        env += [{"name": "MINIMA_POD_INDEX", "valueFrom": index}, {"name": "MINIMA_POD_COUNT", "value": str(step.pods)}]
+    return env
+
+
+def _resources(step: Step) -> dict[str, Any]:
+    pool = step.pool
+    both = {"memory": pool.memory, **({GPU: str(pool.gpus)} if pool.gpus else {}), **pool.resources}
+    return {"requests": {"cpu": pool.cpu, **both}, "limits": {"cpu": pool.cpu_limit or pool.cpu, **both}}
+
+
+class _Dumper(yaml.SafeDumper):
+    """No anchors; a string is plain only where YAML 1.1 and 1.2 both read it as one."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+_PLAIN = re.compile(r"(?:--)?[A-Za-z/][A-Za-z0-9_./@=-]*(?::[A-Za-z0-9_./@-]+)?")
+_WORDS = {"y", "n", "yes", "no", "on", "off", "true", "false", "null"}
+
+
+def _string(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
+    plain = _PLAIN.fullmatch(value) and value.lower() not in _WORDS
+    style = None if plain else "'" if value.isprintable() else '"'
+    return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=style)
+
+
+_Dumper.add_representer(str, _string)
+
+
+def _shown(word: str) -> str:
+    """A word of a command in a comment, on one line."""
+    return shlex.quote(word) if word.isprintable() else repr(word)

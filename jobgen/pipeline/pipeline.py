@@ -1,0 +1,84 @@
+"""A pipeline in which every name, type and reference has been checked; spec.py reads one."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from jobgen.pipeline.pools import Pool
+from jobgen.pipeline.source import Place
+from minima.models.shape import Shape
+from minima.options import Options
+
+NAME = re.compile(r"[a-z](?:[-a-z0-9]{0,61}[a-z0-9])?")
+"""DNS-1035 label, which the names of jobs and services are."""
+LONGEST_JOB = 53
+"""Characters of a job's name; the operator makes services called <job>-worker-<i> of it."""
+KEY_LENGTH = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reference:
+    """`${name}/inside`: a path inside what the stage `name` makes, or inside the input `name`."""
+
+    name: str
+    inside: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Input:
+    """What no stage makes.
+
+    Attributes:
+        path: absolute, with `@sha256:HEX` if its content is declared.
+        shape: of the model there, for the memory plan, if it is stated.
+        line: where the pipeline file states it.
+    """
+
+    path: str
+    shape: Shape | None
+    line: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workspace:
+    """The volume of all artifacts: the claim that pods mount, and where."""
+
+    claim: str
+    path: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """One stage; `options` still holds references, and no `output_dir`.
+
+    Attributes:
+        references: option to reference, for options that read what another stage makes.
+        stated: the options that the file states.
+    """
+
+    name: str
+    verb: str
+    pool: Pool
+    image: str
+    options: Options
+    references: Mapping[str, Reference]
+    stated: frozenset[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pipeline:
+    """A checked pipeline.
+
+    Attributes:
+        conductor: the image with jobgen, or empty.
+        source: the file or shipped name it came from; `text` is its content.
+    """
+
+    name: str
+    conductor: str
+    workspace: Workspace
+    inputs: Mapping[str, Input]
+    stages: Mapping[str, Stage]
+    source: str
+    text: str
+    place: Place

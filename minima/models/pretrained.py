@@ -1,0 +1,214 @@
+"""Model folders: what `from_pretrained` loads, and the facts about a LLaMA's shape."""
+
+import importlib.util
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
+from transformers.utils import logging
+
+from minima.data import chat
+from minima.errors import DataError, UsageError
+from minima.models.shape import Shape
+
+TOKENIZER_FILES = (
+    "tokenizer.model",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    chat.TEMPLATE_FILE,
+)
+WEIGHTS = "model.safetensors"
+WEIGHTS_INDEX = "model.safetensors.index.json"
+_VALID = f"a model folder has config.json (model_type llama) and {WEIGHTS} or {WEIGHTS_INDEX} with its shards"
+
+
+def device() -> torch.device:
+    """The accelerator of this process (torchrun's LOCAL_RANK chooses among several), or the CPU."""
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if torch.cuda.is_available() else torch.device("cpu")
+
+
+def attention(name: str, dtype: torch.dtype = torch.bfloat16) -> str:
+    """The attention kernel that the option value `name` means here.
+
+    `auto` is flash_attention_2 where there are a GPU, the flash-attn package and a half-precision `dtype`, else sdpa.
+
+    Raises:
+        UsageError: flash_attention_2 is asked for and cannot run.
+    """
+    lacks = []
+    if not torch.cuda.is_available():
+        lacks.append("a GPU")
+    if importlib.util.find_spec("flash_attn") is None:
+        lacks.append("the flash-attn package")
+    if dtype not in {torch.bfloat16, torch.float16}:
+        lacks.append("half precision (--use_bf16)")
+    if name == "auto":
+        return "sdpa" if lacks else "flash_attention_2"
+    if name == "flash_attention_2" and lacks:
+        raise UsageError(f"--attn_implementation: flash_attention_2 needs {' and '.join(lacks)}; valid here: auto, eager, sdpa")
+    return name
+
+
+def config(folder: str | Path) -> LlamaConfig:
+    """The configuration of the LLaMA in `folder`, after a look at which files are there.
+
+    Raises:
+        DataError: not a folder, no config.json, no weights, or not a LLaMA.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise DataError(f"{folder}: not a folder; {_VALID}")
+    found = sorted(p.name for p in folder.iterdir())
+    there = f"found {', '.join(found[:12])}{' …' if len(found) > 12 else ''}" if found else "it is empty"
+    place = folder / "config.json"
+    if not place.is_file():
+        raise DataError(f"{folder}: no config.json ({there}); {_VALID}")
+    try:
+        raw = json.loads(place.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DataError(f"{place}: not JSON ({error}); {_VALID}") from None
+    kind = raw.get("model_type") if isinstance(raw, dict) else None
+    if kind != "llama":
+        raise DataError(f"{place}: model_type {kind!r}; valid: 'llama'")
+    if not (folder / WEIGHTS).is_file() and not (folder / WEIGHTS_INDEX).is_file():
+        raise DataError(f"{folder}: no weights ({there}); {_VALID}; pickled weights (.bin, .pt) are not read")
+    try:
+        return LlamaConfig(**raw)
+    except (StrictDataclassError, TypeError, ValueError) as error:
+        raise DataError(f"{place}: {error}") from None
+
+
+def load(
+    folder: str | Path,
+    *,
+    dtype: torch.dtype,
+    attn_implementation: str = "auto",
+    device: str | torch.device = "cpu",
+) -> LlamaForCausalLM:
+    """Load the LLaMA in `folder` in evaluation mode; its weights are held once.
+
+    Raises:
+        DataError: `config` says so, or the weights do not fit the configuration or cannot be read.
+        UsageError: the attention kernel cannot run here.
+    """
+    folder = Path(folder)
+    config(folder)
+    kernel = attention(attn_implementation, dtype)
+    logging.disable_progress_bar()
+    try:
+        loaded: Any = LlamaForCausalLM.from_pretrained(
+            folder, dtype=dtype, attn_implementation=kernel, local_files_only=True, output_loading_info=True
+        )
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise DataError(f"{folder}: its weights cannot be read ({error}); fetch or make the folder again") from None
+    model: Any = loaded[0]
+    missing = sorted(loaded[1]["missing_keys"])  # transformers would draw them at random, with no more than a warning.
+    if missing:
+        raise DataError(f"{folder}: its weights lack {', '.join(missing[:5])} ({len(missing)} in all) that config.json implies")
+    result: LlamaForCausalLM = model.to(device).eval()
+    return result
+
+
+def save(
+    model: LlamaForCausalLM,
+    tokenizer: str | Path | PreTrainedTokenizerBase | None,
+    folder: str | Path,
+    *,
+    verb: str,
+    made_of: Mapping[str, str],
+    state_dict: Mapping[str, torch.Tensor] | None = None,
+    dtype: torch.dtype | None = None,
+) -> None:
+    """Write a folder that AutoModelForCausalLM, AutoTokenizer and vLLM load.
+
+    Args:
+        model: gives configuration, generation configuration and, without `state_dict`, the weights.
+        tokenizer: a folder whose tokenizer files are copied byte for byte, a tokenizer, or None if they are written
+            otherwise.
+        folder: where; made if it is not there.
+        verb: the stage that made the model, for the model card.
+        made_of: what it was made of: option name to path, for the model card.
+        state_dict: weights under the model's own names; those of a training engine, for example.
+        dtype: of the weights as written; each keeps its own by default.
+    """
+    folder = Path(folder)
+    weights = dict(model.state_dict() if state_dict is None else state_dict)
+    if model.config.tie_word_embeddings:
+        weights.pop("lm_head.weight", None)
+    if dtype is not None:
+        weights = {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in weights.items()}
+    logging.disable_progress_bar()
+    model.save_pretrained(folder, state_dict=weights, max_shard_size="5GB")
+    if dtype is not None:  # save_pretrained has written the type of the live weights.
+        place = folder / "config.json"
+        raw = json.loads(place.read_text(encoding="utf-8"))
+        raw["dtype"] = str(dtype).removeprefix("torch.")
+        place.write_text(json.dumps(raw, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    if isinstance(tokenizer, PreTrainedTokenizerBase):
+        tokenizer.save_pretrained(folder)
+    elif tokenizer is not None:
+        copy_tokenizer(tokenizer, folder)
+    (folder / "README.md").write_text(card(model.config, verb, made_of), encoding="utf-8")
+
+
+def copy_tokenizer(source: str | Path, folder: str | Path) -> None:
+    """Copy the tokenizer files of one model folder to another, byte for byte.
+
+    Raises:
+        DataError: `source` has none.
+    """
+    source, folder = Path(source), Path(folder)
+    found = [name for name in TOKENIZER_FILES if (source / name).is_file()]
+    if "tokenizer.json" not in found and "tokenizer.model" not in found:
+        raise DataError(f"{source}: no tokenizer; a model folder has tokenizer.json or tokenizer.model")
+    for name in found:
+        shutil.copyfile(source / name, folder / name)
+
+
+def card(config: LlamaConfig, verb: str, made_of: Mapping[str, str]) -> str:
+    """The model card, in Markdown: what the model is, of what, by which stage."""
+    sources = "".join(f"- `{option}`: `{value}`\n" for option, value in made_of.items())
+    return (
+        "---\nlibrary_name: transformers\npipeline_tag: text-generation\ntags: [llama, minima]\n---\n"
+        f"# A LLaMA made by `minima {verb}`\n\n"
+        f"{shape(config).parameters:,} parameters: {config.num_hidden_layers} layers, hidden size {config.hidden_size}, "
+        f"{config.num_attention_heads} heads of {config.head_dim} with {config.num_key_value_heads} key-value heads, "
+        f"feed-forward size {config.intermediate_size}, vocabulary {config.vocab_size}.\n\n"
+        f"Made of:\n{sources or '- nothing but a seed' + chr(10)}\n"
+        "Its licence follows from what it was made of. Load it with `AutoModelForCausalLM.from_pretrained`.\n"
+    )
+
+
+def head_dim(config: LlamaConfig) -> int:
+    """Width of one attention head."""
+    return config.head_dim or config.hidden_size // config.num_attention_heads
+
+
+def kv_heads(config: LlamaConfig) -> int:
+    """Number of key-value heads."""
+    return config.num_key_value_heads or config.num_attention_heads
+
+
+def shape(config: LlamaConfig) -> Shape:
+    """The shape of the model that `config` describes."""
+    return Shape(
+        layer=config.num_hidden_layers,
+        hidden=config.hidden_size,
+        head=config.num_attention_heads,
+        kv_head=kv_heads(config),
+        head_dim=head_dim(config),
+        intermediate=config.intermediate_size,
+        vocab_size=config.vocab_size,
+        tied=config.tie_word_embeddings,
+        attention_bias=config.attention_bias,
+        mlp_bias=config.mlp_bias,
+    )

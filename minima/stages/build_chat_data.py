@@ -1,0 +1,134 @@
+"""The stage `build-chat-data`: conversations → train and dev TFRecords, and the chat template that they were made by."""
+
+import functools
+import hashlib
+import itertools
+import json
+import sys
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+from minima.data import chat, corpus, records, tokenization
+from minima.errors import DataError, listed
+from minima.options import BuildChatData, split_digest
+from minima.process import workers
+from minima.workspace.artifact import Output
+
+SPLITS = ("train", "dev")
+FILE = "{split}-00000-of-00001.tfrecord"
+CHUNK = 256
+"""Conversations that a process works on at a time."""
+
+Encode = Callable[[list[chat.Turn]], chat.Example | None]
+
+
+def run(options: BuildChatData, output: Output) -> dict[str, Any]:
+    """Write `train-00000-of-00001.tfrecord`, the same for dev if any is held out, their indexes, and the chat template.
+
+    Records have features `indices` and `mask` (`chat.Example`), each as long as its conversation. Equal conversations are
+    never on both sides of the split.
+
+    Raises:
+        DataError: no file matches, a conversation is malformed, or none fits into `max_seq_length`.
+    """
+    folder = Path(split_digest(options.input_dir)[0])
+    names = corpus.files(folder, options.input_regex, chat.SUFFIXES)
+    conversations = [c for name in names for c in chat.read(folder / name)]
+    if not conversations:
+        raise DataError(f"{folder}: no conversation in {listed(names)}")
+    held_out = dev(conversations, options.dev_proportion, options.seed)
+    sides: dict[str, list[list[chat.Turn]]] = {split: [] for split in SPLITS}
+    for conversation in conversations:
+        sides["dev" if _content(conversation) in held_out else "train"].append(conversation)
+    encode: Encode = partial(
+        _encode,
+        folder=split_digest(options.tokenizer_name_or_path)[0],
+        system=options.system,
+        max_seq_length=options.max_seq_length,
+        published_rule=options.published_rule,
+    )
+    counts = dict.fromkeys(("tokens", "trained_tokens", "dropped_turns", "cut_answers", "dropped_conversations"), 0)
+    written = {}
+    encoded = _encoded(encode, [*sides["train"], *sides["dev"]], options.num_processors)
+    for split in SPLITS:
+        examples = _counted(itertools.islice(encoded, len(sides[split])), counts)
+        first = next(examples, None)
+        if first is not None:
+            place = output.folder / FILE.format(split=split)
+            written[split] = records.write(place, itertools.chain([first], examples), check_lease=output.check_lease)
+        elif split == "train":
+            raise DataError(
+                f"--input_dir: none of {len(conversations)} conversations in {options.input_dir} fits into "
+                f"--max_seq_length {options.max_seq_length} with its first question"
+            )
+    (output.folder / chat.TEMPLATE_FILE).write_text(chat.template(options.system), encoding="utf-8")
+    return {
+        "conversations": len(conversations),
+        "train_examples": written["train"],
+        "dev_examples": written.get("dev", 0),
+        **counts,
+    }
+
+
+def dev(conversations: list[list[chat.Turn]], proportion: float, seed: int) -> set[bytes]:
+    """The distinct conversations that are held out, as `_content` names them: those with the smallest seeded hashes.
+
+    They are `proportion` of all distinct ones, but at least one if that is above 0 and one is left to train on.
+    """
+    distinct = {_content(c) for c in conversations}
+    if proportion == 0 or len(distinct) < 2:
+        return set()
+    count = min(max(1, round(proportion * len(distinct))), len(distinct) - 1)
+    return set(sorted(distinct, key=lambda content: hashlib.sha256(b"%d " % seed + content).digest())[:count])
+
+
+def _content(conversation: list[chat.Turn]) -> bytes:
+    return hashlib.sha256(json.dumps(conversation, sort_keys=True).encode()).digest()
+
+
+def _encoded(encode: Encode, conversations: list[list[chat.Turn]], processes: int) -> Iterator[chat.Example | None]:
+    """`encode` of each conversation, in order, whatever the number of processes."""
+    chunks = [(start, conversations[start : start + CHUNK]) for start in range(0, len(conversations), CHUNK)]
+    early: dict[int, list[chat.Example | None]] = {}
+    due = 0
+    for start, examples in workers.stream(partial(_encode_chunk, encode), chunks, processes):
+        early[start] = examples
+        while due in early:
+            yield from early.pop(due)
+            due += CHUNK
+
+
+def _encode_chunk(encode: Encode, chunk: tuple[int, list[list[chat.Turn]]]) -> Iterator[tuple[int, list[chat.Example | None]]]:
+    start, conversations = chunk
+    yield start, [encode(conversation) for conversation in conversations]
+
+
+@functools.cache
+def _tokenizer(folder: str) -> PreTrainedTokenizerBase:
+    return tokenization.load(folder)  # Each process has its own.
+
+
+def _encode(
+    conversation: list[chat.Turn], *, folder: str, system: str, max_seq_length: int, published_rule: bool
+) -> chat.Example | None:
+    return chat.encode(_tokenizer(folder), conversation, system, max_seq_length, published_rule)
+
+
+def _counted(examples: Iterator[chat.Example | None], counts: dict[str, int]) -> Iterator[dict[str, np.ndarray]]:
+    """The examples as records; what is met on the way is added to `counts`."""
+    for done, example in enumerate(examples, 1):
+        if done % 100_000 == 0:
+            print(f"build-chat-data: {done:,} conversations", file=sys.stderr, flush=True)
+        if example is None:
+            counts["dropped_conversations"] += 1
+            continue
+        counts["tokens"] += len(example.indices)
+        counts["trained_tokens"] += int(example.mask.sum())
+        counts["dropped_turns"] += example.dropped_turns
+        counts["cut_answers"] += example.cut
+        yield {"indices": example.indices, "mask": example.mask}

@@ -1,0 +1,117 @@
+"""`minima convert`: cut a reordered model to a smaller shape, as a plain LLaMA."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
+
+from minima.errors import DataError, UsageError
+from minima.models import pretrained, shape, weights
+from minima.models.importance import SCORES
+from minima.options import Convert, split_digest
+from minima.workspace.artifact import Output
+
+
+def run(options: Convert, output: Output) -> dict[str, Any]:
+    """Cut the model in `model_name_or_path` to the shape that `options` say.
+
+    Raises:
+        DataError: it is not a folder that prune made.
+        UsageError: the shape cannot be cut from it, or layers are chosen in a way that does not work.
+    """
+    folder = Path(split_digest(options.model_name_or_path)[0])
+    teacher = pretrained.config(folder)
+    scores = _scores(folder)
+    smaller = student(options, teacher)
+    layers = keep_layers(options, teacher.num_hidden_layers, scores)
+    groups = torch.arange(pretrained.kv_heads(smaller)).expand(teacher.num_hidden_layers, -1)
+    neurons = torch.arange(smaller.intermediate_size).expand(teacher.num_hidden_layers, -1)
+    selection = weights.Selection(layers, torch.arange(smaller.hidden_size), groups, neurons)
+    scale = 1.0 if options.published_rule else math.sqrt(teacher.hidden_size / smaller.hidden_size)
+    tensors = weights.select(folder, teacher, selection, norm_scale=scale)
+
+    with torch.device("meta"):
+        cut = LlamaForCausalLM(smaller)
+    if (folder / "generation_config.json").is_file():
+        cut.generation_config = GenerationConfig.from_pretrained(folder)
+    pretrained.save(
+        cut,
+        folder,
+        output.folder,
+        verb=options.verb,
+        made_of={"model_name_or_path": str(folder)},
+        state_dict=tensors,
+        dtype=tensors["model.embed_tokens.weight"].dtype,
+    )
+    return {
+        "parameters": pretrained.shape(smaller).parameters,
+        "parameters_teacher": pretrained.shape(teacher).parameters,
+        "layers": ",".join(map(str, layers)),
+    }
+
+
+def _scores(folder: Path) -> dict[str, torch.Tensor]:
+    if not (folder / SCORES).is_file():
+        raise DataError(f"--model_name_or_path: {folder} has no {SCORES}; valid: a folder that `minima prune` made")
+    try:
+        return load_file(folder / SCORES)
+    except (OSError, SafetensorError) as error:
+        raise DataError(f"{folder / SCORES}: cannot be read ({error}); run `minima prune` again") from None
+
+
+def keep_layers(options: Convert, available: int, scores: dict[str, torch.Tensor]) -> list[int]:
+    """The numbers of the layers that stay, rising.
+
+    `measured` drops the layers without which the loss rises least. `middle`, also the published rule, drops as many below as
+    above, and one more above if the number to drop is odd.
+
+    Raises:
+        DataError: the scores are not those of this model.
+        UsageError: the layers were not measured.
+    """
+    if options.listed_layers:
+        return options.listed_layers
+    if options.published_rule or options.keep_layers == "middle":
+        below = (available - options.layer) // 2
+        return list(range(below, below + options.layer))
+    if "layers" not in scores:
+        raise UsageError(
+            "--keep_layers measured: prune left the layers out (--num_layer_examples 0); run it with more, or give "
+            "`--keep_layers middle` or a list such as 0,1,4"
+        )
+    rises = scores["layers"]
+    if len(rises) != available:
+        raise DataError(f"{SCORES}: scores of {len(rises)} layers, config.json says {available}; run `minima prune` again")
+    return sorted(torch.argsort(rises, descending=True, stable=True)[: options.layer].tolist())
+
+
+def student(options: Convert, teacher: LlamaConfig) -> LlamaConfig:
+    """The student's configuration.
+
+    RMSNorm divides by the mean square of H channels; if only h of them are left, weights × √(H/h) and eps × H/h give what it
+    gave when the others were 0.
+
+    Raises:
+        UsageError: the shape cannot be cut from the teacher's.
+    """
+    whole = pretrained.shape(teacher)
+    for option, what in shape.problems(whole, options):
+        raise UsageError(f"--{option}: {what}")
+    made = shape.cut(whole, options)
+    ratio = 1.0 if options.published_rule else whole.hidden / made.hidden
+    return LlamaConfig(
+        **{
+            **teacher.to_dict(),
+            "hidden_size": made.hidden,
+            "intermediate_size": made.intermediate,
+            "num_hidden_layers": made.layer,
+            "num_attention_heads": made.head,
+            "num_key_value_heads": made.kv_head,
+            "head_dim": made.head_dim,
+            "rms_norm_eps": teacher.rms_norm_eps * ratio,
+        }
+    )

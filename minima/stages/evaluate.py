@@ -1,0 +1,268 @@
+"""Measure a model: benchmarks through lm-evaluation-harness, perplexity on held-out records, one sampled answer."""
+
+import json
+import math
+import os
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from minima.benchmarks import BENCHMARKS, MODELS
+from minima.errors import DataError, UsageError
+from minima.evaluation import copies, sandbox
+from minima.evaluation.copies import Data
+from minima.options import Evaluate, split_digest
+from minima.workspace import artifact
+
+if TYPE_CHECKING:
+    from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
+
+    from minima.data.records import Records
+    from minima.evaluation.harness import Score
+
+RESULTS, TABLE, SAMPLES, ANSWER = "results.json", "results.md", "samples.jsonl", "answer.txt"
+LOGIT_TOKENS = 1024
+"""Tokens whose logits exist at once in perplexity."""
+ANSWER_TOKENS = 128
+TEMPERATURE, TOP_P = 0.7, 0.9
+
+
+def run(options: Evaluate, output: artifact.Output) -> dict[str, Any]:
+    """Evaluate a model folder.
+
+    Writes `results.json` (every number with its protocol), `results.md` (a table beside the paper's), `samples.jsonl`
+    (every item with what the model said) and, for a question, `answer.txt`.
+
+    Returns:
+        the headline metric of each benchmark (0 to 1) and its number of items, `dev_perplexity`, `answer`.
+
+    Raises:
+        UsageError: the sandbox for programs does not work, or a question that is too long; before the model is loaded.
+        NotReadyError: a benchmark's data is not in `data_dir`.
+        DataError: data, records, tokenizer or model cannot be read.
+    """
+    chosen = [BENCHMARKS[name] for name in dict.fromkeys(options.tasks)]
+    if any(benchmark.writes_programs for benchmark in chosen):
+        sandbox.check()
+    data_dir = split_digest(options.data_dir)[0] if options.data_dir else ""
+    found = [copies.find(benchmark, data_dir, options.limit) for benchmark in chosen]
+    with tempfile.TemporaryDirectory(prefix="minima-evaluate-") as cache:
+        _stay_offline(cache)
+        return _run(options, output, found)
+
+
+def _run(options: Evaluate, output: artifact.Output, found: list[Data]) -> dict[str, Any]:
+    import torch
+
+    from minima.data import records, tokenization
+    from minima.models import pretrained as models
+
+    folder = Path(split_digest(options.model_name_or_path)[0])
+    config = models.config(folder)
+    tokenizer = tokenization.load(folder)
+    held_out = None
+    if options.dev_record_path_or_regex:
+        held_out = records.Records(records.find(split_digest(options.dev_record_path_or_regex)[0]))
+    prompt = _prompt(tokenizer, options.question, config.max_position_embeddings) if options.question else []
+    model = models.load(
+        folder,
+        dtype=torch.bfloat16 if options.use_bf16 else torch.float32,
+        attn_implementation=options.attn_implementation,
+        device=models.device(),
+    )
+
+    results: dict[str, Any] = {
+        "model": output.inputs.get("model_name_or_path", {}).get("key", str(folder)),
+        "seed": options.seed,
+        "limit": options.limit,
+        "use_bf16": options.use_bf16,
+        "versions": artifact.versions(),
+        "benchmarks": {},
+    }
+    metrics: dict[str, Any] = {}
+    output.check_lease()
+    if found:
+        from minima.evaluation import harness
+
+        lm = harness.Model(model, tokenizer, options.per_device_eval_batch_size)
+        with open(output.folder / SAMPLES, "w", encoding="utf-8") as out:
+            for data in found:
+                name = data.benchmark.name
+                score = harness.score(lm, data, seed=options.seed, judge=_judge)
+                results["benchmarks"][name] = _described(data, score)
+                metrics |= {name: score.value, f"{name}_items": data.items}
+                out.writelines(json.dumps(line, ensure_ascii=False, sort_keys=True) + "\n" for line in score.samples)
+                partial = " (partial)" if data.partial else ""
+                _say(f"{name}: {100 * score.value:.2f} % on {data.items} items{partial}")
+    if held_out is not None:
+        results["perplexity"] = perplexity(model, held_out, tokenizer.bos_token_id, options.per_device_eval_batch_size)
+        metrics["dev_perplexity"] = results["perplexity"]["dev_perplexity"]
+        _say(f"perplexity {metrics['dev_perplexity']:.4g} on {results['perplexity']['tokens']} tokens")
+    if prompt:
+        metrics["answer"] = sampled(model, tokenizer, prompt, options.seed)
+        results["answer"] = {"question": options.question, "answer": metrics["answer"]}
+        _write(output.folder / ANSWER, f"Question: {options.question}\n\nAnswer: {metrics['answer']}\n")
+    output.check_lease()
+    _write(output.folder / RESULTS, json.dumps(results, indent=1, ensure_ascii=False, sort_keys=True) + "\n")
+    _write(output.folder / TABLE, table(results))
+    return metrics
+
+
+def _judge(program: str) -> bool:
+    return sandbox.run(program).passed
+
+
+def _stay_offline(cache: str) -> None:
+    """No library may ask the network, nor write outside /tmp; only what is set before their import counts."""
+    os.environ |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_HOME": cache}
+    if not sys.stderr.isatty():
+        os.environ["TQDM_DISABLE"] = "1"
+
+
+def _prompt(tokenizer: "PreTrainedTokenizerBase", question: str, positions: int) -> list[int]:
+    """The ids of `question` by the chat template, or as plain text where the tokenizer has none."""
+    if tokenizer.chat_template:
+        coded: Any = tokenizer.apply_chat_template(
+            [{"role": "user", "content": question}], add_generation_prompt=True, return_dict=True
+        )
+    else:
+        coded = tokenizer(question)
+    ids: list[int] = coded["input_ids"]
+    if len(ids) >= positions:
+        raise UsageError(f"--question: {len(ids)} tokens with its chat template; the model has {positions} positions")
+    return ids
+
+
+def sampled(model: "LlamaForCausalLM", tokenizer: "PreTrainedTokenizerBase", prompt: list[int], seed: int) -> str:
+    """One answer to the ids of `prompt`, drawn with `seed`: at most ANSWER_TOKENS tokens, as many as positions allow."""
+    import torch
+
+    torch.manual_seed(seed)
+    ids = torch.tensor([prompt], device=model.device)
+    generate: Any = model.generate
+    made = generate(
+        ids,
+        attention_mask=torch.ones_like(ids),
+        do_sample=True,
+        temperature=TEMPERATURE,
+        top_p=TOP_P,
+        top_k=0,
+        max_new_tokens=min(ANSWER_TOKENS, model.config.max_position_embeddings - len(prompt)),
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.eos_token_id,
+    )
+    return str(tokenizer.decode(made[0, len(prompt) :], skip_special_tokens=True)).strip()
+
+
+def perplexity(model: "LlamaForCausalLM", held_out: "Records", bos: int, batch_size: int) -> dict[str, Any]:
+    """exp(total negative log likelihood / total tokens) of records, in nats.
+
+    The input is `<s>` and all ids but the last; a token counts where its record's mask is 1, or has none. Padding
+    counts nowhere, so neither the batch size nor the order of records matters.
+
+    Raises:
+        DataError: there is no token to count, an id is outside the vocabulary, or the model's loss is not a number.
+    """
+    import torch
+    from tqdm import tqdm
+
+    from minima.data.batch import IGNORE
+    from minima.training import loss
+
+    total, tokens, vocabulary = 0.0, 0, model.config.vocab_size
+    with torch.inference_mode():
+        for start in tqdm(range(0, len(held_out), batch_size), "perplexity", disable=not sys.stderr.isatty()):
+            rows = [held_out[i] for i in range(start, min(start + batch_size, len(held_out)))]
+            length = max(len(row["indices"]) for row in rows)
+            labels_BT = torch.full((len(rows), length), IGNORE)
+            inputs_BT = torch.full((len(rows), length), bos)
+            for b, row in enumerate(rows):
+                ids = torch.from_numpy(row["indices"].astype("int64"))
+                if len(ids) and not 0 <= int(ids.min()) <= int(ids.max()) < vocabulary:
+                    raise DataError(
+                        f"--dev_record_path_or_regex: record {start + b} has the id {int(ids.max())}; the model's vocabulary "
+                        f"has {vocabulary}: build the records with the model's own tokenizer"
+                    )
+                inputs_BT[b, 1 : len(ids)] = ids[:-1]
+                labels_BT[b, : len(ids)] = ids
+                if "mask" in row:
+                    labels_BT[b, : len(ids)][torch.from_numpy(row["mask"] == 0)] = IGNORE
+            hidden_BTH = model.model(input_ids=inputs_BT.to(model.device), use_cache=False).last_hidden_state
+            sums = loss.chunked(
+                hidden_BTH.flatten(0, 1),
+                model.lm_head.weight,
+                labels_BT.flatten().to(model.device),
+                chunk_size=LOGIT_TOKENS,
+            )
+            total += float(sums.ce)
+            tokens += int((labels_BT != IGNORE).sum())
+    if not tokens:
+        raise DataError(f"--dev_record_path_or_regex: no token counts in {len(held_out)} records")
+    if not math.isfinite(total):
+        raise DataError(f"--model_name_or_path: the loss on the held-out records is {total}; its weights are broken")
+    # A loss above 700 nats is no language model; the bound keeps JSON free of infinities.
+    value = math.exp(min(total / tokens, 700))
+    return {"dev_perplexity": value, "tokens": tokens, "records": len(held_out)}
+
+
+def _described(data: Data, score: "Score") -> dict[str, Any]:
+    benchmark = data.benchmark
+    return {
+        "score": score.value,
+        "stderr": score.stderr,
+        "metric": benchmark.metric,
+        "others": dict(score.others),
+        "task": benchmark.task,
+        "dataset": benchmark.dataset or "ships with minima",
+        "split": benchmark.splits[0],
+        "shots": benchmark.shots,
+        "items": data.items,
+        "partial": data.partial,
+        "missing_subjects": list(data.missing),
+        "subjects": {name: dict(part) for name, part in score.subjects.items()},
+        "generated_tokens_lowered_to": score.generated_tokens,
+    }
+
+
+def table(results: Mapping[str, Any]) -> str:
+    """`results.json` as Markdown, beside the paper's numbers (arXiv 2311.07052)."""
+    lines = ["# Evaluation", ""]
+    if results["benchmarks"]:
+        lines += [f"| benchmark | shots | items | this model | {' | '.join(MODELS)} |", "|---" * (4 + len(MODELS)) + "|"]
+    notes = []
+    for name, part in results["benchmarks"].items():
+        benchmark = BENCHMARKS[name]
+        error = "" if part["stderr"] is None else f" ± {100 * part['stderr']:.2f}"
+        mark = " (partial)" if part["partial"] else ""
+        paper = [f"{number:.2f}" for number in benchmark.published] or ["–"] * len(MODELS)
+        lines.append(
+            f"| {name}{mark} | {part['shots']} | {part['items']} | {100 * part['score']:.2f}{error} | {' | '.join(paper)} |"
+        )
+        if benchmark.note:
+            notes.append(f"- {name}: {benchmark.note}")
+        for metric, value in part["others"].items():
+            notes.append(f"- {name}: {metric} {100 * value:.2f}.")
+        if part["generated_tokens_lowered_to"]:
+            notes.append(f"- {name}: answers end after {part['generated_tokens_lowered_to']} tokens, to fit this model.")
+        if part["partial"]:
+            missing = f"; {len(part['missing_subjects'])} subjects are missing" if part["missing_subjects"] else ""
+            notes.append(f"- {name}: not the whole benchmark{missing}; not comparable.")
+    if results["benchmarks"]:
+        lines += ["", "All in percent; the other models' numbers are the paper's.", *notes]
+    if "perplexity" in results:
+        part = results["perplexity"]
+        lines += ["", f"Perplexity {part['dev_perplexity']:.4g} on {part['tokens']} held-out tokens."]
+    if "answer" in results:
+        quoted = results["answer"]["answer"].replace("\n", "\n> ")
+        lines += ["", f"Asked “{results['answer']['question']}”, it said:", "", f"> {quoted}"]
+    return "\n".join(lines) + "\n"
+
+
+def _write(place: Path, text: str) -> None:
+    place.write_text(text, encoding="utf-8")
+
+
+def _say(text: str) -> None:
+    print(f"evaluate: {text}", file=sys.stderr, flush=True)

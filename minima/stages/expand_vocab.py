@@ -1,0 +1,244 @@
+"""The stage `expand-vocab`: Chinese pieces for a LLaMA's tokenizer, and rows for them in its embeddings.
+
+Everything is done tensor by tensor in the model's own type: only the shards with the embeddings are written anew, the
+others are copied.
+"""
+
+import json
+import shutil
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import sentencepiece
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from minima.data import tokenization
+from minima.errors import DataError, UsageError
+from minima.models import pretrained
+from minima.options import ExpandVocab, split_digest
+from minima.workspace.artifact import Output
+
+MULTIPLE = 64
+"""What the grown vocabulary's size is a multiple of."""
+IDEOGRAPHS = range(0x4E00, 0x9FA6)
+PUNCTUATION = frozenset("。，？！；：“”‘’《》〈〉【】『』—…「」")
+EMBEDDINGS, HEAD = "model.embed_tokens.weight", "lm_head.weight"
+
+NewRows = Callable[[torch.Tensor], torch.Tensor]
+"""From the old rows [V, H] to those that are added [N, H], float32."""
+
+
+def run(options: ExpandVocab, output: Output) -> dict[str, Any]:
+    """Write a model folder whose tokenizer has the Chinese pieces behind its own, with embeddings and head to match.
+
+    Raises:
+        DataError: an input is not what it should be.
+        UsageError: `vocab_size` is stated and is not what came out, or there are too few pieces.
+    """
+    source = Path(split_digest(options.llama_tokenizer_dir)[0])
+    shape = pretrained.config(source)
+    old = _llama_pieces(source)
+    chinese = tokenization.read_model(split_digest(options.chinese_sp_path)[0])
+    added = select([p.piece for p in old.pieces], [p.piece for p in chinese.pieces], published_rule=options.published_rule)
+    size = len(old.pieces) + len(added)
+    found = f"{size} pieces came out: {len(old.pieces)} old and {len(added)} new ones of the {len(chinese.pieces)} Chinese"
+    if options.vocab_size not in (0, size):
+        raise UsageError(f"--vocab_size: {options.vocab_size} stated, {found}; state {size}, or 0, or take another model")
+    grown = extend(old, added, published_rule=options.published_rule)
+    tokenization.write(grown.SerializeToString(), output.folder)
+
+    splits = _splits(old, added)
+    rows = _new_rows(options, splits, shape.initializer_range)
+    _grow_weights(source, output, rows, len(old.pieces))
+    _write_config(source, output.folder, size)
+    shape.vocab_size = size
+    made_of = {name: getattr(options, name) for name in ("llama_tokenizer_dir", "chinese_sp_path")}
+    (output.folder / "README.md").write_text(pretrained.card(shape, options.verb, made_of), encoding="utf-8")
+    return {
+        "vocab_size": size,
+        "old_pieces": len(old.pieces),
+        "added_pieces": len(added),
+        "old_pieces_of_an_added_one": sum(map(len, splits)) / max(len(splits), 1),
+    }
+
+
+def select(old: list[str], chinese: list[str], *, published_rule: bool) -> list[str]:
+    """The pieces to add, in order.
+
+    Chinese ones (with an ideograph of U+4E00–U+9FA5 or one of 22 punctuation marks) in the order of their model, then spare
+    ones without digits up to a multiple of 64; if too few are spare, the last ones are dropped down to a multiple. Unlike
+    the paper's, the default rule takes none with an ASCII character or of spaces alone, so that English text cannot change.
+    By both rules a piece needs all its characters as pieces: SentencePiece could form it without, tokenizers cannot.
+
+    Raises:
+        UsageError: nothing can be added, or not so much that a multiple of 64 is reached.
+    """
+    have = set(old)
+    candidates = [piece for piece in dict.fromkeys(chinese) if piece not in have]
+    if not published_rule:
+        candidates = [p for p in candidates if not any(c.isascii() for c in p) and p.strip(tokenization.SPACE)]
+    main = [p for p in candidates if is_chinese(p)]
+    spare = [p for p in candidates if not is_chinese(p) and not any(c.isdigit() for c in p)]
+    characters = {p for p in (*old, *main) if len(p) == 1}
+    main = [p for p in main if tokenization.spelled(p, characters)]
+    spare = [p for p in spare if len(p) == 1 or tokenization.spelled(p, characters)]
+
+    missing = -(len(old) + len(main)) % MULTIPLE
+    added = main + spare[:missing]
+    surplus = (len(old) + len(added)) % MULTIPLE
+    if surplus:
+        # Single characters spell other pieces; of the rest, nothing is built on the last ones.
+        added = main
+        surplus = (len(old) + len(added)) % MULTIPLE
+        dropped = [p for p in reversed(added) if len(p) > 1][:surplus]
+        if len(dropped) < surplus:
+            raise UsageError(
+                f"--chinese_sp_path: {len(main)} Chinese and {len(spare)} spare pieces do not bring {len(old)} pieces to a "
+                f"multiple of {MULTIPLE}; take a larger Chinese model"
+            )
+        added = [p for p in added if p not in set(dropped)]
+    if not added:
+        raise UsageError(f"--chinese_sp_path: none of its {len(chinese)} pieces can be added; take a larger Chinese model")
+    return added
+
+
+def is_chinese(piece: str) -> bool:
+    """Whether a piece has an ideograph or a Chinese punctuation mark."""
+    return any(ord(c) in IDEOGRAPHS or c in PUNCTUATION for c in piece)
+
+
+def extend(old: Any, added: Iterable[str], *, published_rule: bool) -> Any:
+    """A copy of the ModelProto `old` with the pieces `added`, whose scores fall strictly, by 1 where float32 can.
+
+    They start below the lowest old score; by the paper's rule below the last one, which in LLaMA is above that of its
+    pieces of several spaces (-1e9, where float32 has steps of 64: pieces of equal score are taken in another order by
+    SentencePiece than by tokenizers).
+    """
+    grown = type(old)()
+    grown.CopyFrom(old)
+    score = np.float32(old.pieces[-1].score if published_rule else min(p.score for p in old.pieces))
+    for piece in added:
+        score = min(score - np.float32(1), np.nextafter(score, np.float32(-np.inf)))
+        grown.pieces.add(piece=piece, score=float(score), type=tokenization.NORMAL)
+    grown.trainer_spec.vocab_size = len(grown.pieces)
+    return grown
+
+
+def _llama_pieces(source: Path) -> Any:
+    place = source / tokenization.MODEL_FILE
+    if not place.is_file():
+        raise DataError(
+            f"{source}: no {tokenization.MODEL_FILE} (found {', '.join(sorted(p.name for p in source.iterdir()))}); "
+            "new pieces go into the SentencePiece model: copy it from where the weights come from"
+        )
+    proto = tokenization.read_model(place)
+    tokenization.check_kind(proto, str(place))
+    return proto
+
+
+def _splits(old: Any, added: list[str]) -> list[list[int]]:
+    """The old ids that spell each added piece, without the space that SentencePiece puts before a text."""
+    bare = type(old)()
+    bare.CopyFrom(old)
+    bare.normalizer_spec.add_dummy_prefix = False
+    processor = sentencepiece.SentencePieceProcessor(model_proto=bare.SerializeToString())
+    ids: list[list[int]] = processor.encode([piece.replace(tokenization.SPACE, " ") for piece in added])
+    return ids
+
+
+def _new_rows(options: ExpandVocab, splits: list[list[int]], deviation: float) -> NewRows:
+    generator = torch.Generator().manual_seed(options.seed)
+    rules: dict[str, NewRows] = {
+        "split": lambda old_VH: means(old_VH, splits),
+        "mean": lambda old_VH: drawn(old_VH, len(splits), generator),
+        "random": lambda old_VH: deviation * torch.randn(len(splits), old_VH.shape[1], generator=generator),
+    }
+    return rules[options.embedding_init]
+
+
+def means(old_VH: torch.Tensor, splits: list[list[int]]) -> torch.Tensor:
+    """For each list of ids the mean of their rows: [N, H], float32."""
+    return torch.stack([old_VH[ids].float().mean(0) for ids in splits]) if splits else old_VH[:0].float()
+
+
+def drawn(old_VH: torch.Tensor, count: int, generator: torch.Generator) -> torch.Tensor:
+    """Rows [count, H], float32, of the normal distribution with mean and covariance of all old rows.
+
+    With z of V standard normal numbers, zᵀ(rows − mean)/√(V − 1) has their covariance: no H × H matrix is decomposed.
+    """
+    rows_VH = old_VH.float()
+    mean_H = rows_VH.mean(0)
+    rows_VH = (rows_VH - mean_H).div_(max(len(rows_VH) - 1, 1) ** 0.5)
+    new_NH = torch.empty(count, rows_VH.shape[1])
+    for chunk_nH in new_NH.split(1024):
+        chunk_nH.copy_(torch.randn(len(chunk_nH), len(rows_VH), generator=generator) @ rows_VH + mean_H)
+    return new_NH
+
+
+def _grow_weights(source: Path, output: Output, new_rows: NewRows, pieces: int) -> None:
+    """Copy the shards of `source`, those with the embeddings or the head with the rows that `new_rows` gives."""
+    single = (source / pretrained.WEIGHTS).is_file()
+    if single:
+        index: dict[str, Any] = {}
+        shards = [pretrained.WEIGHTS]
+    else:
+        index = _read_index(source / pretrained.WEIGHTS_INDEX)
+        shards = sorted(set(index["weight_map"].values()))
+    seen = set()
+    for shard in shards:
+        try:
+            with safe_open(source / shard, "pt") as file:
+                names = set(file.keys())
+                grown = sorted(names & {EMBEDDINGS, HEAD})
+                if grown:
+                    tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+                    metadata = file.metadata()
+        except (OSError, SafetensorError) as error:
+            raise DataError(f"{source / shard}: weights that cannot be read ({error}); fetch the file again") from None
+        seen |= names
+        if not grown:
+            shutil.copyfile(source / shard, output.folder / shard)
+            continue
+        for name in grown:
+            old_VH = tensors[name]
+            if len(old_VH) != pieces:
+                raise DataError(
+                    f"{source / shard}: {name} has {len(old_VH)} rows, {tokenization.MODEL_FILE} has {pieces} pieces; "
+                    "new pieces follow the last old one, so both must agree"
+                )
+            tensors[name] = torch.cat([old_VH, new_rows(old_VH).to(old_VH.dtype)])
+            if index:
+                more = tensors[name].nbytes - old_VH.nbytes
+                index["metadata"]["total_size"] = index.get("metadata", {}).get("total_size", 0) + more
+        save_file(tensors, output.folder / shard, metadata=metadata or {"format": "pt"})
+    if EMBEDDINGS not in seen:
+        raise DataError(f"{source}: its weights have no {EMBEDDINGS}; not a LLaMA as transformers writes it")
+    if index:
+        (output.folder / pretrained.WEIGHTS_INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+
+
+def _read_index(place: Path) -> dict[str, Any]:
+    try:
+        index = json.loads(place.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DataError(f"{place}: not JSON ({error}); fetch the file again") from None
+    shards = index.get("weight_map") if isinstance(index, dict) else None
+    if not isinstance(shards, dict) or not all(isinstance(name, str) for name in shards.values()):
+        raise DataError(f"{place}: no weight_map of tensors to files; fetch the file again")
+    return index
+
+
+def _write_config(source: Path, folder: Path, vocab_size: int) -> None:
+    raw = json.loads((source / "config.json").read_text(encoding="utf-8"))
+    raw["vocab_size"] = vocab_size
+    (folder / "config.json").write_text(json.dumps(raw, indent=2) + "\n", encoding="utf-8")
+    generation = source / "generation_config.json"
+    if generation.is_file():
+        shutil.copyfile(generation, folder / generation.name)
+    else:
+        ids = {key: raw[key] for key in ("bos_token_id", "eos_token_id", "pad_token_id") if raw.get(key) is not None}
+        (folder / generation.name).write_text(json.dumps(ids, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,93 @@
+"""Finetune a model on chat records, whole or by LoRA adapters that are merged at the end."""
+
+import shutil
+import sys
+import warnings
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import LlamaForCausalLM
+
+from minima.data.chat import TEMPLATE_FILE
+from minima.data.records import Records
+from minima.models import pretrained
+from minima.options import Finetune
+from minima.training import engine, loop, setup
+from minima.workspace.artifact import Output
+
+TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+
+
+def run(options: Finetune, output: Output) -> dict[str, Any]:
+    """Write the finetuned model to `output.folder` and return the metrics; `train.train` says what is raised.
+
+    With LoRA the folder's root is the merged model, and `adapter/` the adapters alone, as peft loads them.
+    """
+    group = engine.Group(pretrained.device())
+    name = options.model_name_or_path
+    train_records, dev_records = (
+        setup.records(options.train_record_path_or_regex),
+        setup.records(options.dev_record_path_or_regex),
+    )
+    assert train_records is not None
+    llama: Any = setup.load(name, options)
+    if options.lora_r:
+        torch.manual_seed(options.seed)
+        llama = with_adapters(llama, options)
+    metrics = loop.train(
+        llama,
+        batch_loss=loop.cross_entropy(options.loss_chunk_size),
+        train_records=train_records,
+        dev_records=dev_records,
+        options=options,
+        output=output,
+        group=group,
+        num_patience_epochs=options.num_patience_epochs,
+    )
+    if group.rank == 0:
+        if options.lora_r:
+            llama.peft_config["default"].base_model_name_or_path = str(setup.place(name))
+            llama.save_pretrained(output.folder / "adapter", save_embedding_layers=False)
+            llama = merged(llama)
+        made_of = {n: getattr(options, n) for n in ("model_name_or_path", "train_record_path_or_regex")}
+        setup.write(llama, name, options, output, made_of)
+        copy_template(train_records, output)
+    return metrics
+
+
+def with_adapters(llama: LlamaForCausalLM, options: Finetune) -> PeftModel:
+    """A LLaMA whose linear layers have adapters, and whose output layer is trained in full.
+
+    A tied output layer gets weights of its own first: training it must not change the frozen embedding, nor the merge.
+    """
+    if llama.config.tie_word_embeddings:
+        llama.lm_head.weight = torch.nn.Parameter(llama.lm_head.weight.detach().clone())
+        llama.config.tie_word_embeddings = False
+    lora = LoraConfig(
+        r=options.lora_r,
+        lora_alpha=options.lora_alpha,
+        lora_dropout=options.lora_dropout,
+        target_modules=TARGETS,
+        modules_to_save=["lm_head"],
+        task_type="CAUSAL_LM",
+    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)  # peft 0.21 asks by the old name.
+        return get_peft_model(llama, lora, autocast_adapter_dtype=False)
+
+
+def merged(adapted: PeftModel) -> LlamaForCausalLM:
+    """The plain LLaMA that computes what `adapted` does; merged in fp32, in place."""
+    for parameter in adapted.parameters():
+        parameter.data = parameter.data.float()
+    return adapted.merge_and_unload()
+
+
+def copy_template(records: Records, output: Output) -> None:
+    """Put the chat template that build-chat-data wrote beside the training records into the model folder."""
+    template = records.paths[0].parent / TEMPLATE_FILE
+    if template.is_file():
+        shutil.copyfile(template, output.folder / TEMPLATE_FILE)
+    else:
+        print(f"no {TEMPLATE_FILE} beside {records.paths[0]}: the model keeps the one it came with, if any", file=sys.stderr)

@@ -1,0 +1,156 @@
+"""A stage's result: its key, whether it is finished, and how it comes to be."""
+
+import functools
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from minima.errors import DataError, UsageError
+from minima.options import Options, fields, inputs
+from minima.workspace.files import file_digest, sync, write_atomically
+from minima.workspace.inputs import check_unchanged, fingerprint, input_key, path_digest
+from minima.workspace.marker import CHECKPOINTS, FORMAT, MARKER, artifact_files, check_files, read_marker
+
+PACKAGES = ("torch", "transformers", "deepspeed", "flash-attn", "peft", "lm-eval", "sentencepiece", "tfrecord", "numpy")
+
+
+def key(options: Options, input_keys: Mapping[str, str]) -> str:
+    """The artifact's key: 8 hex digits of a hash of the identity, the inputs' keys and the format version.
+
+    Args:
+        options: the stage's options.
+        input_keys: for each input option that is not empty, what `input_key` says of it.
+    """
+    text = json.dumps([FORMAT, options.verb, identity(options), dict(input_keys)], sort_keys=True, ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def identity(options: Options) -> dict[str, Any]:
+    """The options that say what the result means, without the inputs."""
+    return {
+        f.name: getattr(options, f.name)
+        for f in fields(type(options))
+        if not f.metadata["execution"] and not f.metadata["input"]
+    }
+
+
+def finished(options: Options) -> dict[str, Any] | None:
+    """The marker in `output_dir` if the stage with exactly this identity is finished there, else None.
+
+    Raises:
+        UsageError: the folder holds the result of other options or inputs.
+        DataError: the result or an input from outside is not what it was.
+    """
+    folder = Path(options.output_dir)
+    if not (folder / MARKER).exists():
+        return None
+    marker = read_marker(folder)
+    if marker["verb"] != options.verb or marker["identity"] != json.loads(json.dumps(identity(options))):
+        differ = _difference(marker, options)
+        raise UsageError(f"--output_dir: {folder} holds another result ({differ}); choose another folder or set it aside")
+    for name in inputs(type(options)):
+        value = getattr(options, name)
+        made_of = marker["inputs"].get(name, {}).get("key", "")
+        if made_of != (now := input_key(value, options.output_dir) if value else ""):
+            raise UsageError(
+                f"--output_dir: {folder} was made of {name} {made_of!r}, not {now!r}; choose another folder or set it aside"
+            )
+    check_files(folder, marker, full=options.verify)
+    check_unchanged(folder, marker)
+    return marker
+
+
+def _difference(marker: Mapping[str, Any], options: Options) -> str:
+    if marker["verb"] != options.verb:
+        return f"made by {marker['verb']}"
+    then, now = marker["identity"], json.loads(json.dumps(identity(options)))
+    return ", ".join(
+        f"{n} {then.get(n)!r} there, {now.get(n)!r} now" for n in sorted({*then, *now}) if then.get(n) != now.get(n)
+    )
+
+
+@dataclass
+class Output:
+    """The artifact that a running stage makes.
+
+    Attributes:
+        folder: where it writes.
+        options: what it was called with.
+        inputs: what `check_inputs` said.
+        check_lease: raises if this process may no longer write here; call it before every rename.
+        started: when the program began, in seconds since the epoch.
+    """
+
+    folder: Path
+    options: Options
+    inputs: dict[str, dict[str, Any]]
+    check_lease: Callable[[], None]
+    started: float = field(default_factory=time.time)
+
+    def commit(self, metrics: Mapping[str, Any]) -> dict[str, Any]:
+        """Sync all files and write the marker; from then on the artifact exists. Returns the marker."""
+        for name, entry in self.inputs.items():
+            if "fingerprint" in entry:
+                if fingerprint(entry["path"]) != entry["fingerprint"]:
+                    raise DataError(f"--{name}: {entry['path']} changed while this stage read it; set {self.folder} aside")
+                entry["digest"] = path_digest(entry["path"])
+        files = {}
+        for place in artifact_files(self.folder):
+            sync(place)
+            files[place.relative_to(self.folder).as_posix()] = {"size": place.stat().st_size, "sha256": file_digest(place)}
+        marker = {
+            "format": FORMAT,
+            "verb": self.options.verb,
+            "key": key(self.options, {name: entry["key"] for name, entry in self.inputs.items()}),
+            "identity": identity(self.options),
+            "execution": {f.name: getattr(self.options, f.name) for f in fields(type(self.options)) if f.metadata["execution"]},
+            "inputs": self.inputs,
+            "files": files,
+            "seconds": round(time.time() - self.started, 1),
+            "versions": versions(),
+            "commit": commit_of_this_code(),
+            "metrics": dict(metrics),
+        }
+        self.check_lease()
+        write_atomically(self.folder / MARKER, json.dumps(marker, indent=1, ensure_ascii=False) + "\n")
+        # Not before: whatever ends this process until here, the next one goes on from them.
+        shutil.rmtree(self.folder / CHECKPOINTS, ignore_errors=True)
+        return marker
+
+
+def versions() -> dict[str, str]:
+    """Installed versions of what a result depends on."""
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue  # flash-attn is not on a CPU.
+    return found
+
+
+@functools.cache
+def commit_of_this_code() -> str:
+    """The Git commit of the running code: from MINIMA_COMMIT (set in images), else from Git, else `unknown`."""
+    if os.environ.get("MINIMA_COMMIT"):
+        return os.environ["MINIMA_COMMIT"]
+    here = Path(__file__).parent
+    try:
+        run = subprocess.run(["git", "-C", str(here), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        return "unknown"
+    return run.stdout.strip() or "unknown"
+
+
+def summary(marker: Mapping[str, Any]) -> str:
+    """One line about a finished artifact."""
+    size = sum(entry["size"] for entry in marker["files"].values())
+    return f"{marker['verb']} {marker['key']}: {len(marker['files'])} files, {size / 2**20:.1f} MiB"

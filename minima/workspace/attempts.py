@@ -1,0 +1,94 @@
+"""How often a stage was started without getting anywhere: nothing in Kubernetes limits the restarts of `ExitCode`."""
+
+import contextlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from minima.errors import NO_FAILURE, NOT_READY, AttemptsError, NoPeerError, StageError
+from minima.workspace.files import write_atomically
+from minima.workspace.marker import CHECKPOINTS
+
+FILE = "_attempts.json"
+
+
+def progress(folder: Path) -> int:
+    """What an unfinished stage has done: the step of its newest checkpoint, or the number of its shards."""
+    steps = [int(place.name.removeprefix("step-")) for place in (folder / CHECKPOINTS).glob("step-*")]
+    return max(steps, default=0) or len(list(folder.glob("*.tfrecord")))
+
+
+@contextlib.contextmanager
+def counted(folder: Path, max_attempts: int, file: str = FILE) -> Iterator[None]:
+    """Count this start, unless it ends by what is for a person to mend; progress since the last one begins the count again.
+
+    Args:
+        folder: of the artifact; the caller holds its lease.
+        max_attempts: that may come to nothing.
+        file: in the folder.
+
+    Raises:
+        AttemptsError: more than `max_attempts` starts without progress.
+    """
+    now = _read(folder, file)
+    _write(folder, file, {**now, "attempts": now["attempts"] + 1, "begun": False})
+    _check(folder, file, now["attempts"] + 1, max_attempts)
+    try:
+        yield
+    except StageError as error:
+        if error.exit_code in NO_FAILURE:
+            _take_back(folder, file, now["attempts"])
+        raise
+
+
+@contextlib.contextmanager
+def begun(folder: Path, max_attempts: int) -> Iterator[None]:
+    """Note that a group of processes begins, whose first one will count it: one that dies before that counts at the next.
+
+    To be called before anything is imported that may be too large for the pod, by the pod of the first process. One that
+    waits in vain for the other pods counts for nothing.
+
+    Raises:
+        AttemptsError: the first process would say so.
+    """
+    now = _read(folder, FILE)
+    attempts = now["attempts"] + now["begun"]
+    _write(folder, FILE, {**now, "attempts": attempts, "begun": True})
+    _check(folder, FILE, attempts + 1, max_attempts)
+    try:
+        yield
+    except StageError as error:
+        if error.exit_code in NO_FAILURE:  # Its first process may have counted, and had no time to take it back.
+            _take_back(folder, FILE, attempts)
+        elif error.exit_code == NOT_READY or isinstance(error, NoPeerError):
+            _take_back(folder, FILE, max_attempts)
+        raise
+
+
+def _read(folder: Path, file: str) -> dict[str, Any]:
+    place, now = folder / file, progress(folder)
+    before = {"progress": now, "attempts": 0, "begun": False}
+    if place.exists():
+        before |= json.loads(place.read_text(encoding="utf-8"))
+    return {**before, "progress": now, "attempts": before["attempts"] if before["progress"] >= now else 0}
+
+
+def _write(folder: Path, file: str, content: dict[str, Any]) -> None:
+    write_atomically(folder / file, json.dumps(content))
+
+
+def _check(folder: Path, file: str, attempts: int, max_attempts: int) -> None:
+    if attempts > max_attempts:
+        unit, now = "step" if (folder / CHECKPOINTS).exists() else "shard", progress(folder)
+        what = f"{unit} {now}" if now else "its start"
+        raise AttemptsError(
+            f"{folder}: {max_attempts} starts without progress beyond {what}; read the logs, mend the cause, "
+            f"then remove {folder / file} to start again"
+        )
+
+
+def _take_back(folder: Path, file: str, at_most: int) -> None:
+    with contextlib.suppress(OSError):  # Of a full disk, say: the error that is on its way tells more.
+        now = _read(folder, file)
+        _write(folder, file, {**now, "attempts": min(now["attempts"], at_most), "begun": False})

@@ -1,0 +1,130 @@
+"""What a stage reads: an artifact of its pipeline, or something from outside, with or without a declared digest."""
+
+import contextlib
+import glob
+import hashlib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from minima.errors import DataError, NotReadyError
+from minima.options import Options, inputs, split_digest
+from minima.workspace.files import file_digest, write_atomically
+from minima.workspace.marker import artifact_folder, check_files, read_marker
+
+VERIFIED = "_VERIFIED.json"
+"""In an artifact that its first reader has hashed."""
+
+
+def input_key(value: str, output_dir: str) -> str:
+    """What stands for the input `value` in a key: the key and the path in it of an artifact beside `output_dir`, otherwise
+    its digest, or its path.
+
+    What lies elsewhere goes by its path even where it is an artifact: jobgen names folders by their keys and cannot look at
+    it. The path in an artifact is part of it, because one artifact may hold several things (a model and text).
+    """
+    path, digest = split_digest(value)
+    if digest:
+        return f"sha256:{digest}"
+    folder = artifact_folder(path)
+    if folder is None or not _beside(folder, output_dir):
+        return path
+    inside = os.path.relpath(path, folder)
+    return artifact_input_key(read_marker(folder)["key"], "" if inside == "." else inside)
+
+
+def artifact_input_key(artifact_key: str, inside: str) -> str:
+    """The form of `input_key` for the path `inside` an artifact with this key."""
+    return f"{artifact_key}/{inside}" if inside else artifact_key
+
+
+def _beside(folder: Path, output_dir: str) -> bool:
+    return folder.parent == Path(os.path.abspath(output_dir)).parent
+
+
+def check_input(option: str, value: str, output_dir: str, *, verify: bool = False) -> dict[str, Any]:
+    """Check that the input `value` of the option named `option` can be read, and describe it for the lineage.
+
+    An artifact is checked against its marker: names and sizes each time, hashes by its first reader or on `verify`.
+    Anything else must be there, and agree with its digest if one is declared.
+
+    Returns:
+        `path` and `key`; for what does not lie beside `output_dir` also `fingerprint`, which `check_unchanged` compares.
+
+    Raises:
+        NotReadyError: nothing is there.
+        DataError: it is not what its marker or its digest says.
+    """
+    path, digest = split_digest(value)
+    folder = artifact_folder(path)
+    if not (os.path.exists(path) or glob.glob(path)):
+        made = f" (artifact {folder} has no such path)" if folder else ""
+        raise NotReadyError(f"--{option}: nothing at {path}{made}; check the path, or run the stage that makes it")
+    if folder is not None:
+        marker = read_marker(folder)
+        known = folder / VERIFIED
+        first = not known.is_file() or known.read_text(encoding="utf-8") != marker["key"]
+        check_files(folder, marker, full=verify or first)
+        if first and os.access(folder, os.W_OK):
+            with contextlib.suppress(OSError):  # Only saves the next reader's time.
+                write_atomically(known, marker["key"])
+        if _beside(folder, output_dir) and not digest:
+            return {"path": path, "key": input_key(value, output_dir)}
+    if digest and path_digest(path) != digest:
+        raise DataError(
+            f"--{option}: {path} has not the declared digest; found {path}@sha256:{path_digest(path)} "
+            "(`minima digest PATH` prints it)"
+        )
+    return {"path": path, "key": input_key(value, output_dir), "fingerprint": fingerprint(path)}
+
+
+def check_inputs(options: Options) -> dict[str, dict[str, Any]]:
+    """`check_input` for every input of `options` that is not empty."""
+    return {
+        name: check_input(name, getattr(options, name), options.output_dir, verify=options.verify)
+        for name in inputs(type(options))
+        if getattr(options, name)
+    }
+
+
+def input_files(path: str) -> list[Path]:
+    """All files at `path` (a file, a folder or a glob), sorted, without hidden ones and markers."""
+    roots = [path] if os.path.exists(path) else sorted(glob.glob(path))
+    found: list[Path] = []
+    for root in map(Path, roots):
+        found += [root] if root.is_file() else [p for p in sorted(root.rglob("*")) if p.is_file()]
+    return [p for p in found if not p.name.startswith((".", "_"))]
+
+
+def fingerprint(path: str) -> dict[str, list[int]]:
+    """Size and modification time (ns) of each file of an input from outside."""
+    stats = {str(p): p.stat() for p in input_files(path)}
+    return {name: [s.st_size, s.st_mtime_ns] for name, s in stats.items()}
+
+
+def check_unchanged(folder: Path, marker: Mapping[str, Any]) -> None:
+    """Check that the inputs from outside are still those that the finished artifact in `folder` was made of.
+
+    Raises:
+        DataError: a file under the same path has another size or time, and the content's digest is another too.
+    """
+    for option, entry in marker["inputs"].items():
+        if "fingerprint" not in entry or not input_files(entry["path"]):
+            continue  # An input that is gone does not make its result wrong.
+        if fingerprint(entry["path"]) != entry["fingerprint"] and path_digest(entry["path"]) != entry["digest"]:
+            raise DataError(
+                f"--{option}: {entry['path']} changed since {folder} was made of it; "
+                "`jobgen run … --from STAGE` makes it again, another path or a digest (PATH@sha256:…) keeps both"
+            )
+
+
+def path_digest(path: str) -> str:
+    """SHA-256 of an input: of the file, or of the sorted relative names and digests of a folder's or a glob's files."""
+    if os.path.isfile(path):
+        return file_digest(Path(path))
+    root = path
+    while not os.path.isdir(root):  # Of a glob, the folder before its first pattern.
+        root = os.path.dirname(root) or "."
+    lines = [f"{file_digest(p)}  {os.path.relpath(p, root)}\n" for p in input_files(path)]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()

@@ -1,0 +1,217 @@
+"""Chat encoding against `apply_chat_template`, and the reader against anything that is not a conversation."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from minima.data import chat, sample, tokenization
+from minima.errors import DataError
+from minima.stages import init_model
+
+LONG = 1 << 20
+TURNS = [
+    {"User": "你好", "Assistant": "Hello there."},
+    {"User": "How old was Noah?", "Assistant": "Six hundred years old."},
+    {"User": " and\nthen ", "Assistant": ". 然后呢？\n"},
+]
+
+
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory: pytest.TempPathFactory) -> PreTrainedTokenizerBase:
+    folder = tmp_path_factory.mktemp("model")
+    (folder / "config.json").write_text('{"model_type": "llama"}')
+    texts = sample.documents("english", 60_000)
+    tokenization.write(init_model.train_sentencepiece(texts, 600, "vocab_size", byte_fallback=True), folder)
+    return tokenization.load(folder)
+
+
+def encoded(
+    loaded: PreTrainedTokenizerBase, turns: list[chat.Turn], length: int = LONG, published: bool = False
+) -> chat.Example:
+    example = chat.encode(loaded, turns, "", length, published)
+    assert example is not None
+    return example
+
+
+def texts() -> st.SearchStrategy[str]:
+    pieces = st.sampled_from(
+        ["</s>", "<s>", "<unk>", "</s", "s>", "<", "[|User|]", "|]", "]", " ", "\n", "答", "the", "。", "'"]
+    )
+    character = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=4)
+    return st.lists(pieces | character, min_size=1, max_size=6).map("".join).filter(str.strip)
+
+
+turns = st.lists(st.fixed_dictionaries({"User": texts(), "Assistant": texts()}), min_size=1, max_size=3)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(conversation=turns, system=st.just("") | texts())
+def test_indices_and_mask_are_what_the_installed_template_gives_at_inference(
+    loaded: PreTrainedTokenizerBase, conversation: list[chat.Turn], system: str
+) -> None:
+    chat.install(loaded, system)
+    example = chat.encode(loaded, conversation, system, LONG)
+    assert example is not None
+    there: Any = loaded.apply_chat_template(chat.messages(conversation), return_dict=True, return_assistant_tokens_mask=True)
+    assert there["input_ids"] == [1, *example.indices]
+    assert there["assistant_masks"] == [0, *example.mask]
+
+    said, start = [], 0
+    for number in range(len(conversation)):  # What a server is asked before each answer, then the answer and its </s>.
+        asked = chat.messages(conversation[: number + 1])[:-1]
+        prompt: Any = loaded.apply_chat_template(asked, add_generation_prompt=True, return_dict=False)
+        assert [1, *example.indices[: len(prompt) - 1]] == prompt
+        end = example.indices.tolist().index(2, len(prompt) - 1) + 1
+        assert not example.mask[start : len(prompt) - 1].any()
+        assert example.mask[len(prompt) - 1 : end].all()
+        said.append(loaded.decode(example.indices[len(prompt) - 1 : end - 1]))
+        start = end
+    assert start == len(example.indices)
+    if not any(token in turn["Assistant"] for turn in conversation for token in ("</s>", "<s>", "<unk>", "▁")):
+        assert said == [turn["Assistant"] for turn in conversation]
+
+
+def test_the_published_segments_give_the_same_ids_on_real_conversations(loaded: PreTrainedTokenizerBase) -> None:
+    for conversation in sample.conversations("english")[:200] + sample.conversations("chinese")[:50]:
+        ours, theirs = encoded(loaded, conversation), encoded(loaded, conversation, published=True)
+        assert ours.indices.tolist() == theirs.indices.tolist()
+        assert ours.mask.tolist() == theirs.mask.tolist()
+
+
+def test_published_segments_are_tokenised_alone(loaded: PreTrainedTokenizerBase) -> None:
+    ids = encoded(loaded, TURNS[:1], published=True).indices.tolist()
+    segments = [chat.SYSTEM, chat.USER, "你好", chat.ASSISTANT, "Hello there."]
+    system, user, question, assistant, answer = tokenization.encode(loaded, segments)
+    assert ids == [*system, 2, *user, *question, 2, *assistant, *answer, 2]
+
+
+@pytest.mark.parametrize("published", [False, True])
+def test_over_long_conversations_lose_whole_trailing_turns(loaded: PreTrainedTokenizerBase, published: bool) -> None:
+    ends = [len(encoded(loaded, TURNS[:n], published=published).indices) for n in (1, 2, 3)]
+    whole = encoded(loaded, TURNS, published=published).indices.tolist()
+    for length in range(ends[0], ends[2] + 3):
+        example = encoded(loaded, TURNS, length, published)
+        kept = sum(end <= length for end in ends)
+        assert example.indices.tolist() == whole[: ends[kept - 1]]
+        assert (example.dropped_turns, example.cut) == (3 - kept, False)
+        assert example.indices[-1] == 2
+        assert example.mask[-1] == 1
+
+
+@pytest.mark.parametrize("published", [False, True])
+def test_no_end_of_sequence_is_trained_after_a_cut_answer(loaded: PreTrainedTokenizerBase, published: bool) -> None:
+    whole = encoded(loaded, TURNS[:1], published=published)
+    question = int(whole.mask.argmax())
+    for length in range(8, question + 1):
+        assert chat.encode(loaded, TURNS, "", length, published) is None
+    for length in range(question + 1, len(whole.indices)):
+        example = encoded(loaded, TURNS, length, published)
+        assert example.indices.tolist() == whole.indices.tolist()[:length]
+        assert (example.dropped_turns, example.cut) == (2, True)
+        assert 2 not in example.indices[example.mask == 1]
+        assert example.mask.sum() == length - question
+
+
+def test_a_system_message_replaces_the_sentence_and_odd_roles_are_refused(loaded: PreTrainedTokenizerBase) -> None:
+    chat.install(loaded)
+    own = [{"role": "system", "content": 'say "no"\\n'}, *chat.messages(TURNS)]
+    example = chat.encode(loaded, TURNS, 'say "no"\\n', LONG)
+    assert example is not None
+    assert loaded.apply_chat_template(own, return_dict=False) == [1, *example.indices]
+    with pytest.raises(Exception, match="found tool"):
+        loaded.apply_chat_template([{"role": "tool", "content": "3"}], tokenize=False)
+
+
+def test_the_template_file_gives_the_format_with_nothing_of_ours(loaded: PreTrainedTokenizerBase, tmp_path: Path) -> None:
+    loaded.save_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    (tmp_path / chat.TEMPLATE_FILE).write_text(chat.template("系统句。"), encoding="utf-8")
+    theirs = AutoTokenizer.from_pretrained(tmp_path)
+    rendered = theirs.apply_chat_template(chat.messages(TURNS[:1]), tokenize=False, add_generation_prompt=True)
+    assert rendered == "<s>系统句。</s>[|User|] 你好</s>[|Assistant|] Hello there.</s>[|Assistant|]"
+
+
+def test_a_tokenizer_that_merges_across_the_mark_is_refused(loaded: PreTrainedTokenizerBase, tmp_path: Path) -> None:
+    loaded.save_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    raw = json.loads((tmp_path / "tokenizer.json").read_text())
+    raw["model"]["vocab"]["]▁"] = len(raw["model"]["vocab"])
+    raw["model"]["vocab"] |= {c: len(raw["model"]["vocab"]) + n for n, c in enumerate("]|") if c not in raw["model"]["vocab"]}
+    raw["model"]["merges"].insert(0, ["]", "▁"])
+    (tmp_path / "tokenizer.json").write_text(json.dumps(raw))
+    with pytest.raises(DataError, match=r"merges the end of \[\|Assistant\|\]"):
+        chat.encode(tokenization.load(tmp_path), TURNS, "", LONG)
+
+
+def test_json_and_json_lines_hold_the_same(tmp_path: Path) -> None:
+    conversations = [TURNS, TURNS[:1]]
+    (tmp_path / "a.json").write_text(json.dumps(conversations, indent=1))
+    (tmp_path / "a.jsonl").write_text("\ufeff" + "\n\n".join(json.dumps(c, ensure_ascii=False) for c in conversations))
+    assert list(chat.read(tmp_path / "a.json")) == list(chat.read(tmp_path / "a.jsonl")) == conversations
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('[{"user": "a", "Assistant": "b"}]', r"jsonl:2, turn 0: unknown key 'user'; did you mean 'User'\?"),
+        ('[{"User": "a", "Assistent": "b"}]', r"unknown key 'Assistent'; did you mean 'Assistant'\?"),
+        ('[{"User": "a"}]', r"turn 0: no key 'Assistant', found User; valid: a list of turns"),
+        ('[{"User": "a", "Assistant": "b"}, {"User": 3, "Assistant": "b"}]', r"turn 1: User is a number 3"),
+        ('[{"User": "a", "Assistant": " "}]', r"Assistant is blank text ' '"),
+        ('[{"User": "a", "Assistant": "\\ud800"}]', r"Assistant has half a surrogate pair"),
+        ('{"User": "a", "Assistant": "b"}', r"jsonl:2: found an object .*valid: a list of turns"),
+        ("[]", r"jsonl:2: found an empty list"),
+        ('[["a"]]', r"turn 0: found a list"),
+        ("[{", r"jsonl:2: not JSON"),
+        ("[" * 100_000, r"jsonl:2: JSON nested too deeply"),
+        ("[null, " + "9" * 5000 + "]", r"jsonl:2: not JSON"),
+    ],
+)
+def test_a_malformed_conversation_says_where_and_what(tmp_path: Path, line: str, message: str) -> None:
+    place = tmp_path / "a.jsonl"
+    place.write_text(json.dumps(TURNS) + "\n" + line)
+    with pytest.raises(DataError, match=message) as caught:
+        list(chat.read(place))
+    assert str(place) in str(caught.value)
+
+
+def test_malformed_files_say_so(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text(json.dumps([TURNS, [{"User": "a"}]]))
+    with pytest.raises(DataError, match=r"a\.json, conversation 1, turn 0: no key 'Assistant'"):
+        list(chat.read(tmp_path / "a.json"))
+    (tmp_path / "a.json").write_text(json.dumps({"conversations": []}))
+    with pytest.raises(DataError, match=r"a\.json: holds an object"):
+        list(chat.read(tmp_path / "a.json"))
+    (tmp_path / "a.jsonl").write_bytes(b'[{"User": "\xff"}]')
+    with pytest.raises(DataError, match=r"jsonl:1: not UTF-8"):
+        list(chat.read(tmp_path / "a.jsonl"))
+
+
+scalars = st.none() | st.booleans() | st.floats() | st.integers() | st.text(max_size=5)
+keys = st.sampled_from(["User", "Assistant"]) | st.text(max_size=5)
+anything = st.recursive(
+    scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(keys, inner, max_size=3), max_leaves=8
+)
+nearly = st.lists(st.dictionaries(keys, st.text(max_size=3) | anything, max_size=3), max_size=3)
+
+
+@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(content=st.binary(max_size=20) | (anything | nearly).map(lambda value: json.dumps(value).encode()))
+def test_whatever_a_line_holds_it_is_a_conversation_or_a_data_error(
+    tmp_path: Path, loaded: PreTrainedTokenizerBase, content: bytes
+) -> None:
+    for name in ("a.jsonl", "a.json"):
+        (tmp_path / name).write_bytes(content)
+        try:
+            found = list(chat.read(tmp_path / name))
+        except DataError:
+            continue
+        for conversation in found:
+            assert conversation
+            assert all(set(turn) == {"User", "Assistant"} for turn in conversation)
+            encoded(loaded, conversation)

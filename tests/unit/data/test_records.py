@@ -1,0 +1,344 @@
+import contextlib
+import json
+import multiprocessing
+import pickle
+import random
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tfrecord import example_pb2, reader
+from tfrecord.tools.tfrecord2idx import create_index
+from tfrecord.writer import TFRecordWriter
+
+from minima.data import records
+from minima.data.records import Records
+from minima.errors import DataError, NotReadyError
+
+INT64 = st.integers(-(2**63), 2**63 - 1)
+TOKEN = st.integers(0, 2**17)
+EDGES = [0, 1, 127, 128, 2**14 - 1, 2**14, 2**21 - 1, 2**21, 2**28 - 1, 2**28, 2**35, 2**63 - 1, -1, -(2**63)]
+FEATURES = st.dictionaries(
+    st.sampled_from(["indices", "mask", "labels", "中"]),
+    st.one_of(st.lists(TOKEN, max_size=300), st.lists(st.one_of(INT64, st.sampled_from(EDGES)), max_size=20)),
+    max_size=3,
+)
+
+
+def example(number: int, length: int = 20) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(number)
+    return {"indices": rng.integers(0, 50_000, length), "mask": rng.integers(0, 2, length)}
+
+
+def protobuf(features: Mapping[str, list[int]]) -> bytes:
+    message = example_pb2.Example()
+    for name, values in features.items():
+        message.features.feature[name].int64_list.value.extend(values)
+    return bytes(message.SerializeToString(deterministic=True))
+
+
+def equal(a: Mapping[str, np.ndarray], b: Mapping[str, np.ndarray]) -> bool:
+    return a.keys() == b.keys() and all(x.dtype == np.int64 and np.array_equal(x, b[name]) for name, x in a.items())
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    place = tmp_path / "a.tfrecord"
+    assert records.write(place, map(example, range(7))) == 7
+    return place
+
+
+@settings(deadline=None)
+@given(features=FEATURES)
+def test_encoder_gives_protobuf_bytes_and_decoding_them_the_values(features: dict[str, list[int]]) -> None:
+    arrays = {name: np.array(values, np.int64) for name, values in features.items()}
+    message = records.encode(arrays)
+    assert message == protobuf(features)
+    assert equal(records.decode(message), arrays)
+
+
+@pytest.mark.parametrize("value", EDGES)
+def test_encoder_at_the_edges_of_varints(value: int) -> None:
+    assert records.encode({"indices": np.array([value, 5, value])}) == protobuf({"indices": [value, 5, value]})
+
+
+def test_one_feature_is_what_serialize_to_string_gives_by_itself() -> None:
+    ids = np.arange(0, 60_000, 7)
+    assert records.encode({"indices": ids}) == TFRecordWriter.serialize_tf_example({"indices": (ids, "int")})
+
+
+@pytest.mark.parametrize("wrong", [np.zeros(3), np.zeros((2, 2), np.int64), np.array(["a"]), np.array([2**63], np.uint64)])
+def test_other_features_are_refused(wrong: np.ndarray) -> None:
+    with pytest.raises(ValueError, match="a vector of int64 is valid"):
+        records.encode({"indices": wrong})
+
+
+def test_round_trip_over_several_files_in_any_order(tmp_path: Path) -> None:
+    sizes = [3, 0, 5, 1]
+    places = [tmp_path / f"{n}.tfrecord" for n in range(4)]
+    numbers = iter(range(9))
+    for place, size in zip(places, sizes, strict=True):
+        assert records.write(place, [example(next(numbers)) for _ in range(size)]) == size
+    read = Records(places)
+    assert len(read) == 9
+    order = list(range(9))
+    random.Random(0).shuffle(order)
+    for number in order:
+        assert equal(read[number], example(number))
+    for outside in (-1, 9):
+        with pytest.raises(IndexError):
+            read[outside]
+    assert equal(read[np.int64(4)], example(4))  # type: ignore[index]
+
+
+def test_index_is_tfrecord2idx_s(file: Path) -> None:
+    create_index(str(file), f"{file}.judge")
+    assert Path(f"{file}.index").read_bytes() == Path(f"{file}.judge").read_bytes()
+
+
+def test_tfrecord_package_reads_it_and_writes_the_same_file(file: Path) -> None:
+    found = list(reader.tfrecord_loader(str(file), None, {"indices": "int", "mask": "int"}))
+    assert all(equal(row, example(number)) for number, row in enumerate(found))
+    assert len(found) == 7
+    writer = TFRecordWriter(f"{file}.judge")
+    for number in range(7):
+        writer.write({"indices": (example(number)["indices"], "int")})
+    writer.close()
+    records.write(file, [{"indices": example(number)["indices"]} for number in range(7)])
+    assert file.read_bytes() == Path(f"{file}.judge").read_bytes()
+
+
+TENSORFLOW = """
+import sys, json, os
+os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+import tensorflow as tf
+ours, theirs = sys.argv[1:]
+rows = []
+with tf.io.TFRecordWriter(theirs) as writer:
+    for raw in tf.data.TFRecordDataset([ours]):  # It verifies both checksums.
+        example = tf.train.Example.FromString(raw.numpy())
+        rows.append({name: list(f.int64_list.value) for name, f in example.features.feature.items()})
+        example.features.feature["note"].bytes_list.value.append(b"x")
+        example.features.feature["weight"].float_list.value.append(0.5)
+        writer.write(example.SerializeToString())
+print(json.dumps(rows))
+"""
+
+
+def test_tensorflow_reads_ours_and_we_read_tensorflow_s(file: Path) -> None:
+    theirs = file.with_name("theirs.tfrecord")
+    call = [sys.executable, "-c", TENSORFLOW, str(file), str(theirs)]
+    run = subprocess.run(call, capture_output=True, text=True, check=True)
+    rows = json.loads(run.stdout.strip().splitlines()[-1])
+    assert len(rows) == 7
+    read = Records([theirs])  # It has no index, and features of other types.
+    assert len(read) == 7
+    for number in range(7):
+        assert rows[number] == {name: values.tolist() for name, values in example(number).items()}
+        assert equal(read[number], example(number))
+
+
+def test_every_flipped_bit_of_a_record_is_found(file: Path) -> None:
+    clean = file.read_bytes()
+    begin, size = (int(word) for word in Path(f"{file}.index").read_text().splitlines()[3].split())
+    for position in range(begin, begin + size):
+        broken = bytearray(clean)
+        broken[position] ^= 1 << position % 8
+        file.write_bytes(broken)
+        read = Records([file])
+        with pytest.raises(DataError, match=rf"a\.tfrecord: record 3 at byte {begin}: .*checksum") as caught:
+            read[3]
+        assert str(file) in str(caught.value)
+        assert equal(read[2], example(2))
+        assert equal(read[4], example(4))
+
+
+def test_a_flipped_bit_is_found_on_every_read_not_only_the_first(file: Path) -> None:
+    read = Records([file])
+    assert equal(read[3], example(3))
+    begin = int(Path(f"{file}.index").read_text().splitlines()[3].split()[0])
+    with open(file, "r+b") as out:
+        out.seek(begin + 20)
+        byte = out.read(1)[0]
+        out.seek(begin + 20)
+        out.write(bytes([byte ^ 4]))
+    with pytest.raises(DataError, match="record 3"):
+        read[3]
+
+
+@pytest.mark.parametrize("indexed", [True, False])
+def test_a_truncated_file_is_found_at_once(file: Path, indexed: bool) -> None:
+    clean = file.read_bytes()
+    lines = Path(f"{file}.index").read_text().splitlines()
+    begin, size = map(int, lines[6].split())
+    if not indexed:
+        Path(f"{file}.index").unlink()
+    for kept in range(begin + 1, begin + size):
+        file.write_bytes(clean[:kept])
+        with pytest.raises(DataError, match=f"record 6 at byte {begin}"):
+            Records([file])
+    if indexed:
+        file.write_bytes(clean[:begin])
+        with pytest.raises(DataError, match="record 6"):
+            Records([file])
+
+
+def test_garbage_behind_the_last_record_is_found(file: Path) -> None:
+    with open(file, "ab") as out:
+        out.write(b"x" * 30)
+    end = file.stat().st_size - 30
+    with pytest.raises(DataError, match="its index"):
+        Records([file])
+    Path(f"{file}.index").unlink()
+    with pytest.raises(DataError, match=f"record 7 at byte {end}: the checksum of its length"):
+        Records([file])
+
+
+@settings(deadline=None, max_examples=200)
+@given(junk=st.binary(max_size=60), at=st.integers(0, 60), cut=st.integers(0, 60))
+def test_no_index_gives_wrong_records(tmp_path_factory: pytest.TempPathFactory, junk: bytes, at: int, cut: int) -> None:
+    place = tmp_path_factory.mktemp("index") / "a.tfrecord"
+    records.write(place, map(example, range(4)))
+    index = Path(f"{place}.index")
+    clean = index.read_bytes()
+    index.write_bytes(clean[:at] + junk + clean[at + cut :])
+    with contextlib.suppress(DataError):
+        read = Records([place])
+        assert [equal(read[n], example(n)) for n in range(len(read))] == [True] * 4
+
+
+def test_index_of_another_file_is_found(file: Path, tmp_path: Path) -> None:
+    other = tmp_path / "b.tfrecord"
+    records.write(other, [example(n, 19) for n in range(7)])
+    Path(f"{other}.index").replace(f"{file}.index")
+    with pytest.raises(DataError, match=r"a\.tfrecord"):
+        Records([file])
+
+
+def test_what_is_no_example_is_refused(file: Path) -> None:
+    for message, what in [
+        (b"\xff\xff", "not a tf.train.Example"),
+        (records.encode({"ids": np.arange(3)}), "'indices', only ids"),
+    ]:
+        file.write_bytes(records.frame(message))
+        Path(f"{file}.index").unlink(missing_ok=True)
+        with pytest.raises(DataError, match=f"record 0 at byte 0: .*{what}"):
+            Records([file])[0]
+    records.write(file, [{"indices": np.arange(3), "mask": np.arange(2)}])
+    with pytest.raises(DataError, match="'mask' has 2 values, 'indices' 3"):
+        Records([file])[0]
+
+
+def test_a_failed_write_leaves_the_old_files_and_nothing_else(file: Path) -> None:
+    before = {p.name: p.read_bytes() for p in file.parent.iterdir()}
+
+    def broken() -> list[dict[str, np.ndarray]]:
+        raise NotReadyError("lost the lease")
+
+    def failing() -> object:
+        yield example(0)
+        broken()
+
+    with pytest.raises(NotReadyError):
+        records.write(file, failing())  # type: ignore[arg-type]
+    with pytest.raises(NotReadyError):
+        records.write(file, [example(0)], check_lease=broken)  # type: ignore[arg-type]
+    assert {p.name: p.read_bytes() for p in file.parent.iterdir()} == before
+
+
+def test_a_crash_at_any_rename_leaves_a_readable_file(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    old, new = [example(n) for n in range(7)], [example(n, 9) for n in range(20, 25)]
+    real = records.os.replace
+    for survived in range(3):
+        records.write(file, old)
+        left = iter([True] * survived)
+
+        def replace(a: Path, b: Path, left: object = left) -> None:
+            if not next(left, False):  # type: ignore[call-overload]
+                raise KeyboardInterrupt
+            real(a, b)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(records.os, "replace", replace)
+            if survived < 2:
+                with pytest.raises(KeyboardInterrupt):
+                    records.write(file, new)
+            else:
+                records.write(file, new)
+        expected = old if survived == 0 else new
+        read = Records([file])
+        assert len(read) == len(expected)
+        assert all(equal(read[n], expected[n]) for n in range(len(read)))
+
+
+def test_few_maps_stay_open_over_many_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(records, "MAX_OPEN", 3)
+    places = [tmp_path / f"{n:03d}.tfrecord" for n in range(40)]
+    for number, place in enumerate(places):
+        records.write(place, [example(number)])
+    read = Records(places)
+
+    def mapped() -> int:
+        return sum(str(tmp_path) in line for line in Path("/proc/self/maps").read_text().splitlines())
+
+    assert mapped() == 0
+    for number in [*range(40), 0, 39, 7, 39]:
+        assert equal(read[number], example(number))
+        assert 1 <= mapped() <= 3
+
+
+def test_a_file_that_is_replaced_while_open_is_refused(file: Path) -> None:
+    read = Records([file])
+    records.write(file, [example(0)])
+    with pytest.raises(DataError, match="do not change records while they are read"):
+        read[0]
+
+
+def _read_often(read: Records, seed: int) -> bool:
+    numbers = np.random.default_rng(seed).integers(0, len(read), 300)
+    return all(equal(read[int(n)], example(int(n))) for n in numbers)
+
+
+@pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
+def test_forked_processes_share_an_open_instance(tmp_path: Path) -> None:
+    place = tmp_path / "a.tfrecord"
+    records.write(place, map(example, range(50)))
+    read = Records([place])
+    assert equal(read[0], example(0))
+    context = multiprocessing.get_context("fork")
+    workers = [context.Process(target=lambda seed=seed: sys.exit(not _read_often(read, seed))) for seed in range(4)]
+    for worker in workers:
+        worker.start()
+    assert _read_often(read, 9)
+    for worker in workers:
+        worker.join()
+    assert [worker.exitcode for worker in workers] == [0] * 4
+
+
+def test_an_open_instance_can_be_pickled(file: Path) -> None:
+    read = Records([file])
+    read[0]
+    assert _read_often(pickle.loads(pickle.dumps(read)), 0) if len(read) == 7 else False
+
+
+def test_find(tmp_path: Path) -> None:
+    for name in ("b-1", "a-2", "a-1"):
+        records.write(tmp_path / f"{name}.tfrecord", [example(0)])
+    (tmp_path / "notes.txt").write_text("x")
+    assert [p.name for p in records.find(tmp_path)] == ["a-1.tfrecord", "a-2.tfrecord", "b-1.tfrecord"]
+    assert [p.name for p in records.find(f"{tmp_path}/a-*")] == ["a-1.tfrecord", "a-2.tfrecord"]
+    assert records.find(tmp_path / "b-1.tfrecord") == [tmp_path / "b-1.tfrecord"]
+    with pytest.raises(DataError, match=r"which holds a-1\.tfrecord, a-1\.tfrecord\.index, .*notes\.txt"):
+        records.find(f"{tmp_path}/c-*.tfrecord")
+    with pytest.raises(DataError, match="which does not exist"):
+        records.find(tmp_path / "nowhere" / "*.tfrecord")
+    (tmp_path / "empty[1]").mkdir()
+    with pytest.raises(DataError, match="which holds nothing"):
+        records.find(tmp_path / "empty[1]")
+    with pytest.raises(DataError, match="no such record file"):
+        Records([tmp_path / "gone.tfrecord"])

@@ -1,0 +1,139 @@
+"""AutoTokenizer on what `tokenizer.write` writes, against the sentencepiece package."""
+
+import json
+from pathlib import Path
+
+import pytest
+import sentencepiece
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from minima.data import sample, tokenization
+from minima.errors import DataError
+from minima.stages import init_model
+
+ODD_LINES = [
+    *("", " ", "  two before", "two  between", "behind  ", "\n", "a\n\nb", "tab\there", "▁x", "\x00\x1f", "<0x0A>"),
+    *(
+        "😀👨‍👩‍👧 12345 ½",
+        "<s>foo</s><unk>",
+        "aaaaaaa ------ ======",
+        "哈哈哈哈哈",
+        "naïve café",
+        "\u200b\ufeff",
+        "        if x:",
+    ),
+]
+
+
+def train(language: str, size: int = 400, **changes: object) -> bytes:
+    texts = sample.documents(language, 60_000)
+    return init_model.train_sentencepiece(texts, size, "vocab_size", **{"byte_fallback": True, **changes})  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def model() -> bytes:
+    return train("english")
+
+
+@pytest.fixture(scope="module")
+def folder(model: bytes, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("model")
+    (folder / "config.json").write_text('{"model_type": "llama"}')
+    tokenization.write(model, folder)
+    return folder
+
+
+def test_ids_are_those_of_sentencepiece_on_real_text(model: bytes, folder: Path, tmp_path: Path) -> None:
+    judge = sentencepiece.SentencePieceProcessor(model_proto=model)
+    lines = [*sample.documents("english", 300_000), *sample.documents("chinese", 60_000), *ODD_LINES]
+    loaded = tokenization.load(folder)
+    assert tokenization.encode(loaded, lines) == judge.encode(lines)
+    assert len(loaded) == judge.vocab_size()
+
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    loaded.save_pretrained(tmp_path)
+    assert tokenization.encode(tokenization.load(tmp_path), lines) == judge.encode(lines)
+
+
+@pytest.mark.parametrize("language", ["english", "chinese"])
+def test_ids_are_those_of_sentencepiece_on_any_text(language: str, tmp_path: Path) -> None:
+    model = train(language, 700)
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    tokenization.write(model, tmp_path)
+    judge, loaded = sentencepiece.SentencePieceProcessor(model_proto=model), tokenization.load(tmp_path)
+    words = st.sampled_from(["the", " the", "and", "LORD", "  ", "\n", "</s>", "<s>", "中国", "人民", "，", "▁", "aa", "😀"])
+    texts = st.lists(words | st.text(st.characters(exclude_categories=["Cs"]), max_size=8), max_size=12).map("".join)
+
+    @settings(max_examples=300, deadline=None)
+    @given(texts)
+    def equal(text: str) -> None:
+        assert tokenization.encode(loaded, [text]) == judge.encode([text])
+
+    equal()
+
+
+def test_a_call_puts_the_beginning_of_sequence_in_front_and_decoding_gives_the_text(folder: Path) -> None:
+    loaded = tokenization.load(folder)
+    assert (loaded.unk_token_id, loaded.bos_token_id, loaded.eos_token_id) == (0, 1, 2)
+    for text in ["In the beginning", " 空格 at first", "two  between\n"]:
+        ids = loaded(text)["input_ids"]
+        assert ids == [1, *tokenization.encode(loaded, [text])[0]]
+        assert loaded.decode(ids, skip_special_tokens=True) == text
+    assert loaded("</s>", add_special_tokens=False)["input_ids"] == [2]  # What the chat template is made of.
+    assert 2 not in tokenization.encode(loaded, ["</s>"])[0]
+    assert tokenization.encode(loaded, []) == []
+
+
+def test_a_file_is_copied_and_stale_files_go(model: bytes, tmp_path: Path) -> None:
+    (tmp_path / "my.model").write_bytes(model)
+    (tmp_path / "added_tokens.json").write_text('{"<pad>": 400}')
+    tokenization.write(tmp_path / "my.model", tmp_path)
+    assert (tmp_path / "tokenizer.model").read_bytes() == model
+    assert not (tmp_path / "added_tokens.json").exists()
+
+
+def test_load_says_what_is_wrong_with_a_folder(folder: Path, model: bytes, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"nowhere: not a folder"):
+        tokenization.load(tmp_path / "nowhere")
+    with pytest.raises(DataError, match=r"no tokenizer; a model folder has tokenizer\.json or tokenizer\.model.*copy"):
+        tokenization.load(tmp_path)
+    content = (folder / "tokenizer.json").read_text()
+    (tmp_path / "tokenizer.json").write_text(content)
+    with pytest.raises(DataError, match=r"no config\.json"):
+        tokenization.load(tmp_path)
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    with pytest.raises(DataError, match=r"no bos_token or no eos_token"):
+        tokenization.load(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text("[]")
+    with pytest.raises(DataError, match=r"tokenizer_config\.json: holds a list"):
+        tokenization.load(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_bytes((folder / "tokenizer_config.json").read_bytes())
+    for broken in (content[: len(content) // 2], "{}", '{"model": 3}', "", "\ud800".encode("utf-16", "surrogatepass")):
+        (tmp_path / "tokenizer.json").write_bytes(broken if isinstance(broken, bytes) else broken.encode())
+        with pytest.raises(DataError, match=r"tokenizer\.json: not .*copy it again"):
+            tokenization.load(tmp_path)
+    (tmp_path / "tokenizer.json").unlink()
+    (tmp_path / "tokenizer.model").write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
+    with pytest.raises(DataError, match=r"tokenizer\.model: not a SentencePiece model.*LFS"):
+        tokenization.load(tmp_path)
+    empty = json.loads(content)
+    empty["model"] |= {"vocab": {"<unk>": 0, "<s>": 1, "</s>": 2}, "merges": []}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(empty))
+    with pytest.raises(DataError, match=r"empty but for"):  # As LlamaTokenizer(vocab_file=…) is.
+        tokenization.load(tmp_path)
+
+
+def test_write_refuses_what_it_cannot_reproduce(tmp_path: Path, model: bytes) -> None:
+    with pytest.raises(DataError, match=r"not a SentencePiece model"):
+        tokenization.write(model[:100], tmp_path)
+    with pytest.raises(DataError, match=r"cannot be read"):
+        tokenization.write(tmp_path / "nowhere.model", tmp_path)
+    with pytest.raises(DataError, match=r"no byte pieces"):
+        tokenization.write(train("english", byte_fallback=False), tmp_path)
+    proto = tokenization.parse_model(model, "")
+    proto.normalizer_spec.remove_extra_whitespaces = True
+    proto.pieces[300].type = tokenization.USER_DEFINED
+    with pytest.raises(DataError, match=r"remove_extra_whitespaces, user-defined pieces; valid: BPE"):
+        tokenization.write(proto.SerializeToString(), tmp_path)
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,251 @@
+"""What jobgen makes of a cluster's answers, with a cluster that is a list; the real one is in tests/cluster."""
+
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import yaml
+
+from jobgen.cluster import conduct, status
+from jobgen.cluster.namespace import last_words, state
+from jobgen.manifests import render
+from jobgen.pipeline import plan, spec
+from jobgen.pipeline.pipeline import Pipeline
+from minima.errors import DataError, NotReadyError
+from minima.workspace import artifact
+from minima.workspace.inputs import check_inputs
+
+SHORT = Path(__file__).parents[3] / "cluster" / "short.yaml"
+NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
+
+
+class Fake:
+    """A namespace whose PyTorchJobs do what `behave` says of each stage when they are created."""
+
+    def __init__(self, steps: list[plan.Step], behave: dict[str, str]) -> None:
+        self.namespace = "ns"
+        self.steps = {step.name: step for step in steps}
+        self.behave = behave
+        self.there: list[dict[str, Any]] = []
+        self.newest = "mine"
+        self.log: list[str] = []
+
+    def jobs(self, selector: str) -> list[dict[str, Any]]:
+        return list(self.there)
+
+    def create(self, job: dict[str, Any]) -> bool:
+        stage = job["metadata"]["labels"]["minima/stage"]
+        ended = self.behave.get(stage, "Succeeded")
+        if ended == "Succeeded":
+            make(self.steps[stage])
+        self.put(job, ended)
+        return True
+
+    def put(self, job: dict[str, Any], condition: str) -> None:
+        status = {"conditions": [{"type": condition, "status": "True"}]} if condition else {}
+        meta = {**job["metadata"], "creationTimestamp": NOW.isoformat()}
+        self.there.append({**job, "metadata": meta, "status": status})
+
+    def delete(self, name: str) -> None:
+        self.there = [job for job in self.there if job["metadata"]["name"] != name]
+
+    def pods(self, selector: str) -> list[Any]:
+        failed = [j for j in self.there if state(j) == "Failed" and selector.endswith(j["metadata"]["name"])]
+        return [pod(65, "the last words") for _ in failed]
+
+    def restarts(self, job: dict[str, Any]) -> int:
+        return 0
+
+    def conductors(self, pipeline: str) -> list[Any]:
+        return [SimpleNamespace(metadata=SimpleNamespace(name=self.newest, labels={}), status=SimpleNamespace(conditions=None))]
+
+    def lines(self, name: str, **_: Any) -> Iterator[str]:
+        yield from self.log
+
+    def follow(self, pod: Any) -> Iterator[str]:
+        yield from self.log
+
+
+def make(step: plan.Step) -> None:
+    """The artifact of a step, as its stage would finish it."""
+    folder = Path(step.output_dir)
+    folder.mkdir(parents=True)
+    for inside in ("text", "model"):
+        (folder / inside).mkdir()
+    for file in ("text/a.jsonl", "model/config.json", "train-0.tfrecord", "dev-0.tfrecord"):
+        (folder / file).write_text("{}")
+    artifact.Output(folder, step.options, check_inputs(step.options), lambda: None).commit(
+        {"dev_perplexity": 1.0, "dev_perplexity_start": 2.0}
+    )
+
+
+def pod(code: int, message: str, seconds: int = 0) -> Any:
+    over = SimpleNamespace(exit_code=code, message=message, reason="Error", finished_at=NOW + timedelta(seconds=seconds))
+    container = SimpleNamespace(state=SimpleNamespace(terminated=over, waiting=None))
+    meta = SimpleNamespace(name="pod", uid="uid")
+    return SimpleNamespace(metadata=meta, status=SimpleNamespace(container_statuses=[container], phase="Failed"))
+
+
+@pytest.fixture
+def pipeline(tmp_path: Path) -> Pipeline:
+    document = yaml.safe_load(SHORT.read_text())
+    document["workspace"]["path"] = "/workspace"
+    return spec.parse(yaml.safe_dump(document, sort_keys=False), "short.yaml")
+
+
+@pytest.fixture
+def steps(pipeline: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[plan.Step]:
+    """The steps with their workspace here, for the conductor too."""
+    made = plan.plan(pipeline, str(tmp_path))
+    monkeypatch.setattr(conduct, "plan", lambda _: made)
+    monkeypatch.setattr(conduct, "POLL", 0.0)
+    return made
+
+
+def run(pipeline: Pipeline, cluster: Fake) -> int:
+    return conduct.conduct(pipeline, cluster, from_stage=None, name="mine", uid="uid")  # type: ignore[arg-type]
+
+
+def test_stages_run_in_order_and_finished_ones_need_no_job(
+    pipeline: Pipeline, steps: list[plan.Step], capsys: pytest.CaptureFixture[str]
+) -> None:
+    cluster = Fake(steps, {})
+    assert run(pipeline, cluster) == 0
+    assert [job["metadata"]["labels"]["minima/stage"] for job in cluster.there] == ["init-model", "build-data", "distill"]
+    again = Fake(steps, {})
+    assert run(pipeline, again) == 0
+    assert again.there == []
+    assert capsys.readouterr().err.count("finished already") == 3
+
+
+def test_a_failed_stage_ends_it_with_its_code_and_words(
+    pipeline: Pipeline, steps: list[plan.Step], capsys: pytest.CaptureFixture[str]
+) -> None:
+    cluster = Fake(steps, {"build-data": "Failed"})
+    assert run(pipeline, cluster) == 65
+    assert "failed with exit code 65: the last words" in capsys.readouterr().err
+    assert len(cluster.there) == 2
+    # The next conductor makes it again, once.
+    cluster.behave = {}
+    assert run(pipeline, cluster) == 0
+    assert "failed before; made again" in capsys.readouterr().err
+
+
+def test_a_job_whose_artifact_is_gone_is_made_again(pipeline: Pipeline, steps: list[plan.Step]) -> None:
+    cluster = Fake(steps, {})
+    cluster.put(render.job(pipeline, steps[0], "ns"), "Succeeded")
+    assert run(pipeline, cluster) == 0
+    assert len(cluster.there) == 3
+
+
+def test_succeeded_without_a_marker_is_no_success(
+    pipeline: Pipeline, steps: list[plan.Step], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(conduct, "PATIENCE", 0.0)
+    cluster = Fake(steps, {"init-model": ""})
+    conductor = conduct._Conductor(pipeline, cluster, "mine")  # type: ignore[arg-type]
+    assert conductor.look() is None
+    cluster.there[0]["status"] = {"conditions": [{"type": "Succeeded", "status": "True"}]}
+    with pytest.raises(DataError, match=r"Succeeded, but there is no _SUCCESS\.json"):
+        conductor.look()
+
+
+def test_it_ends_when_a_newer_one_is_there(pipeline: Pipeline, steps: list[plan.Step]) -> None:
+    cluster = Fake(steps, {})
+    cluster.newest = "other"
+    with pytest.raises(NotReadyError, match="a newer conductor took over: other"):
+        run(pipeline, cluster)
+    assert cluster.there == []
+
+
+def test_it_goes_on_with_the_running_job_of_another_version(
+    pipeline: Pipeline, steps: list[plan.Step], capsys: pytest.CaptureFixture[str]
+) -> None:
+    cluster = Fake(steps, {})
+    older = render.job(pipeline, steps[0], "ns")
+    older["metadata"]["name"] = "older"
+    cluster.put(older, "Running")
+    conductor = conduct._Conductor(pipeline, cluster, "mine")  # type: ignore[arg-type]
+    assert conductor.look() is None
+    assert [job["metadata"]["name"] for job in cluster.there] == ["older"]
+    assert "goes on as older" in capsys.readouterr().err
+    cluster.there[0]["status"] = {"conditions": [{"type": "Failed", "status": "True"}]}
+    assert conductor.look() == 65
+
+
+def test_it_waits_for_the_pods_of_a_deleted_job(
+    pipeline: Pipeline, steps: list[plan.Step], capsys: pytest.CaptureFixture[str]
+) -> None:
+    cluster = Fake(steps, {})
+    saving = pod(0, "")
+    saving.status.phase = "Running"
+    cluster.pods = lambda selector: [saving] if f"minima/key={steps[0].key}" in selector else []  # type: ignore[method-assign]
+    conductor = conduct._Conductor(pipeline, cluster, "mine")  # type: ignore[arg-type]
+    assert conductor.look() is None
+    assert cluster.there == []
+    assert "waits for pod of an earlier job to end" in capsys.readouterr().err
+    saving.status.phase = "Succeeded"
+    assert conductor.look() is None
+    assert len(cluster.there) == 1
+
+
+def test_rows(pipeline: Pipeline) -> None:
+    steps = plan.plan(pipeline)
+    cluster = Fake(steps, {})
+    cluster.put(render.job(pipeline, steps[2], "ns"), "Running")
+    alive = pod(0, "")
+    alive.status.phase = "Running"
+    cluster.pods = lambda selector: [alive]  # type: ignore[method-assign]
+    cluster.log = [f"2026-11-24T12:00:{s:02}.123456789Z step {s}/60 loss 1.0 ce 1.0" for s in (10, 20)]
+    rows = {row.stage: row for row in status.rows(pipeline, cluster)}  # type: ignore[arg-type]
+    assert [rows[name].state for name in rows] == ["finished", "finished", "running"]
+    assert (rows["distill"].step, rows["distill"].total, rows["distill"].eta) == (20, 60, 40.0)
+
+
+def test_rows_before_anything_runs(pipeline: Pipeline, capsys: pytest.CaptureFixture[str]) -> None:
+    cluster = Fake(plan.plan(pipeline), {})
+    assert status.status(pipeline, cluster, output="json", watch=False) == 0  # type: ignore[arg-type]
+    rows = json.loads(capsys.readouterr().out)
+    assert [row["state"] for row in rows] == ["waiting"] * 3
+    assert rows[2]["words"] == "for init-model, build-data"
+
+
+def test_why_a_stage_would_run_again(pipeline: Pipeline, capsys: pytest.CaptureFixture[str]) -> None:
+    cluster = Fake(plan.plan(pipeline), {})
+    for step in plan.plan(pipeline):
+        cluster.put(render.job(pipeline, step, "ns"), "Succeeded")
+    document = yaml.safe_load(SHORT.read_text())
+    document["stages"]["build-data"]["options"]["seed"] = 1
+    document["stages"]["init-model"]["image"] = "minima:other"
+    status.diff(spec.parse(yaml.safe_dump(document, sort_keys=False), "p.yaml"), cluster)  # type: ignore[arg-type]
+    said = capsys.readouterr().out.splitlines()[2:]
+    assert said[0].split()[:3] == ["init-model", "same", "result"]
+    assert 'image "minima:cpu" → "minima:other"' in said[0]
+    assert said[1].split()[:3] == ["build-data", "runs", "again"]
+    assert said[1].endswith("seed 776 → 1")
+    assert said[2].endswith("reads build-data, which runs again")
+
+
+def test_the_last_words_are_those_of_the_cause() -> None:
+    assert last_words([]) is None
+    assert last_words([pod(134, "lost a peer", 0), pod(65, "bad data", 9)]) == (65, "bad data")
+    assert last_words([pod(137, "later", 9), pod(134, "earlier", 0)]) == (134, "earlier")
+    assert last_words([pod(1, "", 0)]) == (1, "Error")
+
+
+@pytest.mark.parametrize(
+    ("conditions", "expected"),
+    [
+        ([], "Created"),
+        ([("Created", "True"), ("Running", "True")], "Running"),
+        ([("Running", "False"), ("Suspended", "True")], "Suspended"),
+        ([("Running", "True"), ("Succeeded", "True")], "Succeeded"),
+        ([("Restarting", "False"), ("Failed", "True")], "Failed"),
+    ],
+)
+def test_the_state_of_a_job(conditions: list[tuple[str, str]], expected: str) -> None:
+    assert state({"status": {"conditions": [{"type": t, "status": s} for t, s in conditions]}}) == expected

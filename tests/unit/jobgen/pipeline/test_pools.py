@@ -1,0 +1,75 @@
+"""Pools: built in, changed, new, and wrong."""
+
+from typing import Any
+
+import pytest
+
+from jobgen.pipeline import pools
+from minima.errors import UsageError
+
+NEW = {"cpu": 4, "memory": "8Gi"}
+
+
+def build(name: str = "mine", **values: Any) -> pools.Pool:
+    return pools.build(name, values, lambda key: f"p.yaml:1: pools.{name}.{key}")
+
+
+@pytest.mark.parametrize(("name", "processes"), [("a100-32", 32), ("a100-16", 16), ("a100-8", 8), ("a100-1", 1), ("cpu", 1)])
+def test_built_in_pools_have_the_tutorials_sizes(name: str, processes: int) -> None:
+    pool = build(name)
+    assert pool.pods * pool.processes == processes
+    assert bool(pool.gpus) == name.startswith("a100")
+
+
+def test_changes_are_laid_over_a_built_in_pool() -> None:
+    pool = build("a100-16", node_selector={"a.b/c": "d"}, resources={"rdma/ib": 8}, env={"NCCL_DEBUG": "INFO"}, queue="team")
+    assert (pool.pods, pool.gpus, pool.resources, pool.queue) == (2, 8, {"rdma/ib": "8"}, "team")
+    assert pool.tolerations == pools.BUILT_IN["a100-16"].tolerations
+    assert pools.BUILT_IN["a100-16"].queue == ""
+
+
+def test_numbers_are_quantities() -> None:
+    assert (build(cpu=4, memory="8Gi").cpu, build(cpu=0.5, memory="8Gi").cpu) == ("4", "0.5")
+
+
+@pytest.mark.parametrize(
+    ("text", "number"), [("100m", 0.1), ("2", 2.0), ("1.5", 1.5), ("3k", 3000.0), ("2Ki", 2048.0), ("80Gi", 85899345920.0)]
+)
+def test_amounts(text: str, number: float) -> None:
+    assert pools.amount(text) == pytest.approx(number)
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({"pods": 0}, "pods: found 0; a whole number from 1 to 10000"),
+        ({"pods": True}, "pods: found True"),
+        ({"gpus": "8"}, "gpus: found '8'"),
+        ({"gpus": 8, "processes": 4}, "4 processes on 8 GPUs"),
+        ({"memory": "8 Gi"}, "memory: found '8 Gi'; a quantity above 0"),
+        ({"memory": "0"}, "memory: found '0'"),
+        ({"memory": True}, "memory: found True"),
+        ({"cpu_limit": 2}, "cpu_limit 2 is below cpu 4"),
+        ({"node_selector": ["a"]}, "node_selector: found ['a']; a mapping"),
+        ({"node_selector": {"a": 1}}, "node_selector: found 1, which is no string"),
+        ({"node_selector": {"a b": "c"}}, "node_selector: found 'a b'"),
+        ({"env": {"RANK": "0"}}, "env: RANK is set by jobgen, the operator or torchrun"),
+        ({"env": {"PET_NNODES": "2"}}, "env: PET_NNODES is set by"),
+        ({"env": {"A-B": "0"}}, "env: found 'A-B'"),
+        ({"env": {"A": 1}}, "env: found 1, which is no string; a string is valid, in quotes"),
+        ({"resources": {"nvidia.com/gpu": 8}}, "nvidia.com/gpu is the pool's own field gpus"),
+        ({"tolerations": {"key": "a"}}, "tolerations: found {'key': 'a'}; a list"),
+        ({"tolerations": [{"kee": "a"}]}, "a toleration has no 'kee'; did you mean 'key'?"),
+        (
+            {"tolerations": [{"key": "a", "operator": "Exist"}]},
+            "a toleration's operator: found 'Exist'; did you mean 'Exists'?",
+        ),
+        ({"tolerations": [{"effect": "NoSchedule"}]}, "a toleration without key needs operator: Exists"),
+        ({"image": "a b"}, "image: found 'a b'"),
+        ({"queue": "a/b"}, "queue: found 'a/b'"),
+    ],
+)
+def test_what_is_wrong_with_a_pool(values: dict[str, Any], expected: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        build(**{**NEW, **values})
+    assert expected in str(caught.value)

@@ -1,0 +1,239 @@
+"""The program jobgen: commands, files, exit codes; and that it needs nothing heavy."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import jobgen
+from jobgen import cli
+from jobgen.manifests import render
+from jobgen.pipeline import spec
+from jobgen.pipeline.pipeline import Pipeline
+
+ROOT = Path(jobgen.__file__).parents[1]
+HEAVY = ("torch", "transformers", "deepspeed", "peft", "kubernetes", "kubeflow", "numpy", "lm_eval", "datasets")
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def python(*words: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    env = {**os.environ, "PYTHONPATH": str(ROOT), **variables}
+    return subprocess.run([sys.executable, *words], env=env, capture_output=True, text=True, check=False)
+
+
+def test_init_writes_a_pipeline_that_validates(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["init", "mine"]) == 0
+    assert spec.load("mine.yaml").name == "mine"
+    assert (here / "mine.yaml").read_text(encoding="utf-8") == spec.read("minima-3b").replace(
+        "name: minima-3b", "name: mine", 1
+    )
+    assert cli.run(["validate", "mine.yaml"]) == 0
+    assert cli.run(["init", "tiny", "--from", "smoke"]) == 0
+    assert list(spec.load("tiny.yaml").stages) == list(spec.load("smoke").stages)
+
+
+@pytest.mark.parametrize(
+    ("kubeconfig", "code", "expected"),
+    [
+        ("", 64, "no cluster is configured"),
+        ("clusters: [{name: c, cluster: {server: 'https://127.0.0.1:1'}}]", 134, "list PyTorchJobs in a: no cluster answers"),
+    ],
+)
+def test_without_a_cluster(here: Path, kubeconfig: str, code: int, expected: str) -> None:
+    if kubeconfig:
+        rest = "apiVersion: v1\nkind: Config\ncurrent-context: c\ncontexts: [{name: c, context: {cluster: c, user: u}}]\n"
+        (here / "config").write_text(rest + "users: [{name: u, user: {}}]\n" + kubeconfig, encoding="utf-8")
+    # In a process of its own: the client reads the variable when it is imported.
+    done = python("-m", "jobgen", "status", "smoke", "--namespace", "a", KUBECONFIG=str(here / "config"))
+    assert (done.returncode, expected in done.stderr) == (code, True), done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["init", "there"], "there.yaml: there already"),
+        (["init", "Mine"], "NAME: found 'Mine'"),
+        (["init", "../mine"], "NAME: found '../mine'"),
+        (["init", "m" * 40], "characters too long"),
+        (["init", "mine", "--from", "smok"], "--from: no shipped pipeline 'smok'; did you mean 'smoke'?"),
+        (["validate", "smok"], "smok: no such file or shipped pipeline; did you mean 'smoke'?"),
+        (["render", "smoke"], "--output; `jobgen render --help` shows what is valid"),
+        (["render", "smoke", "--output", "there.yaml"], "--output: there.yaml is, or lies under, a file"),
+        (["render", "smoke", "--output", "there.yaml/x"], "--output: there.yaml/x is, or lies under, a file"),
+        (["render", "smoke", "--output", "-", "--namespace", "A"], "--namespace: found 'A'"),
+        (["rendr"], "invalid choice: 'rendr'"),
+        (["run", "smoke"], "one of the arguments --local --namespace is required"),
+        (["run", "smoke", "--namespace", "A"], "--namespace: found 'A'"),
+        (["run", "smoke", "--namespace", "a", "--workspace", "w"], "--workspace: goes with --local"),
+        (["status", "smoke"], "--namespace; `jobgen status --help` shows what is valid"),
+        (["render", "smoke", "--output", "-", "--format", "flux", "--namespace", "a"], "--source: --format flux needs it"),
+        (["render", "smoke", "--output", "-", "--source", "x"], "--source: goes with --format flux"),
+        (
+            ["render", "smoke", "--output", "-", "--format", "flux", "--namespace", "a", "--source", "A b"],
+            "--source: found 'A b'",
+        ),
+        (["run", "smoke", "--local", "--from", "adapd"], "--from adapd: no such stage; did you mean 'adapt'?"),
+    ],
+)
+def test_wrong_commands(here: Path, capsys: pytest.CaptureFixture[str], words: list[str], expected: str) -> None:
+    (here / "there.yaml").write_text("mine", encoding="utf-8")
+    assert cli.run(words) == 64
+    said = capsys.readouterr()
+    assert expected in said.err
+    assert all(line.startswith("jobgen: ") for line in said.err.splitlines())
+    assert said.out == ""
+    assert [p.name for p in here.iterdir() if p.name != "work"] == ["there.yaml"]
+    assert (here / "there.yaml").read_text(encoding="utf-8") == "mine"
+
+
+def test_validate_prints_the_plan(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["validate", "minima-3b"]) == 0
+    rows = {line.split()[0]: line.split() for line in capsys.readouterr().out.splitlines()}
+    assert rows["distill"][1:4] == ["distill", "a100-16", "2×8"]
+    assert rows["distill"][5] == "1"
+    assert "teacher 13.8" in " ".join(rows["distill"])
+
+
+def test_render_writes_one_numbered_file_for_each_stage(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["render", "smoke", "--output", "out/jobs"]) == 0
+    files = render.files(spec.load("smoke"))
+    assert {p.name: p.read_text(encoding="utf-8") for p in (here / "out/jobs").iterdir()} == files
+    assert sorted(files) == list(files)
+    assert [name[3:-5] for name in files] == list(spec.load("smoke").stages)
+    assert cli.run(["render", "smoke", "--output", "-"]) == 0
+
+
+def test_render_replaces_its_own_stale_files_and_nothing_else(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["init", "mine", "--from", "smoke"]) == 0
+    assert cli.run(["render", "mine.yaml", "--output", "jobs"]) == 0
+    kept = {"kustomization.yaml": "resources: []", "05-other.yaml": "kind: Other", "05-theirs.yaml": "# Made by jobgen from …"}
+    for name, text in kept.items():
+        (here / "jobs" / name).write_text(text, encoding="utf-8")
+    text = (here / "mine.yaml").read_text(encoding="utf-8")
+    (here / "mine.yaml").write_text(text[: text.index("  evaluate:")], encoding="utf-8")
+    capsys.readouterr()
+    assert cli.run(["render", "mine.yaml", "--output", "jobs"]) == 0
+    assert "removed jobs/10-evaluate.yaml" in capsys.readouterr().err
+    names = {p.name for p in (here / "jobs").iterdir()}
+    assert "10-evaluate.yaml" not in names
+    assert {name: (here / "jobs" / name).read_text(encoding="utf-8") for name in kept} == kept
+
+
+def test_render_does_not_touch_files_of_others(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "jobs").mkdir()
+    (here / "jobs" / "03-adapt.yaml").write_text("by hand", encoding="utf-8")
+    assert cli.run(["render", "smoke", "--output", "jobs"]) == 64
+    assert "jobs/03-adapt.yaml not made from smoke" in capsys.readouterr().err
+    assert [p.name for p in (here / "jobs").iterdir()] == ["03-adapt.yaml"]
+
+
+def test_run_is_handed_to_the_local_runner(monkeypatch: pytest.MonkeyPatch) -> None:
+    from jobgen import local
+
+    called: list[Any] = []
+
+    def run_local(pipeline: Pipeline, **rest: Any) -> int:
+        called.append((pipeline.name, rest))
+        return 75
+
+    monkeypatch.setattr(local, "run_local", run_local)
+    assert cli.run(["run", "smoke", "--local", "--from", "distill", "--workspace", "w"]) == 75
+    assert called == [("smoke", {"workspace": "w", "from_stage": "distill"})]
+
+
+@pytest.mark.parametrize(
+    "words", [[], ["--help"], *([c, "--help"] for c in ("init", "validate", "render", "run")), ["--version"]]
+)
+def test_help_everywhere(words: list[str]) -> None:
+    done = python("-m", "jobgen", *words)
+    assert done.returncode == 0
+    assert done.stderr == ""
+    if "--version" not in words:
+        assert "usage: jobgen" in done.stdout
+        assert "example:\n  jobgen " in done.stdout
+
+
+def test_only_what_a_command_needs_is_imported() -> None:
+    """So that `--help` answers at once."""
+    script = "import sys, jobgen.cli; print('yaml' in sys.modules, 'minima.options' in sys.modules)"
+    assert python("-c", script).stdout == "False False\n"
+
+
+BLOCKED = f"""
+import importlib.abc, sys
+class Blocker(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {HEAVY!r}:
+            raise ModuleNotFoundError(name + " is not installed here", name=name)
+sys.meta_path.insert(0, Blocker())
+"""
+
+
+def test_everything_works_without_torch(here: Path) -> None:
+    script = BLOCKED + (
+        "import minima.options, minima.workspace.artifact, minima.flags, jobgen.local\n"
+        "from jobgen import cli\n"
+        "codes = [cli.run(words.split()) for words in ('init mine', 'validate mine.yaml', 'render mine.yaml --output jobs')]\n"
+        "try:\n    import torch\nexcept ModuleNotFoundError:\n    sys.exit(codes != [0, 0, 0])\n"
+    )
+    done = python("-c", script)
+    assert (done.returncode, done.stderr.count("Traceback")) == (0, 0), done.stderr
+    assert len(list((here / "jobs").iterdir())) == 10
+
+
+def test_nothing_heavy_is_imported() -> None:
+    script = (
+        "import sys, jobgen.cli, minima.options, jobgen.pipeline.plan, jobgen.manifests.render, jobgen.local\n"
+        f"sys.exit(str([name for name in {HEAVY!r} if name in sys.modules] or '') or 0)"
+    )
+    done = python("-c", script)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.long
+def test_a_fresh_environment_needs_pyyaml_only(here: Path) -> None:
+    copy = here / "source"
+    copy.mkdir()
+    for name in ("jobgen", "minima", "pyproject.toml", "README.md", "LICENSE"):
+        if (ROOT / name).exists():
+            subprocess.run(["cp", "-r", str(ROOT / name), str(copy)], check=True)
+    subprocess.run([sys.executable, "-m", "venv", str(here / "venv")], check=True)
+    subprocess.run([str(here / "venv/bin/pip"), "install", "--quiet", str(copy)], check=True)
+    env = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    listed = subprocess.run([str(here / "venv/bin/pip"), "list"], env=env, capture_output=True, text=True, check=True).stdout
+    assert not [name for name in HEAVY if f"\n{name} " in listed]
+    command = [str(here / "venv/bin/jobgen"), "render", "minima-3b", "--output", str(here / "jobs")]
+    subprocess.run(command, env=env, cwd=here, check=True)
+    files = {p.name: p.read_text(encoding="utf-8") for p in (here / "jobs").iterdir()}
+    assert files == render.files(spec.load("minima-3b"))
+
+
+def test_a_closed_pipe_is_no_traceback() -> None:
+    command = f"{sys.executable} -m jobgen render minima-3b --output - | head -n 1; echo ${{PIPESTATUS[0]}}"
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(["bash", "-c", command], env=env, capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+    assert done.stdout.splitlines()[0] == render.heading("minima-3b")
+    assert done.stdout.splitlines()[1] in {"0", "141"}
+
+
+def test_a_full_disk_has_its_own_exit_code(capsys: pytest.CaptureFixture[str]) -> None:
+    done = subprocess.run(
+        ["bash", "-c", f"{sys.executable} -m jobgen render smoke --output - > /dev/full"],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 74
+    assert "No space left on device" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,138 @@
+"""Whatever is in a pipeline file, jobgen gives objects or one of our errors, never anything else."""
+
+import random
+import string
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from jobgen.manifests import render
+from jobgen.pipeline import spec
+from minima.errors import UsageError
+
+SHIPPED = {name: spec.read(name) for name in spec.shipped()}
+WORDS = sorted(
+    {word for text in SHIPPED.values() for line in text.splitlines() for word in line.replace(":", " ").split()}
+    | {
+        "&a",
+        "*a",
+        "<<",
+        "!!int",
+        "!!python/object:os.system",
+        "- ",
+        "{",
+        "}",
+        "[",
+        "]",
+        ": ",
+        "? ",
+        "|",
+        ">",
+        "\t",
+        "---",
+        "...",
+    }
+    | {
+        "3e-4",
+        "~",
+        "null",
+        ".inf",
+        "0x1F",
+        "1:30",
+        "2026-11-24",
+        "no",
+        "'",
+        '"',
+        "\\U0010FFFF",
+        "${",
+        "${adapt}/..",
+        "@sha256:",
+    }
+)
+SCALARS = (
+    st.none() | st.booleans() | st.integers() | st.floats() | st.sampled_from(WORDS) | st.text(string.printable, max_size=8)
+)
+VALUES = st.recursive(
+    SCALARS,
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(WORDS) | st.text(max_size=3), inner, max_size=3)
+    ),
+    max_leaves=6,
+)
+
+
+def judged(text: str) -> bool:
+    """Whether `text` is a pipeline; fails on anything but objects or an error with a message."""
+    try:
+        return bool(render.files(spec.parse(text, "p.yaml")))
+    except UsageError as error:
+        lines = str(error).splitlines()
+    assert lines
+    assert all(line.startswith("p.yaml") for line in lines)
+    return False
+
+
+@given(st.text(max_size=200) | st.lists(st.sampled_from([*WORDS, "\n", "\n  ", " "]), max_size=30).map("".join))
+@settings(max_examples=150, deadline=None)
+@example('"\\UFFFFFFFF"')
+@example("%YAML " + "9" * 5000 + ".1\n--- a")
+@example("&a [*a]")
+@example("name: !!float x")
+@example("name: !!int ''")
+@example("\ufeffname: x")
+@example("name: 2026-13-45")
+def test_any_text(text: str) -> None:
+    judged(text)
+
+
+@given(VALUES)
+@settings(max_examples=50, deadline=None)
+def test_any_value(value: Any) -> None:
+    judged(yaml.safe_dump({"name": "x", "image": "x", "workspace": {"claim": "x", "path": "/x"}, "stages": value}))
+
+
+@given(st.sampled_from(sorted(SHIPPED)), st.integers(0, 2**32), st.integers(1, 3), VALUES)
+@settings(max_examples=40, deadline=None)
+def test_mutations_of_the_tree(name: str, seed: int, count: int, value: Any) -> None:
+    """Replace, remove, rename and move parts of a shipped pipeline."""
+    document = yaml.safe_load(SHIPPED[name])
+    choose = random.Random(seed)
+    for _ in range(count):
+        holder: Any = document
+        while True:
+            key = choose.choice(list(holder)) if isinstance(holder, dict) else choose.randrange(len(holder))
+            inner = holder[key]
+            if isinstance(inner, dict | list) and inner and choose.random() < 0.8:
+                holder = inner
+                continue
+            break
+        match choose.randrange(4):
+            case 0:
+                holder[key] = value
+            case 1:
+                del holder[key]
+            case 2 if isinstance(holder, dict):
+                holder[choose.choice(WORDS)] = holder.pop(key)
+            case _:
+                holder[key] = choose.choice(WORDS)
+        if not document:
+            return
+    judged(yaml.safe_dump(document, sort_keys=False))
+
+
+@given(st.sampled_from(sorted(SHIPPED)), st.data())
+@settings(max_examples=40, deadline=None)
+def test_mutations_of_the_text(name: str, data: st.DataObject) -> None:
+    text = SHIPPED[name]
+    start = data.draw(st.integers(0, len(text) - 1))
+    length = data.draw(st.integers(0, 40))
+    judged(text[:start] + data.draw(st.sampled_from(WORDS) | st.text(max_size=5)) + text[start + length :])
+
+
+@pytest.mark.parametrize("name", sorted(SHIPPED))
+def test_the_judge_accepts_what_is_right(name: str) -> None:
+    assert judged(SHIPPED[name])
+    assert not judged(SHIPPED[name] + "extra: 1\n")

@@ -1,0 +1,162 @@
+"""Conversations to records."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from transformers import AutoTokenizer
+
+from minima.data import chat, records, sample, tokenization
+from minima.errors import DataError
+from minima.options import BuildChatData
+from minima.stages import build_chat_data, init_model
+from minima.workspace import artifact
+
+Examples = dict[str, list[tuple[list[int], list[int]]]]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("input")
+    (folder / "config.json").write_text('{"model_type": "llama"}')
+    texts = sample.documents("english", 60_000)
+    tokenization.write(init_model.train_sentencepiece(texts, 600, "vocab_size", byte_fallback=True), folder)
+    (folder / "chat").mkdir()
+    for language in sample.LANGUAGES:
+        lines = [json.dumps(c) + "\n" for c in sample.conversations(language)[:120]]
+        (folder / f"chat/{language}.jsonl").write_text("".join(lines))
+    return folder
+
+
+@pytest.fixture
+def options(folder: Path) -> BuildChatData:
+    return BuildChatData(
+        output_dir="",
+        input_dir=str(folder / "chat"),
+        tokenizer_name_or_path=str(folder),
+        max_seq_length=512,
+        dev_proportion=0.1,
+    )
+
+
+def build(folder: Path, options: BuildChatData) -> dict[str, int]:
+    folder.mkdir()
+    return build_chat_data.run(options, artifact.Output(folder, options, {}, lambda: None))
+
+
+def read(folder: Path) -> Examples:
+    found: Examples = {}
+    for split in ("train", "dev"):
+        place = folder / f"{split}-00000-of-00001.tfrecord"
+        rows = records.Records([place]) if place.exists() else None
+        found[split] = [(rows[i]["indices"].tolist(), rows[i]["mask"].tolist()) for i in range(len(rows))] if rows else []
+    return found
+
+
+def test_records_are_the_template_s_ids_of_every_conversation(folder: Path, options: BuildChatData, tmp_path: Path) -> None:
+    metrics = build(tmp_path / "a", dataclasses.replace(options, system="系统句。"))
+    examples = read(tmp_path / "a")
+    loaded = AutoTokenizer.from_pretrained(folder)
+    template = (tmp_path / "a" / chat.TEMPLATE_FILE).read_text(encoding="utf-8")
+    conversations = [c for place in sorted((folder / "chat").iterdir()) for c in chat.read(place)]
+    expected = []
+    for conversation in conversations:
+        coded: Any = loaded.apply_chat_template(
+            chat.messages(conversation), chat_template=template, return_dict=True, return_assistant_tokens_mask=True
+        )
+        if len(coded["input_ids"]) <= 513:
+            expected.append((coded["input_ids"][1:], coded["assistant_masks"][1:]))
+    both = examples["train"] + examples["dev"]
+    assert all(example in both for example in expected)
+    assert len(expected) > 200
+    assert metrics["conversations"] == len(conversations) == len(both) + metrics["dropped_conversations"]
+    assert (metrics["train_examples"], metrics["dev_examples"]) == (len(examples["train"]), len(examples["dev"]))
+    assert metrics["tokens"] == sum(len(indices) for indices, _ in both)
+    assert metrics["trained_tokens"] == sum(sum(mask) for _, mask in both)
+    assert max(len(indices) for indices, _ in both) <= 512
+
+
+def test_the_files_do_not_depend_on_the_number_of_processes(
+    options: BuildChatData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(build_chat_data, "CHUNK", 7)
+    build(tmp_path / "a", options)
+    build(tmp_path / "b", dataclasses.replace(options, num_processors=2))
+    contents = [{p.name: p.read_bytes() for p in (tmp_path / name).iterdir()} for name in "ab"]
+    assert contents[0] == contents[1]
+    assert sorted(contents[0]) == [
+        "chat_template.jinja",
+        "dev-00000-of-00001.tfrecord",
+        "dev-00000-of-00001.tfrecord.index",
+        "train-00000-of-00001.tfrecord",
+        "train-00000-of-00001.tfrecord.index",
+    ]
+
+
+def test_the_split_is_by_conversation_seeded_and_without_leaks(options: BuildChatData, tmp_path: Path) -> None:
+    conversations = [[{"User": f"question {i % 50}", "Assistant": "answer"}] for i in range(100)]
+    (tmp_path / "chat").mkdir()
+    (tmp_path / "chat/a.json").write_text(json.dumps(conversations))
+    options = dataclasses.replace(options, input_dir=str(tmp_path / "chat"), input_regex="*.json")
+    sides: list[set[tuple[int, ...]]] = []
+    for seed in (1, 1, 2):
+        build(tmp_path / f"{len(sides)}", dataclasses.replace(options, seed=seed))
+        examples = read(tmp_path / f"{len(sides)}")
+        train, dev = ({tuple(indices) for indices, _ in examples[split]} for split in ("train", "dev"))
+        assert not train & dev
+        assert (len(examples["train"]), len(examples["dev"])) == (90, 10)
+        sides.append(dev)
+    assert sides[0] == sides[1] != sides[2]
+
+
+@pytest.mark.parametrize(
+    ("count", "proportion", "held_out"), [(1, 0.5, 0), (2, 0.001, 1), (2, 0.5, 1), (3, 0.5, 2), (40, 0.1, 4), (40, 0, 0)]
+)
+def test_at_least_one_conversation_is_held_out_and_one_stays(count: int, proportion: float, held_out: int) -> None:
+    conversations = [[{"User": str(i), "Assistant": "answer"}] for i in range(count)]
+    assert len(build_chat_data.dev(conversations, proportion, 0)) == held_out
+
+
+def test_what_does_not_fit_is_counted(folder: Path, options: BuildChatData, tmp_path: Path) -> None:
+    long = {"User": "short", "Assistant": "a long answer " * 100}
+    conversations = [
+        [{"User": "short", "Assistant": "short"}, long, long],
+        [long, long],
+        [{"User": "a long question " * 100, "Assistant": "short"}],
+    ]
+    (tmp_path / "chat").mkdir()
+    (tmp_path / "chat/a.jsonl").write_text("".join(json.dumps(c) + "\n" for c in conversations))
+    options = dataclasses.replace(options, input_dir=str(tmp_path / "chat"), dev_proportion=0)
+    metrics = build(tmp_path / "a", options)
+    assert {key: metrics[key] for key in ("dropped_turns", "cut_answers", "dropped_conversations", "dev_examples")} == {
+        "dropped_turns": 3,
+        "cut_answers": 1,
+        "dropped_conversations": 1,
+        "dev_examples": 0,
+    }
+    _, cut = read(tmp_path / "a")["train"]
+    assert len(cut[0]) == 512
+    assert 2 not in np.asarray(cut[0])[np.asarray(cut[1]) == 1]
+    assert not list((tmp_path / "a").glob("dev*"))
+
+
+def test_bad_input_is_one_error(folder: Path, options: BuildChatData, tmp_path: Path) -> None:
+    with pytest.raises(
+        DataError, match=r"no file matches --input_regex '\*\.json'; the folder holds chinese\.jsonl, english\.jsonl"
+    ):
+        build(tmp_path / "a", dataclasses.replace(options, input_regex="*.json"))
+    with pytest.raises(DataError, match=r"none of 2\d\d conversations .* fits into --max_seq_length 8"):
+        build(tmp_path / "b", dataclasses.replace(options, max_seq_length=8))
+    (tmp_path / "chat").mkdir()
+    (tmp_path / "chat/a.jsonl").write_text("")
+    with pytest.raises(DataError, match=r"no conversation in a\.jsonl"):
+        build(tmp_path / "c", dataclasses.replace(options, input_dir=str(tmp_path / "chat")))
+    (tmp_path / "chat/a.jsonl").write_text('[{"User": "a", "Asistant": "b"}]\n')
+    with pytest.raises(DataError, match=r"a\.jsonl:1, turn 0: unknown key 'Asistant'; did you mean 'Assistant'"):
+        build(tmp_path / "d", dataclasses.replace(options, input_dir=str(tmp_path / "chat")))
+    with pytest.raises(DataError, match=r"no tokenizer"):
+        build(tmp_path / "e", dataclasses.replace(options, tokenizer_name_or_path=str(tmp_path)))
+    assert not any(list((tmp_path / name).iterdir()) for name in "abcde")

@@ -1,0 +1,334 @@
+"""Evaluation: known scores by a scripted language model, the same pipeline on a real tiny one, perplexity, refusals."""
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import sentencepiece
+import torch
+from lm_eval.api.instance import Instance
+from lm_eval.api.model import LM
+from torch.nn import functional
+
+from minima import flags
+from minima.benchmarks import BENCHMARKS
+from minima.data import records, tokenization
+from minima.errors import DataError, NotReadyError, UsageError
+from minima.evaluation import copies, harness, sandbox
+from minima.options import Evaluate
+from minima.stages import evaluate
+from minima.workspace import artifact
+from tests.unit import tiny
+
+FIXTURES = Path(__file__).parents[2] / "fixtures" / "benchmarks"
+VOCAB = 900
+
+
+class Scripted(LM):
+    """Answers by a script: the text to say for each question that contains a key."""
+
+    def __init__(self, script: Mapping[str, str]) -> None:
+        super().__init__()
+        self.script = script
+        self.contexts: list[str] = []
+
+    def _said(self, context: str) -> str:
+        self.contexts.append(context)
+        # The question is the last; what stands before it are the shots.
+        return max((context.rfind(key), said) for key, said in self.script.items() if key in context)[1]
+
+    def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
+        answers = [(self._said(r.args[0]), r.args[1]) for r in requests]
+        return [(0.0, True) if said == continuation.strip() else (-1.0, False) for said, continuation in answers]
+
+    def generate_until(self, requests: list[Instance]) -> list[str]:
+        return [self._said(r.args[0]) for r in requests]
+
+    def loglikelihood_rolling(self, requests: list[Instance]) -> list[float]:
+        raise NotImplementedError
+
+
+# For each benchmark: a script with two right answers and a wrong one.
+SCRIPTS: dict[str, dict[str, str]] = {
+    # Both of anatomy, not the one of astronomy: 2/3 over items, and not the mean of 1 and 0 over subjects.
+    "mmlu": {"pumps blood": "B", "chambers": "C", "closest to the Sun": "A"},
+    "ceval": {"签订买卖合同": "B", "代表被告": "C", "小花是一只猫": "D"},
+    "drop": {"longest goal": " 34", "lost the match": " Herons", "bridge opened": " 3 May 1871"},
+    "bbh": {"Turn around. Take 2 steps.": "Yes", "Take 1 step.\nOptions": "Yes", "pear fig apple": "apple fig pear"},
+    "gsm8k": {
+        "7 loaves": " 7 * 6 = 42. The answer is 42.",
+        "1,500 stamps": " The answer is 1250.",
+        "3 tickets": " It is 24 dollars.",
+    },
+    "humaneval": {"twice": "    return x + x\n", "largest": "    return max(values)\n", "is_even": "    return n % 2\n"},
+}
+# What stands once before each question and each shot.
+TURNS = {"mmlu": "Answer:", "ceval": "答案：", "drop": None, "bbh": "Q:", "gsm8k": "Q:", "humaneval": "def "}
+
+
+def data_of(name: str) -> copies.Data:
+    return copies.find(BENCHMARKS[name], str(FIXTURES))
+
+
+@pytest.mark.parametrize("name", [name for name in SCRIPTS if name != "humaneval"])
+def test_known_scores(name: str) -> None:
+    lm = Scripted(SCRIPTS[name])
+    data = data_of(name)
+    score = harness.score(lm, data, seed=1)
+    assert score.value == pytest.approx(2 / 3)
+    assert sum(part["items"] for part in score.subjects.values()) == 3
+    benchmark = BENCHMARKS[name]
+    if turn := TURNS[name]:
+        assert {context.count(turn) for context in lm.contexts} == {benchmark.shots + 1}
+    scored = [json.dumps(row, ensure_ascii=False) for s in data.subjects.values() for row in s[benchmark.splits[0]]]
+    assert len(score.samples) == len(scored) * (2 if name == "gsm8k" else 1)
+
+
+def test_each_benchmark_by_its_details() -> None:
+    mmlu = harness.score(Scripted(SCRIPTS["mmlu"]), data_of("mmlu"), seed=1)
+    assert mmlu.subjects == {"anatomy": {"score": 1.0, "items": 2}, "astronomy": {"score": 0.0, "items": 1}}
+    drop = harness.score(Scripted(SCRIPTS["drop"] | {"lost the match": " the Otters side"}), data_of("drop"), seed=1)
+    assert drop.value == pytest.approx(2 / 3)
+    assert drop.others["f1,none"] == pytest.approx((1 + 1 + 0.67) / 3)
+    gsm8k = harness.score(Scripted(SCRIPTS["gsm8k"]), data_of("gsm8k"), seed=1)
+    assert gsm8k.others["exact_match,flexible-extract"] == 1.0  # "It is 24 dollars." has the number, not the words.
+
+
+def test_shots_come_from_their_own_split() -> None:
+    for name, shot, item in (("mmlu", "Which bone is in the thigh?", "chambers"), ("ceval", "负责审理案件的机关", "代表被告")):
+        lm = Scripted(SCRIPTS[name])
+        harness.score(lm, data_of(name), seed=1)
+        context = next(c for c in lm.contexts if item in c)
+        assert context.count(shot) == 1
+        assert context.count(item) == 1
+        assert context.rstrip().endswith({"mmlu": "Answer:", "ceval": "答案："}[name])
+
+
+def test_the_seed_draws_the_shots_of_drop() -> None:
+    def contexts(seed: int) -> list[str]:
+        lm = Scripted(SCRIPTS["drop"])
+        harness.score(lm, data_of("drop"), seed=seed)
+        return lm.contexts
+
+    assert contexts(1) == contexts(1)
+    assert len({tuple(contexts(seed)) for seed in range(3)}) > 1
+    held = ("How many hens", "Who bought", "How many birds", "When did the mill")
+    assert all(sum(c.count(h) for h in held) == 3 for c in contexts(1))
+
+
+def test_pass_at_1_with_a_scripted_judge() -> None:
+    programs: list[str] = []
+
+    def judge(program: str) -> bool:
+        programs.append(program)
+        return len(programs) < 3
+
+    lm = Scripted(SCRIPTS["humaneval"])
+    score = harness.score(lm, data_of("humaneval"), seed=1, judge=judge)
+    assert score.value == pytest.approx(2 / 3)
+    assert lm.contexts == [row["prompt"] for row in data_of("humaneval").subjects["openai_humaneval"]["test"]]
+    assert programs[0].startswith("def twice(x: int) -> int:\n")
+    assert "\n    return x + x\n\ndef check(candidate):\n" in programs[0]
+    assert programs[0].endswith("\ncheck(twice)\n")
+
+
+def test_pass_at_1_in_the_sandbox() -> None:
+    try:
+        sandbox.check()
+    except UsageError as error:
+        pytest.skip(str(error))
+    score = harness.score(Scripted(SCRIPTS["humaneval"]), data_of("humaneval"), seed=1, judge=lambda p: sandbox.run(p).passed)
+    assert score.value == pytest.approx(2 / 3)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random LLaMA of 64 positions with a SentencePiece tokenizer."""
+    place = tmp_path_factory.mktemp("model")
+    lines = [line for file in sorted(FIXTURES.rglob("*.jsonl")) for line in file.read_text(encoding="utf-8").splitlines()]
+    with open(place / "sp.model", "wb") as out:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter([*lines, *["        return x", "    return x"] * 20]),
+            model_writer=out,
+            vocab_size=VOCAB,
+            model_type="bpe",
+            byte_fallback=True,
+            character_coverage=0.98,
+            normalization_rule_name="identity",
+            remove_extra_whitespaces=False,
+            minloglevel=2,
+        )
+    model = place / "model"
+    llama = tiny.llama(vocab=VOCAB)
+    llama.config.max_position_embeddings = 64  # Short prompts and answers: a fast test.
+    llama.save_pretrained(model)
+    tokenization.write(place / "sp.model", model)
+    return model
+
+
+@pytest.fixture(scope="module")
+def dev(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Records of different lengths; of the last one only some tokens count."""
+    place = tmp_path_factory.mktemp("dev") / "dev.tfrecord"
+    random = np.random.default_rng(0)
+    rows = [{"indices": random.integers(3, VOCAB, n)} for n in (24, 24, 9)]
+    rows.append({"indices": random.integers(3, VOCAB, 16), "mask": np.array([0] * 10 + [1] * 5 + [0])})
+    records.write(place, [{"mask": np.ones_like(row["indices"]), **row} for row in rows])
+    return place
+
+
+def evaluated(tmp_path: Path, folder: Path, **options: Any) -> dict[str, Any]:
+    tmp_path.mkdir(exist_ok=True)
+    settings = Evaluate(output_dir=str(tmp_path), **{"model_name_or_path": str(folder), "tasks": (), **options})
+    return evaluate.run(settings, artifact.Output(tmp_path, settings, {}, lambda: None, 0.0))
+
+
+def test_a_real_model_end_to_end(
+    tmp_path: Path, folder: Path, dev: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sandbox, "check", lambda: None)
+    monkeypatch.setattr(sandbox, "run", lambda program: sandbox.Verdict(False, "not run"))
+    everything: dict[str, Any] = {
+        "tasks": tuple(BENCHMARKS),
+        "data_dir": str(FIXTURES),
+        "dev_record_path_or_regex": str(dev),
+        "question": "Which organ pumps blood?",
+        "run_programs_in": "bubblewrap",
+    }
+    metrics = evaluated(tmp_path / "a", folder, **everything)
+    assert set(metrics) == {
+        *BENCHMARKS,
+        *(f"{name}_items" for name in BENCHMARKS),
+        "dev_perplexity",
+        "answer",
+    }
+    assert all(isinstance(value, (int, float, str)) for value in metrics.values())
+    assert sorted(p.name for p in (tmp_path / "a").iterdir()) == ["answer.txt", "results.json", "results.md", "samples.jsonl"]
+    results = json.loads((tmp_path / "a/results.json").read_text(encoding="utf-8"))
+    mmlu = results["benchmarks"]["mmlu"]
+    assert (mmlu["items"], mmlu["partial"], mmlu["shots"], len(mmlu["missing_subjects"])) == (3, True, 5, 55)
+    assert results["benchmarks"]["smoke_english"]["partial"] is False
+    assert results["benchmarks"]["humaneval"]["score"] == 0
+    assert results["benchmarks"]["gsm8k"]["generated_tokens_lowered_to"] == 32
+    assert results["versions"]["lm-eval"].startswith("0.4.")
+    table = (tmp_path / "a/results.md").read_text(encoding="utf-8")
+    assert "| mmlu (partial) | 5 | 3 |" in table
+    assert "| 46.00 | 26.97 | 28.51 | 40.14 | 38.40 | 46.17 |" in table
+    samples = [json.loads(line) for line in (tmp_path / "a/samples.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert len(samples) == 40 + 40 + 6 * 3 + 3  # gsm8k has two filters
+    said = capsys.readouterr().err
+    assert "evaluate: mmlu: " in said
+    assert "requests" not in said  # lm-evaluation-harness's progress bars do not belong in a log
+
+    again = evaluated(tmp_path / "b", folder, **everything)
+    assert again == metrics
+    for name in ("results.json", "samples.jsonl", "answer.txt"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+def test_the_seed_draws_the_answer(tmp_path: Path, folder: Path) -> None:
+    answers = {evaluated(tmp_path, folder, question="blood?", seed=seed)["answer"] for seed in (1, 2, 3)}
+    assert len(answers) > 1
+
+
+def test_perplexity_is_that_of_full_logits(folder: Path, dev: Path) -> None:
+    model = tiny.llama(vocab=VOCAB)
+    held_out = records.Records(records.find(dev))
+    total, tokens = 0.0, 0
+    for i in range(len(held_out)):
+        ids, mask = torch.from_numpy(held_out[i]["indices"]), torch.from_numpy(held_out[i]["mask"]).bool()
+        with torch.no_grad():
+            logits = model(torch.cat([torch.tensor([1]), ids[:-1]])[None]).logits[0]
+        total += functional.cross_entropy(logits[mask].double(), ids[mask], reduction="sum").item()
+        tokens += int(mask.sum())
+    for batch_size in (1, 3, 8):  # Padding counts nowhere.
+        got = evaluate.perplexity(model, held_out, 1, batch_size)
+        assert (got["tokens"], got["records"]) == (tokens, 4) == (24 + 24 + 9 + 5, 4)
+        assert got["dev_perplexity"] == pytest.approx(math.exp(total / tokens), rel=1e-5)
+
+
+def test_perplexity_refuses(tmp_path: Path) -> None:
+    def held_out(name: str, row: dict[str, np.ndarray]) -> records.Records:
+        records.write(tmp_path / name, [row])
+        return records.Records([tmp_path / name])
+
+    model = tiny.llama(vocab=VOCAB)
+    outside = held_out("outside.tfrecord", {"indices": np.array([5, VOCAB])})
+    with pytest.raises(DataError, match=f"record 0 has the id {VOCAB}; the model's vocabulary has {VOCAB}"):
+        evaluate.perplexity(model, outside, 1, 8)
+    nothing = held_out("nothing.tfrecord", {"indices": np.array([5, 6]), "mask": np.array([0, 0])})
+    with pytest.raises(DataError, match="no token counts in 1 records"):
+        evaluate.perplexity(model, nothing, 1, 8)
+    with torch.no_grad():
+        model.lm_head.weight[0, 0] = math.nan
+    broken = held_out("broken.tfrecord", {"indices": np.array([5, 6])})
+    with pytest.raises(DataError, match="its weights are broken"):
+        evaluate.perplexity(model, broken, 1, 8)
+
+
+def test_a_generated_body_keeps_its_first_space(folder: Path) -> None:
+    """LLaMA's decoder drops the first space: four of an indent become three, and Python refuses the body."""
+    words = tokenization.load(folder)
+    lm = harness.Model(tiny.llama(vocab=VOCAB), words, 1)
+    body = "    return x\n        return x"
+    ids = words("\n" + body, add_special_tokens=False)["input_ids"]
+    start = next(i for i in range(len(ids)) if str(words.decode(ids[:i])).endswith("\n"))
+    assert lm.tok_decode(ids[start:]) == body[1:]
+    lm.keeps_spaces = True
+    assert lm.tok_decode(ids[start:]) == body
+    assert lm.tok_decode(words.eos_token_id, skip_special_tokens=False) == "</s>"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"tasks": []}, "nothing to do"),
+        ({"tasks": ["mlmu"]}, r"did you mean 'mmlu'\?"),
+        ({"tasks": ["belle-bench"]}, "belle-bench is not there yet"),
+        ({"tasks": ["mmlu"]}, "mmlu needs data_dir, a folder with an offline copy of cais/mmlu"),
+        ({"tasks": ["humaneval"], "data_dir": "/d"}, "programs that the model writes; give run_programs_in bubblewrap"),
+    ],
+)
+def test_options_that_cannot_work(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=f"^tasks: .*{message}"):
+        flags.build(Evaluate, {"output_dir": "o", "model_name_or_path": "m", **options}, str)
+
+
+def test_refuses_before_the_model_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(NotReadyError, match="hf download openai/gsm8k"):
+        evaluated(tmp_path / "out", tmp_path / "no-model", tasks=("smoke_english", "gsm8k"), data_dir=".")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_humaneval_refuses_without_bwrap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(UsageError, match="bwrap is not installed"):
+        evaluated(
+            tmp_path,
+            tmp_path / "no-model",
+            tasks=("humaneval",),
+            data_dir=str(FIXTURES),
+            run_programs_in="bubblewrap",
+        )
+
+
+def test_a_question_that_does_not_fit(tmp_path: Path, folder: Path) -> None:
+    with pytest.raises(UsageError, match=r"--question: \d+ tokens with its chat template; the model has 64 positions"):
+        evaluated(tmp_path, folder, question="Why? " * 300)
+
+
+def test_the_chat_template_is_used(folder: Path) -> None:
+    from minima.data import chat
+
+    words = tokenization.load(folder)
+    plain = evaluate._prompt(words, "Who?", 256)
+    chat.install(words)
+    templated = evaluate._prompt(words, "Who?", 256)
+    assert chat.ASSISTANT not in str(words.decode(plain))
+    assert str(words.decode(templated)).endswith(chat.ASSISTANT)
+    assert templated.count(words.bos_token_id) == 1

@@ -1,0 +1,306 @@
+"""The training loop: against plain PyTorch, over numbers of processes, and across interruptions."""
+
+import json
+import math
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F  # noqa: N812 its usual name
+from torch import Tensor
+
+from minima.data import order
+from minima.data.batch import collate
+from minima.errors import DataError, StageError, TerminatedError, UsageError
+from minima.process.launch import one_form_of_errors
+from minima.training import engine, loop
+from minima.workspace.artifact import Output
+from tests.unit.training import runs
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture(autouse=True)
+def _alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    runs.alone(monkeypatch)
+
+
+def rows(folder: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def launch(what: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m"]
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("RANK", "WORLD", "LOCAL_", "MASTER_"))}
+    return subprocess.run(
+        [*command, "tests.unit.training.runs", what, str(folder)],
+        cwd=ROOT,
+        env=environment | {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def broken(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two processes: an unbroken run, one where one process got SIGTERM in its second step, one where one process died."""
+    folder = tmp_path_factory.mktemp("two")
+    ended = launch("break", folder)
+    for line in ("rank 0: TerminatedError 143", "rank 1: TerminatedError 143", "rank 0: LostPeerError 134"):
+        assert line in ended.stderr, ended.stderr
+    assert ended.stdout == ""
+    assert [p.name for p in (folder / "resumed" / "checkpoints").iterdir()] == ["step-00000002"]
+    return folder
+
+
+def plain(steps: int, **changes: Any) -> tuple[dict[str, Tensor], list[float], list[float]]:
+    """The same run in plain PyTorch, one sequence at a time: weights, losses and norms of the gradients."""
+    chosen = runs.options(Path("unused"), **changes)
+    llama, data = runs.model().train(), runs.examples(35)
+    matrices = [p for p in llama.parameters() if p.ndim > 1]
+    vectors = [p for p in llama.parameters() if p.ndim == 1]
+    groups = [{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=1.0, betas=(0.9, 0.95), eps=1e-8)
+    losses, norms = [], []
+    for step in range(steps):
+        epoch, n = divmod(step, 35 // 8)
+        total, count = torch.zeros(()), 0
+        for index in order.batch(chosen.seed, epoch, n, 8, 35):
+            one = data[index]
+            ids = torch.from_numpy(one["indices"])
+            logits = llama(input_ids=torch.cat([torch.tensor([1]), ids[:-1]])[None]).logits[0]
+            counted = torch.from_numpy(one["mask"]) == 1
+            total = total + F.cross_entropy(logits[counted], ids[counted], reduction="sum")
+            count += int(counted.sum())
+        optimizer.zero_grad()
+        (total / count).backward()
+        norms.append(float(torch.nn.utils.clip_grad_norm_(llama.parameters(), chosen.max_grad_norm)))
+        losses.append(float(total.detach() / count))
+        for group in optimizer.param_groups:
+            group["lr"] = loop.learning_rate(step, runs.STEPS, chosen)
+        optimizer.step()
+    return runs.weights(llama), losses, norms
+
+
+def near(found: dict[str, Tensor], expected: dict[str, Tensor], atol: float = 2e-5) -> None:
+    assert found.keys() == expected.keys()
+    for name in expected:
+        torch.testing.assert_close(found[name], expected[name], rtol=0, atol=atol)
+
+
+@pytest.mark.parametrize(("micro", "stage", "recompute"), [(1, 1, False), (4, 2, True), (8, 1, True)])
+def test_equals_plain_pytorch(micro: int, stage: int, recompute: bool, tmp_path: Path) -> None:
+    """Defect 1: the published loss was divided by the accumulation steps twice; here 8, 2 and 1 of them agree."""
+    chosen = runs.options(tmp_path, per_device_train_batch_size=micro, zero_stage=stage, use_act_ckpt=recompute)
+    llama, metrics = runs.run(chosen)
+    expected, losses, norms = plain(runs.STEPS)
+    steps = [row for row in rows(tmp_path) if "loss" in row]
+    assert [row["step"] for row in steps] == list(range(1, runs.STEPS + 1))
+    assert [row["loss"] for row in steps] == pytest.approx(losses, rel=1e-5)
+    assert [row["grad_norm"] for row in steps] == pytest.approx(norms, rel=1e-4)
+    assert min(norms) > chosen.max_grad_norm, "every step must be one that clips"
+    near(runs.weights(llama), expected)
+    assert metrics["steps"] == runs.STEPS
+    assert metrics["loss"] == pytest.approx(losses[-1], rel=1e-5)
+
+
+def test_two_processes_equal_one(broken: Path) -> None:
+    near(torch.load(broken / "unbroken.pt", weights_only=True), plain(runs.STEPS)[0])
+
+
+def test_resumes_bit_for_bit(broken: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(broken, folder)
+    ended = launch("resume", folder)
+    assert ended.returncode == 0, ended.stderr
+    resumed = torch.load(folder / "resumed.pt", weights_only=True)
+    unbroken = torch.load(folder / "unbroken.pt", weights_only=True)
+    assert all(torch.equal(resumed[name], unbroken[name]) for name in unbroken)
+    measured = [
+        [{k: v for k, v in row.items() if k not in {"time", "tokens_per_second"}} for row in rows(folder / name)]
+        for name in ("resumed", "unbroken")
+    ]
+    assert measured[0] == measured[1]
+
+
+@pytest.mark.parametrize("stage", [1, 2])
+def test_resumes_with_one_process_of_two(stage: int, broken: Path, tmp_path: Path) -> None:
+    shutil.copytree(broken / "resumed", tmp_path / "run")
+    llama, _ = runs.run(runs.options(tmp_path / "run", zero_stage=stage, per_device_train_batch_size=4))
+    near(runs.weights(llama), torch.load(broken / "unbroken.pt", weights_only=True))
+    assert [row["step"] for row in rows(tmp_path / "run") if "loss" in row] == list(range(1, runs.STEPS + 1))
+
+
+def test_bfloat16_keeps_the_positions_precise(tmp_path: Path) -> None:
+    """Defect 6. DeepSpeed 0.19 casts weights only; a cast of buffers too would show here."""
+    llama = runs.model().to(torch.bfloat16)
+    llama.model.rotary_emb.inv_freq = runs.model().model.rotary_emb.inv_freq
+    expected = llama.model.rotary_emb.inv_freq.clone()
+    llama, metrics = runs.run(runs.options(tmp_path, use_bf16=True, learning_rate=1e-2), llama=llama)
+    assert llama.model.rotary_emb.inv_freq.dtype == torch.float32
+    assert torch.equal(llama.model.rotary_emb.inv_freq, expected)
+    assert llama.lm_head.weight.dtype == torch.bfloat16
+    assert metrics["loss"] < rows(tmp_path)[1]["loss"]
+
+
+def test_bfloat16_resumes_with_float32_master_weights(tmp_path: Path) -> None:
+    def run(name: str, **changes: Any) -> dict[str, Tensor]:
+        llama = runs.model().to(torch.bfloat16)
+        llama, _ = runs.run(runs.options(tmp_path / name, use_bf16=True), llama=llama, **changes)
+        return runs.weights(llama)
+
+    unbroken = run("unbroken")
+    with pytest.raises(TerminatedError):
+        run("resumed", terminate_at=3 * 8 + 1)
+    resumed = run("resumed")
+    assert all(torch.equal(resumed[name], unbroken[name]) for name in unbroken)
+
+
+def test_perplexity_is_of_all_tokens(tmp_path: Path) -> None:
+    """Defect 7: not 2^nats, and not a mean over batches or processes."""
+    _, metrics = runs.run(runs.options(tmp_path, per_device_eval_batch_size=2))
+    llama = runs.model()
+    batch = collate(runs.examples(5, seed=1), llama.config, 16)
+    nll = F.cross_entropy(llama(input_ids=batch.input_ids).logits.flatten(0, 1), batch.labels.flatten(), reduction="sum")
+    assert metrics["dev_perplexity_start"] == pytest.approx(math.exp(nll.item() / batch.trained), rel=1e-5)
+    assert metrics["dev_perplexity"] < metrics["dev_perplexity_start"]
+    assert [row["step"] for row in rows(tmp_path) if "dev_perplexity" in row] == [0, 4, 6]
+
+
+def test_padding_on_the_right_changes_nothing() -> None:
+    llama = runs.model()
+    records = runs.examples(4)
+    together = collate(records, llama.config, 16)
+    assert together.input_ids.shape[1] % 8 == 0
+    hidden = llama.model(input_ids=together.input_ids).last_hidden_state
+    for row, record in enumerate(records):
+        length = len(record["indices"])
+        alone = llama.model(input_ids=together.input_ids[row : row + 1, :length]).last_hidden_state
+        torch.testing.assert_close(hidden[row, :length], alone[0], rtol=1e-5, atol=1e-5)
+        assert (together.labels[row, length:] == -100).all()
+        assert together.input_ids[row, 0] == 1
+        assert together.input_ids[row, 1:length].tolist() == record["indices"][:-1].tolist()
+
+
+def test_early_stopping_ends_with_the_best_weights_and_survives_a_break(tmp_path: Path) -> None:
+    """Defect 8. A rate that is far too high makes the first epoch the best; patience 2 ends after the third."""
+    changes = {"learning_rate": 0.3, "num_train_epochs": 8, "max_steps": 0, "lr_scheduler_type": "constant"}
+    changes |= {"warmup_proportion": 0.0, "max_grad_norm": 100.0, "keep_checkpoints": 0, "save_interval": 3}
+
+    def run(name: str, **more: Any) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        llama, metrics = runs.run(runs.options(tmp_path / name, **changes), num_patience_epochs=2, **more)
+        return runs.weights(llama), {k: v for k, v in metrics.items() if "second" not in k}
+
+    unbroken, metrics = run("unbroken")
+    by_step = {row["step"]: row["dev_perplexity"] for row in rows(tmp_path / "unbroken") if "dev_perplexity" in row}
+    ends = {step: value for step, value in by_step.items() if step}
+    assert metrics["stopped_early"] == 1
+    assert metrics["best_step"] == min(ends, key=lambda step: ends[step]) == metrics["steps"] - 8
+    assert metrics["dev_perplexity"] == min(ends.values())
+    with pytest.raises(TerminatedError):
+        run("broken", terminate_at=8 * (metrics["best_step"] + 5) + 1)
+    again, resumed = run("broken")
+    assert resumed == metrics
+    assert all(torch.equal(again[name], unbroken[name]) for name in unbroken)
+
+
+def test_steps_after_a_loss_that_is_not_finite_are_not_made(tmp_path: Path) -> None:
+    llama = runs.model()
+    with torch.no_grad():
+        llama.lm_head.weight[0, 0] = math.inf
+    with pytest.raises(StageError, match="not finite at step 1"):
+        runs.run(runs.options(tmp_path), llama=llama, dev_records=None)
+
+
+def test_sigterm_is_the_callers_again_afterwards(tmp_path: Path) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    runs.run(runs.options(tmp_path, max_steps=1))
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.parametrize("kind", ["cosine", "linear", "constant"])
+def test_learning_rate(kind: str) -> None:
+    chosen = runs.options(Path("unused"), lr_scheduler_type=kind, learning_rate=2.0, warmup_proportion=0.1)
+    rates = [loop.learning_rate(step, 100, chosen) for step in range(100)]
+    assert rates[:10] == pytest.approx([0.2 * (i + 1) for i in range(10)])
+    assert max(rates) == rates[10] == 2.0
+    assert rates[55] == pytest.approx(2.0 if kind == "constant" else 1.0)
+    assert all(rate > 0 for rate in rates)
+    assert loop.learning_rate(0, 1, runs.options(Path("unused"), warmup_proportion=1.0)) > 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"per_device_train_batch_size": 3}, UsageError, r"--per_device_train_batch_size: 3 .*valid: 1, 2, 4, 8"),
+        ({"global_batch_size": 36}, UsageError, r"--global_batch_size: 36 .*valid: 1 to 35"),
+        ({"max_seq_length": 257}, DataError, r"--max_seq_length: 257 tokens, the model has 256 positions"),
+        ({"max_seq_length": 8}, DataError, r"a record holds \d+ ids; valid: 1 to --max_seq_length 8"),
+    ],
+)
+def test_options_that_cannot_work(changes: dict[str, Any], error: type[Exception], message: str, tmp_path: Path) -> None:
+    with pytest.raises(error, match=message):
+        runs.run(runs.options(tmp_path, **changes))
+
+
+def test_an_id_that_the_model_has_not(tmp_path: Path) -> None:
+    data = runs.examples(35)
+    data[3]["indices"][2] = runs.VOCABULARY
+    with pytest.raises(DataError, match="holds the id 64; the model's vocabulary ends at 63"):
+        runs.run(runs.options(tmp_path), train_records=data)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"gradient_clipping": 8}', "'gradient_clipping' would change the result; --max_grad_norm says it"),
+        ('{"zero_optimization": {"stage": 3}}', "'zero_optimization.stage'; --zero_stage says it"),
+        ("[1]", "a list; valid: a JSON object"),
+        ("{", "name a DeepSpeed configuration in JSON"),
+    ],
+)
+def test_a_deepspeed_file_that_would_change_the_result(text: str, message: str, tmp_path: Path) -> None:
+    file = tmp_path / "ds.json"
+    file.write_text(text)
+    with pytest.raises(UsageError, match=message):
+        engine.configuration(runs.options(tmp_path, deepspeed=str(file)), 1)
+
+
+def test_a_deepspeed_file_is_laid_over(tmp_path: Path) -> None:
+    file = tmp_path / "ds.json"
+    file.write_text('{"zero_optimization": {"reduce_bucket_size": 1000}}')
+    config = engine.configuration(runs.options(tmp_path, deepspeed=str(file), zero_stage=2), 4)
+    assert config["zero_optimization"] == {"stage": 2, "reduce_bucket_size": 1000}
+    assert config["gradient_accumulation_steps"] == 2
+
+
+def test_libraries_errors_get_our_exit_codes() -> None:
+    with pytest.raises(MemoryError), one_form_of_errors():
+        raise torch.OutOfMemoryError("CUDA out of memory")
+    with pytest.raises(RuntimeError, match="something else"), one_form_of_errors():
+        raise RuntimeError("something else")
+
+
+def test_another_run_in_the_folder(tmp_path: Path) -> None:
+    with pytest.raises(TerminatedError):
+        runs.run(runs.options(tmp_path), terminate_at=9)
+    with pytest.raises(UsageError, match=r"belongs to another run \(learning_rate 0.003 there, 0.1 now\)"):
+        runs.run(runs.options(tmp_path, learning_rate=0.1))
+
+
+def test_the_lease_is_looked_at_before_a_checkpoint_appears(tmp_path: Path) -> None:
+    def lost() -> None:
+        raise StageError("lease lost")
+
+    chosen = runs.options(tmp_path, save_interval=2)
+    with pytest.raises(StageError, match="lease lost"):
+        runs.run(chosen, output=Output(tmp_path, chosen, {}, lost))
+    assert list((tmp_path / "checkpoints").glob("step-*")) == []

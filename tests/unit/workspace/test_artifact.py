@@ -1,0 +1,249 @@
+"""Keys, markers, lineage, and what counts as finished."""
+
+import dataclasses
+import json
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from minima.errors import DataError, NotReadyError, UsageError
+from minima.options import Convert, Distill, Evaluate, ExpandVocab
+from minima.workspace import artifact
+from minima.workspace.inputs import check_input, check_inputs, input_files, input_key, path_digest
+from minima.workspace.lease import Lease
+from minima.workspace.marker import CHECKPOINTS, MARKER
+
+OUT = "/elsewhere/out"
+STUDENT = {"layer": 2, "hidden": 8, "head": 2, "intermediate": 16}
+
+
+def make(folder: Path, options: Convert | ExpandVocab) -> dict[str, object]:
+    """What a stage does around its work, with a file of two lines as its work."""
+    folder.mkdir(parents=True)
+    (folder / "model.safetensors").write_text("weights")
+    output = artifact.Output(folder, options, check_inputs(options), lambda: None)
+    return output.commit({"parameters": 7})
+
+
+@pytest.fixture
+def outside(tmp_path: Path) -> Path:
+    folder = tmp_path / "llama"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    return folder
+
+
+@pytest.fixture
+def options(tmp_path: Path, outside: Path) -> Convert:
+    return Convert(output_dir=str(tmp_path / "out"), model_name_or_path=str(outside), **STUDENT)  # type: ignore[arg-type]
+
+
+def test_the_marker_is_found_and_says_what_was_made(tmp_path: Path, options: Convert) -> None:
+    marker = make(tmp_path / "out", options)
+    assert artifact.finished(options) == marker
+    assert marker["metrics"] == {"parameters": 7}
+    assert list(marker["files"]) == ["model.safetensors"]  # type: ignore[call-overload]
+    assert marker["key"] == artifact.key(options, {"model_name_or_path": options.model_name_or_path})
+
+
+def test_execution_does_not_change_the_key_and_identity_does() -> None:
+    def key(**changes: object) -> str:
+        base = {
+            "output_dir": "/o",
+            "teacher_model_name_or_path": "/t",
+            "student_model_name_or_path": "/s",
+            "record_path_or_regex": "/r",
+        }
+        return artifact.key(Distill(**{**base, **changes}), {"teacher_model_name_or_path": "/t"})  # type: ignore[arg-type]
+
+    assert key() == key(output_dir="/elsewhere", zero_stage=2, per_device_train_batch_size=4, log_interval=1)
+    assert len({key(), key(seed=1), key(temperature=2.0), key(use_bf16=True), key(global_batch_size=8)}) == 5
+
+
+def test_the_key_is_the_same_everywhere() -> None:
+    """Golden: a change of this value makes every workspace start again, so it needs a new FORMAT and a reason."""
+    options = ExpandVocab(output_dir="/o", llama_tokenizer_dir="/l", chinese_sp_path="/c")
+    assert artifact.key(options, {"llama_tokenizer_dir": "/l", "chinese_sp_path": "/c"}) == "e0a0139f"
+
+
+def test_input_keys_follow_the_chain(tmp_path: Path, options: Convert) -> None:
+    marker = make(tmp_path / "out", options)
+    next_one = f"{tmp_path}/next"
+    assert input_key(f"{tmp_path}/out", next_one) == marker["key"]
+    assert input_key(f"{tmp_path}/out/text/*.jsonl", next_one) == f"{marker['key']}/text/*.jsonl"
+    assert input_key("/nowhere/model", next_one) == "/nowhere/model"
+    assert input_key("/nowhere/model@sha256:" + "a" * 64, next_one) == "sha256:" + "a" * 64
+
+
+def test_an_artifact_of_another_pipeline_goes_by_its_path_and_may_not_change(tmp_path: Path, options: Convert) -> None:
+    """As jobgen has it, which cannot look at what lies there."""
+    made = tmp_path / "other" / "out"
+    make(made, options)
+    mine = dataclasses.replace(options, output_dir=f"{tmp_path}/mine/next", model_name_or_path=str(made))
+    entry = check_inputs(mine)["model_name_or_path"]
+    assert entry["key"] == str(made) == input_key(str(made), mine.output_dir)
+    Path(mine.output_dir).mkdir(parents=True)
+    artifact.Output(Path(mine.output_dir), mine, {"model_name_or_path": entry}, lambda: None).commit({})
+    assert artifact.finished(mine) is not None
+    (made / "model.safetensors").write_text("weighTs")
+    with pytest.raises(DataError, match="changed since"):
+        artifact.finished(mine)
+
+
+@pytest.mark.parametrize("damage", ["cut", "remove", "flip"])
+def test_a_damaged_artifact_is_an_error_and_not_finished(tmp_path: Path, options: Convert, damage: str) -> None:
+    make(tmp_path / "out", options)
+    victim = tmp_path / "out" / "model.safetensors"
+    match damage:
+        case "cut":
+            victim.write_text("weight")
+        case "remove":
+            victim.unlink()
+        case "flip":
+            victim.write_text("weighTs")
+    with pytest.raises(DataError, match=r"model\.safetensors"):
+        artifact.finished(dataclasses.replace(options, verify=True))
+    if damage == "flip":  # Same size: found by its first reader.
+        with pytest.raises(DataError, match="content changed"):
+            check_input("x", str(tmp_path / "out"), OUT)
+
+
+def test_the_first_reader_hashes_and_the_next_looks_at_sizes(tmp_path: Path, options: Convert) -> None:
+    make(tmp_path / "out", options)
+    check_input("x", str(tmp_path / "out"), OUT)
+    (tmp_path / "out" / "model.safetensors").write_text("weighTs")
+    check_input("x", str(tmp_path / "out"), OUT)
+    with pytest.raises(DataError, match="content changed"):
+        check_input("x", str(tmp_path / "out"), OUT, verify=True)
+
+
+def test_other_options_in_the_same_folder_are_refused(tmp_path: Path, options: Convert) -> None:
+    make(tmp_path / "out", options)
+    with pytest.raises(UsageError, match="hidden 8 there, 4 now"):
+        artifact.finished(dataclasses.replace(options, hidden=4))
+    with pytest.raises(UsageError, match="was made of model_name_or_path"):
+        artifact.finished(dataclasses.replace(options, model_name_or_path=str(tmp_path)))
+
+
+def test_a_changed_input_under_the_same_path_is_an_error(tmp_path: Path, options: Convert, outside: Path) -> None:
+    make(tmp_path / "out", options)
+    (outside / "config.json").write_text('{"changed": 1}')
+    with pytest.raises(DataError, match="changed since"):
+        artifact.finished(options)
+
+
+def test_a_touched_input_with_the_same_content_is_not(tmp_path: Path, options: Convert, outside: Path) -> None:
+    make(tmp_path / "out", options)
+    os.utime(outside / "config.json", (1, 1))
+    assert artifact.finished(options) is not None
+
+
+def test_a_declared_digest_is_checked(outside: Path) -> None:
+    good = f"{outside}@sha256:{path_digest(str(outside))}"
+    assert check_input("x", good, OUT)["path"] == str(outside)
+    (outside / "config.json").write_text('{"other": 1}')
+    with pytest.raises(DataError, match="declared digest"):
+        check_input("x", good, OUT)
+
+
+def test_a_digest_does_not_depend_on_the_place(tmp_path: Path, outside: Path) -> None:
+    moved = tmp_path / "moved"
+    before = path_digest(str(outside)), path_digest(f"{outside}/*.json")
+    outside.rename(moved)
+    assert (path_digest(str(moved)), path_digest(f"{moved}/*.json")) == before
+
+
+def test_an_input_that_is_not_there_is_not_ready(tmp_path: Path, options: Convert) -> None:
+    with pytest.raises(NotReadyError, match="--x: nothing at"):
+        check_input("x", str(tmp_path / "missing"), OUT)
+    make(tmp_path / "out", options)
+    with pytest.raises(NotReadyError, match="no such path"):
+        check_input("x", str(tmp_path / "out" / "*.tfrecord"), OUT)
+
+
+def test_what_a_stage_has_not_finished_is_not_ready(tmp_path: Path) -> None:
+    with Lease(tmp_path / "out"):
+        (tmp_path / "out" / "config.json").write_text("{}")
+    with pytest.raises(NotReadyError, match="not finished"):
+        check_input("x", str(tmp_path / "out"), OUT)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"format": 99, "files": {}}', '{"format": 1}', '{"format": 1, "files": {}}'])
+def test_a_broken_marker_is_never_taken_for_finished(tmp_path: Path, options: Convert, text: str) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / MARKER).write_text(text)
+    with pytest.raises(DataError, match=r"_SUCCESS\.json"):
+        artifact.finished(options)
+
+
+def test_logs_leases_and_checkpoints_are_not_part_of_the_artifact(tmp_path: Path, options: Convert) -> None:
+    folder = tmp_path / "out"
+    for name in ("checkpoints/step-1/x", "tensorboard/events", "metrics.jsonl", "_lease.00000001.json", ".cache/x"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("x")
+    folder.rename(tmp_path / "made")
+    (tmp_path / "made" / "config.json").write_text("{}")
+    options = dataclasses.replace(options, output_dir=str(tmp_path / "made"))
+    marker = artifact.Output(tmp_path / "made", options, check_inputs(options), lambda: None).commit({})
+    assert list(marker["files"]) == ["config.json"]
+    assert not (tmp_path / "made" / "checkpoints").exists()
+
+
+def test_a_lost_lease_leaves_no_marker(tmp_path: Path, options: Convert) -> None:
+    def lost() -> None:
+        raise NotReadyError("lost")
+
+    (tmp_path / "out").mkdir()
+    with pytest.raises(NotReadyError):
+        artifact.Output(tmp_path / "out", options, check_inputs(options), lost).commit({})
+    assert artifact.finished(options) is None
+
+
+def test_checkpoints_stay_until_the_marker_is_there(tmp_path: Path, options: Convert) -> None:
+    """A kill while the result is hashed must not cost the training."""
+    (tmp_path / "out" / CHECKPOINTS).mkdir(parents=True)
+
+    def killed() -> None:
+        raise KeyboardInterrupt
+
+    output = artifact.Output(tmp_path / "out", options, check_inputs(options), killed)
+    with pytest.raises(KeyboardInterrupt):
+        output.commit({})
+    assert (tmp_path / "out" / CHECKPOINTS).exists()
+    output.check_lease = lambda: None
+    output.commit({})
+    assert not (tmp_path / "out" / CHECKPOINTS).exists()
+
+
+def test_an_input_that_changes_while_it_is_read_leaves_no_marker(tmp_path: Path, options: Convert, outside: Path) -> None:
+    (tmp_path / "out").mkdir()
+    output = artifact.Output(tmp_path / "out", options, check_inputs(options), lambda: None)
+    (outside / "config.json").write_text('{"other": 1}')
+    with pytest.raises(DataError, match="changed while"):
+        output.commit({})
+    assert artifact.finished(options) is None
+
+
+def test_the_marker_is_json_with_its_time(tmp_path: Path, options: Convert) -> None:
+    (tmp_path / "out").mkdir()
+    started = time.time() - 5
+    artifact.Output(tmp_path / "out", options, check_inputs(options), lambda: None, started).commit({})
+    assert 5 <= json.loads((tmp_path / "out" / MARKER).read_text())["seconds"] < 60
+
+
+def test_without_an_optional_input_it_is_another_result(tmp_path: Path, outside: Path) -> None:
+    (tmp_path / "out").mkdir()
+    options = Evaluate(output_dir=f"{tmp_path}/out", model_name_or_path=str(outside), dev_record_path_or_regex=str(outside))
+    artifact.Output(tmp_path / "out", options, check_inputs(options), lambda: None).commit({})
+    with pytest.raises(UsageError, match="dev_record_path_or_regex"):
+        artifact.finished(dataclasses.replace(options, dev_record_path_or_regex=""))
+
+
+def test_a_path_with_the_characters_of_a_glob_is_a_path(tmp_path: Path) -> None:
+    folder = tmp_path / "w[x]"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    assert input_files(str(folder)) == [folder / "config.json"]
+    assert check_input("x", str(folder), OUT)["path"] == str(folder)
