@@ -129,7 +129,7 @@ def argv(options: Options) -> list[str]:
 
 def usage(cls: type[Options]) -> str:
     """The help text of a stage."""
-    lines = [f"usage: minima {cls.verb} --flag value …", "", cls.summary, ""]
+    lines = [f"usage: minima {cls.verb} --flag value … --switch (on) --no-switch (off) …", "", cls.summary, ""]
     for title, execution in (
         ("what the result is:", False),
         ("how it is made (a change resumes, it never starts again):", True),
@@ -137,7 +137,9 @@ def usage(cls: type[Options]) -> str:
         lines.append(title)
         for field in fields(cls):
             if field.metadata["execution"] is execution:
-                lines += [f"  --{field.name} {_valid(field)}", f"        {field.metadata['help']}{_default(field)}"]
+                switch = kind(field) == "bool"
+                form = f"--{field.name} / --no-{field.name}" if switch else f"--{field.name} {_valid(field)}"
+                lines += [f"  {form}", f"        {field.metadata['help']} ({_default(field)})"]
         lines.append("")
     return "\n".join(lines)
 
@@ -223,9 +225,11 @@ def _valid(field: Field[Any]) -> str:
 
 def _default(field: Field[Any]) -> str:
     if field.default is MISSING:
-        return " (required)"
+        return "required"
+    if isinstance(field.default, bool):
+        return f"default: --{'' if field.default else 'no-'}{field.name}"
     shown = " ".join(field.default) if isinstance(field.default, tuple) else field.default
-    return f" (default: {shown})" if shown not in ("", False) else ""
+    return f"default: {'empty' if shown == '' else shown}"
 
 
 def _yaml_type(value: Any) -> str:

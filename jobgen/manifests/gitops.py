@@ -4,15 +4,21 @@ Neither knows when a PyTorchJob is done: Flux is told by health expressions in e
 manifests/argocd. A stage's pods start only when the tool says that those it reads are healthy.
 """
 
+import re
 from typing import Any
 
 from jobgen.manifests import render
 from jobgen.pipeline.pipeline import Pipeline
 from jobgen.pipeline.plan import plan
+from minima.errors import UsageError
 
 FLUX_NAMESPACE = "flux-system"
 TIMEOUT = "720h"
 """How long a stage may take before Flux calls it failed; shorter than that it would report a running training as broken."""
+REPOSITORY = re.compile(r"(?:https?|ssh|git|file|oci)://[!-~]+|[\w.-]+@[\w.-]+:[!-~]+", re.ASCII)
+"""The address of a Git repository, as Argo CD takes it."""
+FOLDER = re.compile(r"(?!\.\.(?:/|$))[\w.-]+(?:/(?!\.\.?(?:/|$))[\w.-]+)*", re.ASCII)
+"""A path in a repository, down from its root."""
 _CURRENT = "has(status.conditions) && status.conditions.exists(c, c.type == 'Succeeded' && c.status == 'True')"
 _FAILED = "has(status.conditions) && status.conditions.exists(c, c.type == 'Failed' && c.status == 'True')"
 
@@ -38,6 +44,7 @@ def flux(pipeline: Pipeline, namespace: str, source: str, path: str) -> dict[str
         UsageError: a name that cannot be one.
     """
     render.check_name("--source", source)
+    _check_path(path)
     options = f"--format flux --namespace {namespace} --source {source} --path {path}"
     steps = plan(pipeline)
     files = {f"{step.name}/job.yaml": render.text(pipeline, [render.job(pipeline, step, namespace)], options) for step in steps}
@@ -77,7 +84,16 @@ def argocd(pipeline: Pipeline, namespace: str, source: str, path: str) -> dict[s
         namespace: of the jobs.
         source: the repository's address.
         path: of the folder in that repository.
+
+    Raises:
+        UsageError: what cannot be the address of a repository, or a path in one.
     """
+    if not REPOSITORY.fullmatch(source):
+        raise UsageError(
+            f"--source: found {source!r}; a repository's address, such as https://git.example.com/pipelines.git or "
+            "git@git.example.com:pipelines.git, is valid"
+        )
+    _check_path(path)
     files: dict[str, str] = {}
     depth: dict[str, int] = {}
     options = f"--format argocd --namespace {namespace} --source {source} --path {path}"
@@ -106,3 +122,11 @@ def argocd(pipeline: Pipeline, namespace: str, source: str, path: str) -> dict[s
         }
         files[f"applications/{step.name}.yaml"] = render.text(pipeline, [application], options)
     return files
+
+
+def _check_path(path: str) -> None:
+    if not FOLDER.fullmatch(path):
+        raise UsageError(
+            f"--path: found {path!r}; a folder of the repository, down from its root, such as pipelines/my-run, is valid, of "
+            "letters, digits and . _ - /"
+        )

@@ -63,25 +63,20 @@ def files(pipeline: Pipeline, namespace: str | None = None) -> dict[str, str]:
 
 
 def job(pipeline: Pipeline, step: Step, namespace: str | None = None) -> dict[str, Any]:
-    """The PyTorchJob of one step, named by the hash of all the rest of it.
+    """The PyTorchJob of one step, named by the hash of all the rest of it but its namespace.
 
     Raises:
         UsageError: the namespace is not the name of one.
     """
     check_namespace(namespace)
     own = {**labels(pipeline.name, step.verb), "minima/stage": step.name, "minima/key": step.key}
-    metadata = {"name": f"{pipeline.name}-{step.name}"}
-    if namespace is not None:
-        metadata["namespace"] = namespace
     queue = {"kueue.x-k8s.io/queue-name": step.pool.queue} if step.pool.queue else {}
-    rendered = {
-        "apiVersion": "kubeflow.org/v1",
-        "kind": "PyTorchJob",
-        "metadata": {**metadata, "labels": {**own, **queue}, "annotations": _annotations(step)},
-        "spec": _spec(pipeline, step, own),
-    }
+    metadata = {"labels": {**own, **queue}, "annotations": _annotations(step)}
+    rendered = {"apiVersion": "kubeflow.org/v1", "kind": "PyTorchJob", "metadata": metadata, "spec": _spec(pipeline, step, own)}
+    # Without the namespace: `kubectl apply -n` of a file that names none makes the very job that `jobgen run` makes.
     digest = hashlib.sha256(json.dumps(rendered, sort_keys=True).encode()).hexdigest()
-    rendered["metadata"] = {**rendered["metadata"], "name": f"{metadata['name']}-{digest[:KEY_LENGTH]}"}  # type: ignore[dict-item]
+    placed = {"namespace": namespace} if namespace is not None else {}
+    rendered["metadata"] = {"name": f"{pipeline.name}-{step.name}-{digest[:KEY_LENGTH]}", **placed, **metadata}
     if found := checks.problems(rendered):
         raise StageError(f"{pipeline.source}: {step.name}: jobgen made a wrong object, please report it: " + "; ".join(found))
     return copy.deepcopy(rendered)  # Nothing of it is also part of another one.

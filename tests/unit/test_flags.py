@@ -167,10 +167,37 @@ def test_a_list_takes_all_words_up_to_the_next_flag() -> None:
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_help_names_every_option_and_its_default(verb: str) -> None:
-    text = flags.usage(VERBS[verb])
+    lines = flags.usage(VERBS[verb]).splitlines()
     for field in fields(VERBS[verb]):
-        assert f"--{field.name} " in text
-        assert field.metadata["help"] in text
+        (number,) = [n for n, line in enumerate(lines) if line.startswith(f"  --{field.name} ")]
+        form, told = lines[number : number + 2]
+        assert told.startswith(f"        {field.metadata['help']} (")
+        if field.default is dataclasses.MISSING:
+            assert told.endswith(" (required)")
+            continue
+        word = told.rpartition(" (default: ")[2].removesuffix(")")
+        if flags.kind(field) == "bool":
+            assert form == f"  --{field.name} / --no-{field.name}"
+            words = [word]
+        elif flags.kind(field) == "strings":
+            words = [f"--{field.name}", *word.split()]
+        else:
+            words = [f"--{field.name}", "" if word == "empty" else word]
+        # What help says of a default is what leaves it as it is.
+        assert field.default == _parsed(VERBS[verb], field.name, words)
+
+
+def _parsed(verb: type[Options], name: str, words: list[str]) -> object:
+    """The value of an option on a command line, whatever others are missing."""
+    found: list[object] = []
+
+    def build(cls: type[Options], values: dict[str, object], place: object) -> None:
+        found.append(values[name])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(flags, "build", build)
+        flags.parse(verb, words)
+    return tuple(found[0]) if isinstance(found[0], list) else found[0]
 
 
 def test_the_tutorials_flags_are_kept() -> None:

@@ -81,6 +81,22 @@ def test_without_a_cluster(here: Path, kubeconfig: str, code: int, expected: str
             ["render", "smoke", "--output", "-", "--format", "flux", "--namespace", "a", "--source", "A b"],
             "--source: found 'A b'",
         ),
+        *(
+            (
+                ["render", "smoke", "--output", "-", "--format", form, "--namespace", "a", "--source", source, "--path", path],
+                said,
+            )
+            for form, source, path, said in [
+                ("flux", "x", "a\n  prune: true", "--path: found 'a\\n  prune: true'"),
+                ("flux", "x", "../a", "--path: found '../a'"),
+                ("flux", "x", "/a", "--path: found '/a'"),
+                ("flux", "x", "a//b", "--path: found 'a//b'"),
+                ("flux", "x", "a/..", "--path: found 'a/..'"),
+                ("argocd", "https://x/y.git", "a b", "--path: found 'a b'"),
+                ("argocd", "https://x/y.git\n", "a", "--source: found 'https://x/y.git\\n'"),
+                ("argocd", "pipelines", "a", "--source: found 'pipelines'; a repository's address"),
+            ]
+        ),
         (["run", "smoke", "--local", "--from", "adapd"], "--from adapd: no such stage; did you mean 'adapt'?"),
     ],
 )

@@ -123,6 +123,8 @@ def test_a_namespace_is_written_where_it_is_asked_for() -> None:
     assert all("namespace" not in job["metadata"] for _, _, job in JOBS)
     made = render.job(pipeline, plan(pipeline)[0], "training")
     assert made["metadata"]["namespace"] == "training"
+    names = {render.job(pipeline, plan(pipeline)[0], where)["metadata"]["name"] for where in (None, "training", "other")}
+    assert len(names) == 1  # `kubectl apply -n` of a file without one makes the same job.
     with pytest.raises(UsageError, match="--namespace: found 'No'"):
         render.job(pipeline, plan(pipeline)[0], "No")
 
