@@ -9,12 +9,11 @@ import subprocess
 import sys
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 from jobgen.artifacts import ASIDE, check_outside_inputs, set_aside
 from jobgen.pipeline.pipeline import Pipeline
 from jobgen.pipeline.plan import Step, plan
-from jobgen.report import report, say
+from jobgen.report import Result, report, say
 from minima.errors import TERMINATED, NotReadyError, UsageError
 from minima.process.workers import die_with_parent
 from minima.workspace import artifact
@@ -45,7 +44,7 @@ def run_local(pipeline: Pipeline, *, workspace: str, from_stage: str | None) -> 
     check_outside_inputs(pipeline, steps)
     if from_stage is not None:
         set_aside(steps, from_stage, root / pipeline.name / ASIDE)
-    markers: dict[str, dict[str, Any]] = {}
+    results: dict[str, Result] = {}
     for number, step in enumerate(steps, 1):
         title = f"[{number}/{len(steps)}] {step.name}"
         marker = artifact.finished(step.options)
@@ -61,8 +60,8 @@ def run_local(pipeline: Pipeline, *, workspace: str, from_stage: str | None) -> 
                 raise NotReadyError(f"{step.output_dir}: {step.name} ended with 0 but left no {MARKER}")
         else:
             say(f"{title}: finished already ({artifact.summary(marker)})")
-        markers[step.name] = marker
-    print(report(markers, {step.name: os.path.relpath(step.output_dir) for step in steps}))
+        results[step.name] = Result.of(marker, os.path.relpath(step.output_dir))
+    print(report(results))
     return 0
 
 

@@ -3,6 +3,7 @@
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from minima.options import VERBS, Training
@@ -12,7 +13,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Columns aligned to the widest cell; a column of numbers to the right."""
     cells = [list(header), *map(list, rows)]
     widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
-    right = [bool(rows) and all(row[i].replace(".", "").replace(",", "").isdigit() for row in rows) for i in range(len(header))]
+    right = [bool(rows) and all(_is_number(row[i]) for row in rows) for i in range(len(header))]
 
     def line(row: Sequence[str]) -> str:
         aligned = [cell.rjust(w) if r else cell.ljust(w) for cell, w, r in zip(row, widths, right, strict=True)]
@@ -21,33 +22,73 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join([line(header), line(["-" * w for w in widths]), *(line(row) for row in rows)])
 
 
-def report(markers: Mapping[str, Mapping[str, Any]], folders: Mapping[str, str]) -> str:
-    """What a finished pipeline made.
+def _is_number(cell: str) -> bool:
+    return cell == "-" or cell.replace(".", "").replace(",", "").isdigit()
 
-    Args:
-        markers: stage name to marker, in the order of the pipeline.
-        folders: stage name to the artifact's folder, as the reader should see it.
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """What a finished stage made, as far as it is reported.
+
+    Attributes:
+        verb: of the stage.
+        key: of its artifact.
+        seconds: that it took.
+        bytes: of its files.
+        files: how many.
+        folder: where they are, as the reader should see it.
+        metrics: what it measured.
+        question: that it was asked, of an evaluation.
     """
+
+    verb: str
+    key: str
+    seconds: float
+    bytes: int
+    files: int
+    folder: str
+    metrics: dict[str, Any]
+    question: str = ""
+
+    @classmethod
+    def of(cls, marker: Mapping[str, Any], folder: str) -> "Result":
+        """That of a marker."""
+        return cls(
+            verb=marker["verb"],
+            key=marker["key"],
+            seconds=marker["seconds"],
+            bytes=sum(entry["size"] for entry in marker["files"].values()),
+            files=len(marker["files"]),
+            folder=folder,
+            metrics=marker["metrics"],
+            question=marker["identity"].get("question", ""),
+        )
+
+
+def report(results: Mapping[str, Result]) -> str:
+    """What a finished pipeline made, by stage, in the order of the pipeline."""
     rows = []
-    for name, marker in markers.items():
-        size = sum(entry["size"] for entry in marker["files"].values())
-        rows.append([name, f"{marker['seconds']:.1f}", f"{size / 2**20:.1f}", folders[name]])
-    parts = [table(["stage", "seconds", "MiB", "artifact"], rows)]
-    perplexities = [row for name, marker in markers.items() for row in _perplexities(name, marker)]
+    for name, result in results.items():
+        pace = result.metrics.get("tokens_per_second")
+        rows.append(
+            [name, f"{result.seconds:.1f}", f"{pace:,.0f}" if pace else "-", f"{result.bytes / 2**20:.1f}", result.folder]
+        )
+    parts = [table(["stage", "seconds", "tokens/s", "MiB", "artifact"], rows)]
+    perplexities = [row for name, result in results.items() for row in _perplexities(name, result)]
     if perplexities:
         parts.append(table(["perplexity on held-out records", "before", "after"], perplexities))
-    for name, marker in markers.items():
-        if marker["verb"] == "evaluate":
-            scores = [[k, _number(v)] for k, v in marker["metrics"].items() if isinstance(v, int | float)]
+    for name, result in results.items():
+        if result.verb == "evaluate":
+            scores = [[k, _number(v)] for k, v in result.metrics.items() if isinstance(v, int | float)]
             parts.append(table([f"{name}: measure", "value"], scores))
-            if marker["metrics"].get("answer") is not None:
-                parts.append(f"{name}: asked {marker['identity']['question']!r}\n  {marker['metrics']['answer']!r}")
+            if result.metrics.get("answer") is not None:
+                parts.append(f"{name}: asked {result.question!r}\n  {result.metrics['answer']!r}")
     return "\n\n".join(parts)
 
 
-def _perplexities(name: str, marker: Mapping[str, Any]) -> list[list[str]]:
-    metrics = marker["metrics"]
-    if not issubclass(VERBS[marker["verb"]], Training) or "dev_perplexity" not in metrics:
+def _perplexities(name: str, result: Result) -> list[list[str]]:
+    metrics = result.metrics
+    if not issubclass(VERBS[result.verb], Training) or "dev_perplexity" not in metrics:
         return []
     return [[name, _number(metrics["dev_perplexity_start"]), _number(metrics["dev_perplexity"])]]
 

@@ -14,14 +14,29 @@ from typing import Any
 
 from jobgen.artifacts import ASIDE, check_outside_inputs, set_aside
 from jobgen.cluster.namespace import ENDED, RETRIES, UNSCHEDULED_SECONDS, Cluster, label, last_words, of_job, state, waiting_for
+from jobgen.cluster.state import (
+    FAILED,
+    FILE,
+    FINISHED,
+    KEY,
+    QUEUED,
+    RESTARTING,
+    RUNNING,
+    STARTING,
+    Keeper,
+    StageState,
+    State,
+    parse,
+)
 from jobgen.manifests import render
-from jobgen.manifests.conductor import VERDICTS
+from jobgen.manifests.conductor import VERDICTS, state_name, version
 from jobgen.pipeline.pipeline import Pipeline
 from jobgen.pipeline.plan import Step, following, plan
-from jobgen.report import report, say
+from jobgen.report import Result, report, say
 from minima.errors import BUG, DataError, LostPeerError, NotReadyError, StageError
 from minima.process.launch import leave
-from minima.workspace import artifact
+from minima.workspace import artifact, progress
+from minima.workspace.files import write_atomically
 from minima.workspace.marker import MARKER
 
 POLL = 2.0
@@ -51,11 +66,17 @@ def conduct(pipeline: Pipeline, cluster: Cluster, *, from_stage: str | None, nam
         LostPeerError: the cluster does not answer.
         DataError: a finished artifact, or an input from outside, is not what it was.
     """
+    conductor = _Conductor(pipeline, cluster, name)
     try:
-        return _Conductor(pipeline, cluster, name).run(from_stage, uid)
+        return conductor.run(from_stage, uid)
     except StageError as error:
         leave(str(error))
+        conductor.end(error.exit_code, str(error))
         raise
+
+
+STATES = {"Created": STARTING, "Suspended": QUEUED, "Running": RUNNING, "Restarting": RESTARTING}
+"""What a stage's state is by that of its PyTorchJob."""
 
 
 class _Conductor:
@@ -69,9 +90,47 @@ class _Conductor:
         self.succeeded: dict[str, float] = {}
         """When a job without a marker was first seen Succeeded."""
         self.pods: dict[str, str] = {}
-        self.restarts: dict[str, int] = {}
         self.followers: dict[str, threading.Thread] = {}
         self.said: set[str] = set()
+        self.superseded = False
+        self.kept = Keeper(self.first_state(), (self.write_file, self.write_note), self.once)
+
+    def first_state(self) -> State:
+        """Where this begins: an earlier pod of this Job has counted restarts."""
+        before = None
+        try:
+            before = parse(self.cluster.note(state_name(self.pipeline.name), KEY))
+        except StageError as error:
+            self.once(f"its state cannot be read: {error}")
+        stages = []
+        for step in self.steps:
+            old = before.stage(step.name) if before else None
+            restarts = old.restarts if old and old.job == self.objects[step.name]["metadata"]["name"] else 0
+            needs = f"{', '.join(step.needs)} to finish" if step.needs else ""
+            stages.append(StageState(stage=step.name, since=time.time(), waits_for=needs, restarts=restarts))
+        return State(
+            pipeline=self.pipeline.name,
+            version=version(self.pipeline.text),
+            conductor=self.name,
+            since=before.since if before and before.conductor == self.name and self.name else time.time(),
+            stages=tuple(stages),
+        )
+
+    def write_file(self, text: str) -> None:
+        """The state, for who has the workspace."""
+        folder = Path(self.pipeline.workspace.path) / self.pipeline.name
+        if folder.is_dir():
+            write_atomically(folder / FILE, text + "\n", durable=False)
+
+    def write_note(self, text: str) -> None:
+        """The state, for who has the cluster."""
+        self.cluster.write_note(state_name(self.pipeline.name), KEY, text)
+
+    def end(self, code: int, words: str) -> None:
+        """Write the last state; a newer conductor writes its own."""
+        if not self.superseded:
+            self.kept.change(state=FAILED if code else FINISHED, exit_code=code, words=words, waits_for="")
+            self.kept.write(now=True)
 
     def run(self, from_stage: str | None, uid: str) -> int:
         check_outside_inputs(self.pipeline, self.steps, f"{self.pipeline.workspace.path}/")
@@ -82,14 +141,18 @@ class _Conductor:
             try:
                 code = self.look()
                 failures = 0
+                self.kept.change(waits_for="")
             except (LostPeerError, OSError) as error:
                 failures += 1
                 if failures > RETRIES or getattr(error, "errno", None) in {errno.ENOSPC, errno.EDQUOT}:
                     raise
                 self.once(f"{error}; tried again")
+                self.kept.change(waits_for=f"{error}; tried again")
                 code = None
             if code is not None:
+                self.end(code, self.kept.state.words)
                 return code
+            self.kept.write()
             time.sleep(POLL)
 
     def start_from(self, stage: str, uid: str) -> None:
@@ -124,15 +187,16 @@ class _Conductor:
             return failed[1]
         if len(self.markers) < len(self.steps):
             return None
-        order = {step.name: self.markers[step.name] for step in self.steps}
+        results = {each.stage: each.result for each in self.kept.state.stages if each.result}
         # A log keeps the order of one stream only.
-        print(report(order, {step.name: step.output_dir for step in self.steps}), file=sys.stderr, flush=True)
+        print(report(results), file=sys.stderr, flush=True)
         return 0
 
     def check_superseded(self) -> None:
         """End when a newer conductor of this pipeline is there: two would start both of two versions."""
         newest = self.cluster.conductors(self.pipeline.name)[-1:]
         if self.name and newest and newest[0].metadata.name != self.name:
+            self.superseded = True
             raise NotReadyError(f"a newer conductor took over: {newest[0].metadata.name}")
 
     def advance(self, step: Step, jobs: list[dict[str, Any]]) -> tuple[str, int] | None:
@@ -160,14 +224,21 @@ class _Conductor:
             self.await_marker(step, older["metadata"]["name"])
         elif left := self.alive_pods(step):
             # Such as of a job that somebody deleted: it is saving a checkpoint, and holds the folder.
-            self.once(f"{self.title(step)}: waits for {left[0].metadata.name} of an earlier job to end")
+            self.wait(step, f"{left[0].metadata.name} of an earlier job to end")
         else:
             self.check_superseded()  # A deletion above may have taken minutes.
             self.tell_of_others(step, jobs)
             if self.cluster.create(job):
                 say(f"{self.title(step)}: {name}: {' '.join(step.argv)}")
             self.watched[step.name] = name
+            self.kept.stage(step.name, state=STARTING, job=name, waits_for="")
         return None
+
+    def wait(self, step: Step, why: str) -> None:
+        """Say why a stage does not go on, if it does not: in the log when that is new, in the state for as long as it is so."""
+        if why:
+            self.once(f"{self.title(step)}: waits for {why}")
+        self.kept.stage(step.name, waits_for=why)
 
     def tell_of_others(self, step: Step, jobs: list[dict[str, Any]]) -> None:
         for job in jobs:
@@ -184,6 +255,10 @@ class _Conductor:
     def watch(self, step: Step, job: dict[str, Any], name: str) -> None:
         """Follow the pods of a job that is under way, and say what is new about it."""
         found = job["metadata"]["name"]
+        now = STATES[state(job)]
+        shown = progress.read(Path(step.output_dir)) if now == RUNNING else None
+        self.kept.stage(step.name, state=now, job=found, progress=shown)
+        waits = []
         self.watched[step.name] = found
         self.succeeded.pop(step.name, None)
         if found != name:
@@ -191,20 +266,22 @@ class _Conductor:
                 f"{self.title(step)}: goes on as {found}, made by another version; `jobgen restart` would put it on {name}"
             )
         if state(job) == "Suspended":
-            self.once(f"{self.title(step)}: {found} waits in queue {_queue(job)}")
+            waits.append(f"queue {_queue(job)}")
         for pod in self.cluster.pods(of_job(found)):
             pod_name, uid = pod.metadata.name, pod.metadata.uid
             before = self.pods.get(pod_name)
             if before not in (None, uid) and f"restart {uid}" not in self.said:
                 self.said.add(f"restart {uid}")
-                self.restarts[step.name] = self.restarts.get(step.name, 0) + 1
-                say(f"{self.title(step)}: {pod_name} was made again (restart {self.restarts[step.name]})")
+                restarts = self.stage(step).restarts + 1
+                self.kept.stage(step.name, restarts=restarts)
+                say(f"{self.title(step)}: {pod_name} was made again (restart {restarts})")
             self.pods[pod_name] = uid
             waited = (datetime.now(UTC) - pod.metadata.creation_timestamp).total_seconds()
             if pod.status.phase == "Pending" and waited > UNSCHEDULED_SECONDS:
-                self.once(f"{self.title(step)}: {pod_name} does not start: {waiting_for(pod)}")
+                waits.append(f"{pod_name} to start: {waiting_for(pod)}")
             if pod.status.phase != "Pending":
                 self.start_following(step.name, pod)
+        self.wait(step, "; ".join(waits))
 
     def start_following(self, stage: str, pod: Any) -> threading.Thread:
         """The thread that prints a pod's log."""
@@ -236,11 +313,14 @@ class _Conductor:
         if step.name in self.watched:
             self.read_out(step, self.watched[step.name])
         self.markers[step.name] = marker
+        result = Result.of(marker, step.output_dir)
+        self.kept.stage(step.name, state=FINISHED, waits_for="", exit_code=0, progress=None, result=result)
         word = "finished" if step.name in self.watched else "finished already"
         say(f"{self.title(step)}: {word} ({artifact.summary(marker)})")
 
     def await_marker(self, step: Step, name: str) -> None:
         since = self.succeeded.setdefault(step.name, time.monotonic())
+        self.wait(step, f"the marker of {name}, which succeeded")
         if step.name not in self.watched:  # Its artifact was set aside, or lost, after it had succeeded.
             say(f"{self.title(step)}: {name} succeeded before, but its artifact is gone; made again")
             self.cluster.delete(name)
@@ -253,8 +333,16 @@ class _Conductor:
         code, words = last_words(self.read_out(step, name)) or (BUG, "no pod says why")
         say(f"{self.title(step)}: {name} failed with exit code {code}: {words}")
         leave(f"{step.name} failed with exit code {code}: {words}")
+        self.kept.stage(step.name, state=FAILED, job=name, waits_for="", exit_code=code, words=words)
+        self.kept.change(words=f"{step.name} failed with exit code {code}: {words}")
         # After any other code the Job would start another conductor, and that one the stage.
         return step.name, code if code in VERDICTS else BUG
+
+    def stage(self, step: Step) -> StageState:
+        """What is known of a stage."""
+        found = self.kept.state.stage(step.name)
+        assert found is not None
+        return found
 
     def title(self, step: Step) -> str:
         return f"[{self.steps.index(step) + 1}/{len(self.steps)}] {step.name}"

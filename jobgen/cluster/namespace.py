@@ -155,6 +155,22 @@ class Cluster:
             found = self.batch.list_namespaced_job(self.namespace, label_selector=selector, _request_timeout=TIMEOUT).items
         return sorted(found, key=lambda job: (job.metadata.creation_timestamp, job.metadata.name))
 
+    def note(self, name: str, key: str) -> str | None:
+        """What a ConfigMap says under a key; None if it is not there, or says nothing."""
+        with told(f"read ConfigMap {name} in {self.namespace}"):
+            try:
+                found = self.core.read_namespaced_config_map(name, self.namespace, _request_timeout=TIMEOUT)
+            except ApiException as error:
+                if error.status != 404:
+                    raise
+                return None
+        return (found.data or {}).get(key)
+
+    def write_note(self, name: str, key: str, text: str) -> None:
+        """Say something in a ConfigMap that is there."""
+        with told(f"write ConfigMap {name} in {self.namespace}"):
+            self.core.patch_namespaced_config_map(name, self.namespace, {"data": {key: text}}, _request_timeout=TIMEOUT)
+
     def lines(self, pod: str, *, whole: bool = False, **options: Any) -> Iterator[str]:
         """What a pod wrote so far, line by line; `options` are those of the API.
 

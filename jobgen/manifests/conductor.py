@@ -16,7 +16,7 @@ RULES = [
     {"apiGroups": [""], "resources": ["pods/log"], "verbs": ["get"]},
     {"apiGroups": ["batch"], "resources": ["jobs"], "verbs": ["list"]},
 ]
-"""All that it asks of the cluster, in its own namespace."""
+"""What it asks of the cluster, in its own namespace, beside the one object that it writes to, `state_name`."""
 VERSION = "minima/version"
 """Label of the Job: the hash of the pipeline file that it conducts."""
 VERDICTS = (1, USAGE, DATA, BUG, DISK_FULL, NOT_READY)
@@ -27,7 +27,7 @@ RESOURCES = {"requests": {"cpu": "100m", "memory": "512Mi"}, "limits": {"cpu": "
 
 
 def objects(pipeline: Pipeline, namespace: str | None = None, from_stage: str | None = None) -> list[dict[str, Any]]:
-    """ServiceAccount, Role, RoleBinding, ConfigMap and Job, in the order to apply them.
+    """ServiceAccount, Role, RoleBinding, two ConfigMaps and Job, in the order to apply them.
 
     The Job is named by the hash of all the rest: another pipeline or image is another Job, and the newest one conducts.
 
@@ -50,7 +50,7 @@ def objects(pipeline: Pipeline, namespace: str | None = None, from_stage: str | 
         "apiVersion": "rbac.authorization.k8s.io/v1",
         "kind": "Role",
         "metadata": _metadata(name, namespace, labels),
-        "rules": RULES,
+        "rules": rules(pipeline.name),
     }
     binding = {
         "apiVersion": "rbac.authorization.k8s.io/v1",
@@ -68,6 +68,8 @@ def objects(pipeline: Pipeline, namespace: str | None = None, from_stage: str | 
         "immutable": True,
         "data": content,
     }
+    # Without data, which the conductor alone writes: whoever applies this again, by hand or by GitOps, leaves it as it is.
+    state = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": _metadata(state_name(pipeline.name), namespace, labels)}
     spec = _job_spec(pipeline, labels, held_name, from_stage)
     job = {
         "apiVersion": "batch/v1",
@@ -75,7 +77,18 @@ def objects(pipeline: Pipeline, namespace: str | None = None, from_stage: str | 
         "metadata": _metadata(f"{name}-{_hash(spec)}", namespace, {**labels, VERSION: version(pipeline.text)}),
         "spec": spec,
     }
-    return [account, role, binding, held, job]
+    return [account, role, binding, held, state, job]
+
+
+def rules(pipeline: str) -> list[dict[str, Any]]:
+    """All that the conductor of a pipeline may do, in its own namespace."""
+    verbs = ["get", "update", "patch"]
+    return [*RULES, {"apiGroups": [""], "resources": ["configmaps"], "resourceNames": [state_name(pipeline)], "verbs": verbs}]
+
+
+def state_name(pipeline: str) -> str:
+    """The ConfigMap in which the conductor of a pipeline says where it is."""
+    return f"{pipeline}-{CONDUCTOR}-state"
 
 
 def version(text: str) -> str:

@@ -6,15 +6,20 @@ import uuid
 from pathlib import Path
 
 
-def write_atomically(place: Path, text: str) -> None:
-    """Write `text` to a file that is there either whole or not at all, also after a crash of the machine."""
+def write_atomically(place: Path, text: str, *, durable: bool = True) -> None:
+    """Write `text` to a file that is there either whole or not at all, also after a crash of the machine.
+
+    With `durable=False`, for what is written often and comes again, a crash of the machine may leave it empty.
+    """
     temporary = place.with_name(f".{place.name}.{uuid.uuid4().hex}")  # Process ids are the same in every pod.
     with open(temporary, "w", encoding="utf-8") as out:
         out.write(text)
         out.flush()
-        os.fsync(out.fileno())
+        if durable:
+            os.fsync(out.fileno())
     os.replace(temporary, place)
-    sync(place.parent)
+    if durable:
+        sync(place.parent)
 
 
 def sync(place: Path) -> None:

@@ -33,6 +33,8 @@ class Fake:
         self.there: list[dict[str, Any]] = []
         self.newest = "mine"
         self.log: list[str] = []
+        self.notes: list[str] = []
+        """What the conductor wrote of its state, one after the other."""
 
     def jobs(self, selector: str) -> list[dict[str, Any]]:
         return list(self.there)
@@ -62,6 +64,12 @@ class Fake:
 
     def conductors(self, pipeline: str) -> list[Any]:
         return [SimpleNamespace(metadata=SimpleNamespace(name=self.newest, labels={}), status=SimpleNamespace(conditions=None))]
+
+    def note(self, name: str, key: str) -> str | None:
+        return self.notes[-1] if self.notes else None
+
+    def write_note(self, name: str, key: str, text: str) -> None:
+        self.notes.append(text)
 
     def lines(self, name: str, **_: Any) -> Iterator[str]:
         yield from self.log
