@@ -6,7 +6,6 @@ the judge are given from here.
 
 import functools
 import logging
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 
 import datasets
 from lm_eval.api.group import Group
-from lm_eval.api.model import LM
+from lm_eval.api.model import LM, CacheHook
 from lm_eval.api.task import ConfigurableTask
 from lm_eval.config.group import AggMetricConfig
 from lm_eval.evaluator import evaluate
@@ -26,6 +25,7 @@ from transformers import PreTrainedTokenizerBase
 from minima.benchmarks import Benchmark, Row
 from minima.errors import DataError
 from minima.evaluation.copies import Data
+from minima.workspace.progress import Reporter
 
 DEFAULT_GENERATED_TOKENS = 256
 """What lm-evaluation-harness generates at most where a task does not say."""
@@ -55,19 +55,28 @@ class Score:
 class Model(HFLM):
     """A loaded model, as lm-evaluation-harness sees it."""
 
-    def __init__(self, model: Any, tokenizer: PreTrainedTokenizerBase, batch_size: int) -> None:
+    def __init__(self, model: Any, tokenizer: PreTrainedTokenizerBase, batch_size: int, progress: Reporter) -> None:
         logging.getLogger("lm_eval").setLevel(logging.ERROR)
         super().__init__(pretrained=model, tokenizer=tokenizer, batch_size=batch_size)
         self.keeps_spaces = False
+        self.task = ""
+        """The benchmark at hand, for who watches."""
+        self.progress = progress
         self._anchor = tokenizer("a", add_special_tokens=False)["input_ids"]
 
-    def loglikelihood(self, requests: Any, disable_tqdm: bool = False) -> Any:
-        """As in HFLM; no bars in a log."""
-        return super().loglikelihood(requests, disable_tqdm=disable_tqdm or not sys.stderr.isatty())
+    def loglikelihood(self, requests: Any, disable_tqdm: bool = True) -> Any:
+        """As in HFLM, with our progress instead of a bar."""
+        self._begin(len(requests))
+        return super().loglikelihood(requests, disable_tqdm=True)
 
-    def generate_until(self, requests: Any, disable_tqdm: bool = False) -> Any:
-        """As in HFLM; no bars in a log."""
-        return super().generate_until(requests, disable_tqdm=disable_tqdm or not sys.stderr.isatty())
+    def generate_until(self, requests: Any, disable_tqdm: bool = True) -> Any:
+        """As in HFLM, with our progress instead of a bar."""
+        self._begin(len(requests))
+        return super().generate_until(requests, disable_tqdm=True)
+
+    def _begin(self, requests: int) -> None:
+        self.progress.phase(self.task, requests, "answers")
+        self.set_cache_hook(_Count(self.progress))
 
     def tok_decode(self, tokens: Any, skip_special_tokens: bool = True) -> str:
         """The text of `tokens`; with `keeps_spaces` also the space that LLaMA's decoder takes away at the beginning.
@@ -80,6 +89,18 @@ class Model(HFLM):
         before: str = super().tok_decode(self._anchor, skip_special_tokens)
         whole: str = super().tok_decode([*self._anchor, *tokens], skip_special_tokens)
         return whole.removeprefix(before)
+
+
+class _Count(CacheHook):
+    """lm-evaluation-harness offers each answer to a cache as soon as it has it."""
+
+    def __init__(self, progress: Reporter) -> None:
+        super().__init__(None)
+        self.progress = progress
+
+    def add_partial(self, attr: str, req: Any, res: Any) -> None:
+        """One more answer is there."""
+        self.progress.at(self.progress.now.step + 1)
 
 
 def score(lm: LM, data: Data, *, seed: int, judge: Callable[[str], bool] | None = None) -> Score:

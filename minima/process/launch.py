@@ -37,7 +37,7 @@ from minima.errors import (
 )
 from minima.options import VERBS, Options
 from minima.process import workers
-from minima.workspace import artifact, attempts
+from minima.workspace import artifact, attempts, progress
 from minima.workspace.inputs import check_inputs
 from minima.workspace.lease import Lease
 from minima.workspace.marker import CHECKPOINTS, clear_unfinished
@@ -118,14 +118,17 @@ def _run_here(options: Options, folder: Path, inputs: dict[str, dict[str, Any]])
         if artifact.finished(options):
             return  # Another process made it while this one waited for the lease.
         file = f"_attempts-{pod}.json" if pod else attempts.FILE
-        with attempts.counted(folder, options.max_attempts, file), one_form_of_errors():
-            if not options.independent:
-                clear_unfinished(folder)
-            output = artifact.Output(folder, options, inputs, lease.check, float(os.environ[STARTED]))
-            metrics = module(options.verb).run(options, output)
-        if pod == 0:
-            output.commit(metrics)
-            return
+        started = float(os.environ[STARTED])
+        with progress.Reporter(folder / progress.file(pod), lease.check, started) as reporter:
+            with attempts.counted(folder, options.max_attempts, file), one_form_of_errors():
+                if not options.independent:
+                    clear_unfinished(folder)
+                output = artifact.Output(folder, options, inputs, lease.check, started, reporter)
+                metrics = module(options.verb).run(options, output)
+            if pod == 0:
+                output.commit(metrics)
+                return
+            reporter.phase(progress.WAITING)
     while artifact.finished(options) is None:
         time.sleep(POLL)
 
@@ -140,12 +143,14 @@ def work(verb: str, argv: list[str]) -> int:
         if first and artifact.finished(options):
             raise NotReadyError(f"{folder}: another process finished it meanwhile")  # The agent sees it, and ends with 0.
         check = lease.check if lease else lambda: None
-        output = artifact.Output(folder, options, inputs, check, float(os.environ[STARTED]))
-        counted = attempts.counted(folder, options.max_attempts) if first else contextlib.nullcontext()
-        with counted, one_form_of_errors():
-            metrics = module(verb).run(options, output)
-        if first:
-            output.commit(metrics)
+        started = float(os.environ[STARTED])
+        with progress.Reporter(folder / progress.file() if first else None, check, started) as reporter:
+            output = artifact.Output(folder, options, inputs, check, started, reporter)
+            counted = attempts.counted(folder, options.max_attempts) if first else contextlib.nullcontext()
+            with counted, one_form_of_errors():
+                metrics = module(verb).run(options, output)
+            if first:
+                output.commit(metrics)
         # One worker that ends with 0 makes the whole job Succeeded: none may end before the marker is there.
         importlib.import_module("minima.training.engine").farewell()
     return 0

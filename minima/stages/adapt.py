@@ -11,6 +11,7 @@ from minima.workspace.artifact import Output
 def run(options: Adapt, output: Output) -> dict[str, Any]:
     """Write the trained model to `output.folder` and return the metrics; `train.train` says what is raised."""
     group = engine.Group(pretrained.device())
+    output.progress.phase("loading")
     train_records, dev_records = setup.records(options.record_path_or_regex), setup.records(options.dev_record_path_or_regex)
     assert train_records is not None
     llama = setup.load(options.model_name_or_path, options)

@@ -4,7 +4,6 @@ import functools
 import hashlib
 import itertools
 import json
-import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -36,6 +35,7 @@ def run(options: BuildChatData, output: Output) -> dict[str, Any]:
     Raises:
         DataError: no file matches, a conversation is malformed, or none fits into `max_seq_length`.
     """
+    output.progress.phase("reading")
     folder = Path(split_digest(options.input_dir)[0])
     names = corpus.files(folder, options.input_regex, chat.SUFFIXES)
     conversations = [c for name in names for c in chat.read(folder / name)]
@@ -54,7 +54,12 @@ def run(options: BuildChatData, output: Output) -> dict[str, Any]:
     )
     counts = dict.fromkeys(("tokens", "trained_tokens", "dropped_turns", "cut_answers", "dropped_conversations"), 0)
     written = {}
-    encoded = _encoded(encode, [*sides["train"], *sides["dev"]], options.num_processors)
+    encoded = output.progress.track(
+        _encoded(encode, [*sides["train"], *sides["dev"]], options.num_processors),
+        "encoding",
+        len(conversations),
+        "conversations",
+    )
     for split in SPLITS:
         examples = _counted(itertools.islice(encoded, len(sides[split])), counts)
         first = next(examples, None)
@@ -121,9 +126,7 @@ def _encode(
 
 def _counted(examples: Iterator[chat.Example | None], counts: dict[str, int]) -> Iterator[dict[str, np.ndarray]]:
     """The examples as records; what is met on the way is added to `counts`."""
-    for done, example in enumerate(examples, 1):
-        if done % 100_000 == 0:
-            print(f"build-chat-data: {done:,} conversations", file=sys.stderr, flush=True)
+    for example in examples:
         if example is None:
             counts["dropped_conversations"] += 1
             continue

@@ -18,8 +18,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from minima.data import corpus, packing, records
 from minima.data.packing import Advance, Built, Counts, Job
 from minima.errors import DataError, listed
@@ -29,11 +27,12 @@ from minima.workspace import artifact
 from minima.workspace.artifact import Output
 from minima.workspace.files import sync, write_atomically
 from minima.workspace.marker import FORMAT
+from minima.workspace.progress import WAITING
 
 POLL = 2.0
 """Seconds between two looks for the shards of other pods."""
 INTERVAL = 10.0
-"""Seconds between two lines of progress where there is no terminal."""
+"""Seconds between two lines on what is waited for."""
 _SHARD = re.compile(r"(?:(?:train|dev)-\d+-of-(\d+)\.tfrecord(?:\.index)?|\.span-\d+-of-(\d+)\.json)")
 
 
@@ -62,14 +61,18 @@ def run(options: BuildData, output: Output) -> dict[str, Any]:
     if len(mine) < len(jobs[pod::pods]):
         print(f"{len(jobs[pod::pods]) - len(mine)} of {len(jobs[pod::pods])} shards are there already", file=sys.stderr)
     events = contextlib.closing(workers.stream(packing.build, mine, options.num_processors))
-    with _Progress(sum(job.size for job in mine)) as progress, events as stream:
+    output.progress.phase("tokenising", sum(job.size for job in mine), "bytes")
+    done, tokens = 0.0, 0
+    with events as stream:
         for event in stream:
             if isinstance(event, Advance):
-                progress.add(event)
+                done, tokens = done + event.size, tokens + event.tokens
+                output.progress.at(round(done), tokens=tokens)
             else:
                 output.check_lease()
                 _publish(output.folder, event, identities[event.job.index])
     shutil.rmtree(staging, ignore_errors=True)
+    output.progress.phase(WAITING)
     counts = _wait(output.folder, jobs, identities)
     if pod == 0:
         for left in output.folder.glob(".pod-*"):  # Of pods that a smaller count did not start again.
@@ -166,40 +169,3 @@ def _check_counts(counts: Counts, options: BuildData) -> None:
             f"{where}: the documents held out of {counts.documents} fill no example of {length} tokens in any shard; raise "
             f"--dev_proportion ({options.dev_proportion}), lower --max_seq_length, or hold out nothing with --dev_proportion 0"
         )
-
-
-class _Progress:
-    """A bar on a terminal, elsewhere a line every `INTERVAL` seconds; on stderr."""
-
-    def __init__(self, size: int) -> None:
-        self._size, self._read, self._documents, self._tokens = size, 0.0, 0, 0
-        self._begin = self._told = time.monotonic()
-        self._bar = tqdm(total=size, unit="B", unit_scale=True, desc="text") if sys.stderr.isatty() else None
-
-    def __enter__(self) -> "_Progress":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self._bar is not None:
-            self._bar.close()
-        elif self._read:
-            self._say()
-
-    def add(self, advance: Advance) -> None:
-        self._read += advance.size
-        self._documents += advance.documents
-        self._tokens += advance.tokens
-        if self._bar is not None:
-            self._bar.set_postfix_str(self._rate(), refresh=False)
-            self._bar.update(advance.size)
-        elif time.monotonic() - self._told >= INTERVAL:
-            self._told = time.monotonic()
-            self._say()
-
-    def _say(self) -> None:
-        left = max(0.0, (time.monotonic() - self._begin) * (self._size / self._read - 1))
-        print(f"text {self._read / self._size:.0%}, {self._rate()}, {left:.0f} s left", file=sys.stderr)
-
-    def _rate(self) -> str:
-        seconds = max(1e-9, time.monotonic() - self._begin)
-        return f"{self._documents} documents, {self._tokens} tokens, {self._tokens / seconds:.0f} tokens/s"

@@ -23,6 +23,7 @@ def run(options: Convert, output: Output) -> dict[str, Any]:
         DataError: it is not a folder that prune made.
         UsageError: the shape cannot be cut from it, or layers are chosen in a way that does not work.
     """
+    output.progress.phase("cutting")
     folder = Path(split_digest(options.model_name_or_path)[0])
     teacher = pretrained.config(folder)
     scores = _scores(folder)
@@ -34,6 +35,7 @@ def run(options: Convert, output: Output) -> dict[str, Any]:
     scale = 1.0 if options.published_rule else math.sqrt(teacher.hidden_size / smaller.hidden_size)
     tensors = weights.select(folder, teacher, selection, norm_scale=scale)
 
+    output.progress.phase("writing")
     with torch.device("meta"):
         cut = LlamaForCausalLM(smaller)
     if (folder / "generation_config.json").is_file():

@@ -21,6 +21,7 @@ def run(options: Distill, output: Output) -> dict[str, Any]:
         DataError: the sequences are longer than the teacher's positions.
     """
     group = engine.Group(pretrained.device())
+    output.progress.phase("loading")
     train_records, dev_records = setup.records(options.record_path_or_regex), setup.records(options.dev_record_path_or_regex)
     assert train_records is not None
     teacher_config = pretrained.config(setup.place(options.teacher_model_name_or_path))

@@ -15,6 +15,7 @@ from minima.evaluation import copies, sandbox
 from minima.evaluation.copies import Data
 from minima.options import Evaluate, split_digest
 from minima.workspace import artifact
+from minima.workspace.progress import Reporter
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
@@ -66,6 +67,7 @@ def _run(options: Evaluate, output: artifact.Output, found: list[Data]) -> dict[
     if options.dev_record_path_or_regex:
         held_out = records.Records(records.find(split_digest(options.dev_record_path_or_regex)[0]))
     prompt = _prompt(tokenizer, options.question, config.max_position_embeddings) if options.question else []
+    output.progress.phase("loading")
     model = models.load(
         folder,
         dtype=torch.bfloat16 if options.use_bf16 else torch.float32,
@@ -86,10 +88,11 @@ def _run(options: Evaluate, output: artifact.Output, found: list[Data]) -> dict[
     if found:
         from minima.evaluation import harness
 
-        lm = harness.Model(model, tokenizer, options.per_device_eval_batch_size)
+        lm = harness.Model(model, tokenizer, options.per_device_eval_batch_size, output.progress)
         with open(output.folder / SAMPLES, "w", encoding="utf-8") as out:
             for data in found:
                 name = data.benchmark.name
+                lm.task = name
                 score = harness.score(lm, data, seed=options.seed, judge=_judge)
                 results["benchmarks"][name] = _described(data, score)
                 metrics |= {name: score.value, f"{name}_items": data.items}
@@ -97,10 +100,13 @@ def _run(options: Evaluate, output: artifact.Output, found: list[Data]) -> dict[
                 partial = " (partial)" if data.partial else ""
                 _say(f"{name}: {100 * score.value:.2f} % on {data.items} items{partial}")
     if held_out is not None:
-        results["perplexity"] = perplexity(model, held_out, tokenizer.bos_token_id, options.per_device_eval_batch_size)
+        results["perplexity"] = perplexity(
+            model, held_out, tokenizer.bos_token_id, options.per_device_eval_batch_size, output.progress
+        )
         metrics["dev_perplexity"] = results["perplexity"]["dev_perplexity"]
         _say(f"perplexity {metrics['dev_perplexity']:.4g} on {results['perplexity']['tokens']} tokens")
     if prompt:
+        output.progress.phase("answering")
         metrics["answer"] = sampled(model, tokenizer, prompt, options.seed)
         results["answer"] = {"question": options.question, "answer": metrics["answer"]}
         _write(output.folder / ANSWER, f"Question: {options.question}\n\nAnswer: {metrics['answer']}\n")
@@ -117,8 +123,7 @@ def _judge(program: str) -> bool:
 def _stay_offline(cache: str) -> None:
     """No library may ask the network, nor write outside /tmp; only what is set before their import counts."""
     os.environ |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_HOME": cache}
-    if not sys.stderr.isatty():
-        os.environ["TQDM_DISABLE"] = "1"
+    os.environ["TQDM_DISABLE"] = "1"
 
 
 def _prompt(tokenizer: "PreTrainedTokenizerBase", question: str, positions: int) -> list[int]:
@@ -156,7 +161,7 @@ def sampled(model: "LlamaForCausalLM", tokenizer: "PreTrainedTokenizerBase", pro
     return str(tokenizer.decode(made[0, len(prompt) :], skip_special_tokens=True)).strip()
 
 
-def perplexity(model: "LlamaForCausalLM", held_out: "Records", bos: int, batch_size: int) -> dict[str, Any]:
+def perplexity(model: "LlamaForCausalLM", held_out: "Records", bos: int, batch_size: int, progress: Reporter) -> dict[str, Any]:
     """exp(total negative log likelihood / total tokens) of records, in nats.
 
     The input is `<s>` and all ids but the last; a token counts where its record's mask is 1, or has none. Padding
@@ -166,14 +171,14 @@ def perplexity(model: "LlamaForCausalLM", held_out: "Records", bos: int, batch_s
         DataError: there is no token to count, an id is outside the vocabulary, or the model's loss is not a number.
     """
     import torch
-    from tqdm import tqdm
 
     from minima.data.batch import IGNORE
     from minima.training import loss
 
     total, tokens, vocabulary = 0.0, 0, model.config.vocab_size
     with torch.inference_mode():
-        for start in tqdm(range(0, len(held_out), batch_size), "perplexity", disable=not sys.stderr.isatty()):
+        starts = range(0, len(held_out), batch_size)
+        for start in progress.track(starts, "held-out records", len(starts), "batches"):
             rows = [held_out[i] for i in range(start, min(start + batch_size, len(held_out)))]
             length = max(len(row["indices"]) for row in rows)
             labels_BT = torch.full((len(rows), length), IGNORE)

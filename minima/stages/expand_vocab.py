@@ -39,6 +39,7 @@ def run(options: ExpandVocab, output: Output) -> dict[str, Any]:
         DataError: an input is not what it should be.
         UsageError: `vocab_size` is stated and is not what came out, or there are too few pieces.
     """
+    output.progress.phase("choosing pieces")
     source = Path(split_digest(options.llama_tokenizer_dir)[0])
     shape = pretrained.config(source)
     old = _llama_pieces(source)
@@ -189,7 +190,7 @@ def _grow_weights(source: Path, output: Output, new_rows: NewRows, pieces: int) 
         index = _read_index(source / pretrained.WEIGHTS_INDEX)
         shards = sorted(set(index["weight_map"].values()))
     seen = set()
-    for shard in shards:
+    for shard in output.progress.track(shards, "writing", len(shards), "shards"):
         try:
             with safe_open(source / shard, "pt") as file:
                 names = set(file.keys())

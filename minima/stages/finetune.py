@@ -25,6 +25,7 @@ def run(options: Finetune, output: Output) -> dict[str, Any]:
     With LoRA the folder's root is the merged model, and `adapter/` the adapters alone, as peft loads them.
     """
     group = engine.Group(pretrained.device())
+    output.progress.phase("loading")
     name = options.model_name_or_path
     train_records, dev_records = (
         setup.records(options.train_record_path_or_regex),

@@ -29,16 +29,19 @@ def run(options: InitModel, output: Output) -> dict[str, Any]:
         UsageError: too little text for the options, or a package that is not installed.
     """
     config = _config(options)
+    output.progress.phase("reading text")
     texts = {language: sample.documents(language, getattr(options, f"{language}_characters")) for language in sample.LANGUAGES}
     spoken = {language: sample.conversations(language) for language in sample.LANGUAGES}
     for language in sample.LANGUAGES:
         _write_lines(output.folder / TEXT / f"{language}.jsonl", [{"text": text} for text in texts[language]])
         _write_lines(output.folder / CONVERSATIONS / f"{language}.jsonl", spoken[language])
 
+    output.progress.phase("training tokenizers")
     english = train_sentencepiece(texts["english"], options.vocab_size, "vocab_size", byte_fallback=True)
     chinese = train_sentencepiece(texts["chinese"], options.chinese_vocab_size, "chinese_vocab_size", byte_fallback=False)
     (output.folder / CHINESE_MODEL).write_bytes(chinese)
 
+    output.progress.phase("writing")
     llama = random_llama(config, options.seed)
     pretrained.save(llama, None, output.folder / MODEL, verb=options.verb, made_of={})
     tokenization.write(english, output.folder / MODEL)

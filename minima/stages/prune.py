@@ -6,14 +6,12 @@ and `sparsity_map.json`. Cutting the model is `minima convert`.
 
 import json
 import math
-import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from safetensors.torch import save_file
-from tqdm import tqdm
 
 from minima.data import tokenization
 from minima.data.batch import Batch, collate
@@ -39,6 +37,7 @@ def run(options: Prune, output: Output) -> dict[str, Any]:
     records = Records(find(record_path))
     if len(records) == 0:
         raise DataError(f"--record_path_or_regex: {record_path} holds no record")
+    output.progress.phase("loading")
     teacher = pretrained.load(
         teacher_folder,
         dtype=torch.bfloat16 if options.use_bf16 else torch.float32,
@@ -50,13 +49,11 @@ def run(options: Prune, output: Output) -> dict[str, Any]:
     def batches(numbers: Sequence[int], what: str) -> Iterator[Batch]:
         size = options.per_device_eval_batch_size
         starts = range(0, len(numbers), size)
-        for start in tqdm(starts, desc=what, unit="batch", disable=not sys.stderr.isatty()):
-            if not sys.stderr.isatty() and start // size % max(len(starts) // 10, 1) == 0:
-                print(f"{what}: batch {start // size} of {len(starts)}", file=sys.stderr, flush=True)
+        for start in output.progress.track(starts, what, len(starts), "batches"):
             examples = [cut(records[n], n, options.max_seq_length) for n in numbers[start : start + size]]
             yield collate(examples, teacher.config, options.max_seq_length).to(teacher.device)
 
-    scores = importance.score(teacher, batches(numbers, "masks"), published_rule=options.published_rule)
+    scores = importance.score(teacher, batches(numbers, "scoring parts"), published_rule=options.published_rule)
     if scores.tokens == 0:
         raise DataError(f"--record_path_or_regex: no label counts in the first {options.max_seq_length} tokens of any record")
     if not math.isfinite(scores.loss):
@@ -82,11 +79,12 @@ def run(options: Prune, output: Output) -> dict[str, Any]:
         "tokens": scores.tokens,
     }
     if options.num_layer_examples:
-        rises = importance.layer_rises(teacher, batches(numbers[: options.num_layer_examples], "layers"))
+        rises = importance.layer_rises(teacher, batches(numbers[: options.num_layer_examples], "scoring layers"))
         tensors["layers"] = rises
         for name, layer in (("least", int(rises.argmin())), ("most", int(rises.argmax()))):
             metrics |= {f"{name}_needed_layer": layer, f"{name}_needed_layer_rise": rises[layer].item()}
 
+    output.progress.phase("writing")
     # The weights are permuted as the folder holds them, not as they were computed with.
     reordered = weights.select(teacher_folder, teacher.config, selection)
     pretrained.save(

@@ -203,6 +203,8 @@ class _Run:
         self.metrics = Metrics(output.folder, self.state.step, total) if group.rank == 0 else None
         self.interval = [0.0, 0.0]
         """Tokens and seconds of this process's own time since the last row."""
+        self.attempt = [0.0, 0.0]
+        """The same since this process began."""
 
     def resume(self) -> None:
         """Go on from the newest valid checkpoint, if there is one."""
@@ -251,6 +253,8 @@ class _Run:
     def one_step(self, caught: list[int]) -> None:
         """One optimizer step; the only message between processes besides DeepSpeed's is a sum of four numbers."""
         state, options = self.state, self.options
+        if self.output.progress.now.phase != "training":
+            self.output.progress.phase("training", self.total, "steps", step=state.step)
         began = time.monotonic()
         epoch, n = divmod(state.step, self.per_epoch)
         indices = order.batch(options.seed, epoch, n, options.global_batch_size, len(self.train_records))
@@ -287,10 +291,11 @@ class _Run:
         seconds = time.monotonic() - began
         state.seconds += seconds
         self.interval = [self.interval[0] + tokens, self.interval[1] + seconds]
-        if self.metrics:
-            self.metrics.advance()
+        self.attempt = [self.attempt[0] + tokens, self.attempt[1] + seconds]
         if state.step % options.log_interval == 0 or state.step == self.total:
             self.log_training(rate)
+        pace = self.attempt[0] / self.attempt[1]
+        self.output.progress.at(state.step, tokens=state.tokens, tokens_per_second=pace, loss=state.loss or None)
 
     def settle(self) -> None:
         """Add what the device has summed up to `state.sums`, over all processes."""
@@ -322,8 +327,9 @@ class _Run:
         size = self.options.per_device_eval_batch_size
         mine = range(self.group.rank, len(self.dev_records), self.group.world)
         self.model.eval()
+        starts = range(0, len(mine), size)
         with torch.no_grad():
-            for first in range(0, len(mine), size):
+            for first in self.output.progress.track(starts, "evaluating", len(starts), "batches"):
                 records = [self.dev_records[i] for i in mine[first : first + size]]
                 batch = collate(records, self.model.config, self.options.max_seq_length)
                 nll += self.evaluation_loss(self.model, batch.to(self.device)).ce
@@ -350,6 +356,7 @@ class _Run:
 
     def save(self) -> None:
         """Write a checkpoint of this step."""
+        self.output.progress.phase("saving")
         self.settle()
         state, keep = self.state, {self.state.best_step} if self.patience else set()
         everything = {**asdict(state), "meaning": self.meaning}

@@ -1,12 +1,10 @@
-"""What a training run says about itself: metrics.jsonl, TensorBoard events, a progress bar or lines."""
+"""What a training run says about itself: metrics.jsonl, TensorBoard events, lines of a log."""
 
 import json
 import sys
 import time
 from pathlib import Path
 from types import ModuleType
-
-from tqdm import tqdm
 
 # TensorBoard's own switch: where this module is, it does not import TensorFlow, which takes many seconds.
 sys.modules.setdefault("tensorboard.compat.notf", ModuleType("tensorboard.compat.notf"))
@@ -29,7 +27,6 @@ class Metrics:
         self._drop(place, step)
         self._rows = open(place, "a", encoding="utf-8")  # noqa: SIM115 closed by `close`
         self._events = SummaryWriter(str(folder / TENSORBOARD), purge_step=step + 1)
-        self._bar = tqdm(total=total, initial=step, unit="step", dynamic_ncols=True) if sys.stderr.isatty() else None
         self._total = total
 
     @staticmethod
@@ -47,26 +44,17 @@ class Metrics:
         place.write_text("".join(kept), encoding="utf-8")
 
     def log(self, step: int, values: dict[str, float]) -> None:
-        """Write one row, and show it."""
+        """Write one row, and show it in a log; a terminal has a line of progress."""
         row = {"step": step, **values, "time": round(time.time(), 3)}
         self._rows.write(json.dumps(row) + "\n")
         self._rows.flush()
         for name, value in values.items():
             self._events.add_scalar(name, value, step)
-        shown = {name: f"{value:.4g}" if abs(value) < 1e5 else f"{value:,.0f}" for name, value in values.items()}
-        if self._bar is not None:
-            self._bar.set_postfix(shown)
-        else:
+        if not sys.stderr.isatty():
+            shown = {name: f"{value:.4g}" if abs(value) < 1e5 else f"{value:,.0f}" for name, value in values.items()}
             print(f"step {step}/{self._total} " + " ".join(f"{k} {v}" for k, v in shown.items()), file=sys.stderr, flush=True)
-
-    def advance(self) -> None:
-        """Count one optimizer step on the bar."""
-        if self._bar is not None:
-            self._bar.update()
 
     def close(self) -> None:
         """Write what is buffered."""
         self._rows.close()
         self._events.close()
-        if self._bar is not None:
-            self._bar.close()

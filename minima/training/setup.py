@@ -37,4 +37,5 @@ def load(value: str, options: Training) -> LlamaForCausalLM:
 def write(trained: Any, value: str, options: Training, output: Output, made_of: dict[str, str]) -> None:
     """Write a trained LLaMA as the artifact's model folder, with the tokenizer of the model that `value` names."""
     output.check_lease()
+    output.progress.phase("writing")
     pretrained.save(trained, place(value), output.folder, verb=options.verb, made_of=made_of, dtype=dtype(options))

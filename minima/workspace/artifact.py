@@ -18,6 +18,7 @@ from minima.options import Options, fields, inputs
 from minima.workspace.files import file_digest, sync, write_atomically
 from minima.workspace.inputs import check_unchanged, fingerprint, input_key, path_digest
 from minima.workspace.marker import CHECKPOINTS, FORMAT, MARKER, artifact_files, check_files, read_marker
+from minima.workspace.progress import Reporter
 
 PACKAGES = ("torch", "transformers", "deepspeed", "flash-attn", "peft", "lm-eval", "sentencepiece", "tfrecord", "numpy")
 
@@ -87,6 +88,7 @@ class Output:
         inputs: what `check_inputs` said.
         check_lease: raises if this process may no longer write here; call it before every rename.
         started: when the program began, in seconds since the epoch.
+        progress: to be told what the stage does.
     """
 
     folder: Path
@@ -94,9 +96,11 @@ class Output:
     inputs: dict[str, dict[str, Any]]
     check_lease: Callable[[], None]
     started: float = field(default_factory=time.time)
+    progress: Reporter = field(default_factory=Reporter)
 
     def commit(self, metrics: Mapping[str, Any]) -> dict[str, Any]:
         """Sync all files and write the marker; from then on the artifact exists. Returns the marker."""
+        self.progress.phase("finishing")
         for name, entry in self.inputs.items():
             if "fingerprint" in entry:
                 if fingerprint(entry["path"]) != entry["fingerprint"]:

@@ -23,7 +23,10 @@ from minima.workspace.files import write_atomically
 FORMAT = 1
 INTERVAL = 1.0
 """Seconds between two writes, at least."""
+LOG_SECONDS = 60.0
+"""Seconds between two lines in a log, unless the phase changes."""
 WAITING = "waiting"
+LOG_WIDTH = 120
 BAR = 20
 """Characters of a bar, at most."""
 Item = TypeVar("Item")
@@ -109,25 +112,23 @@ def to_json(progress: Progress) -> dict[str, Any]:
 
 
 class Reporter:
-    """Tells what the running stage does, at any pace; a thread writes it at most once every `INTERVAL`.
+    """Tells what the running stage does, at any pace; a thread writes it at most once every `INTERVAL`, and shows it on stderr.
 
     Args:
         place: the file; None for a process that others speak for.
         check: raises when this process may no longer write there.
         started: when the program began, in seconds since the epoch.
-        show: keep a line of it on the terminal, if stderr is one.
     """
 
-    def __init__(
-        self, place: Path | None = None, check: Callable[[], None] = lambda: None, started: float = 0.0, *, show: bool = True
-    ) -> None:
+    def __init__(self, place: Path | None = None, check: Callable[[], None] = lambda: None, started: float = 0.0) -> None:
         now = time.time()
         self.now = Progress(phase="starting", since=started or now, phase_since=now, time=now)
         self._place, self._check = place, check
         self._written: Progress | None = None
         self._began: dict[str, tuple[float, int, int]] = {}
         """When a phase was first entered, and with how many steps and tokens behind it."""
-        self._terminal = show and place is not None and sys.stderr.isatty()
+        self._said = ("", 0.0)
+        """The phase that a log was told last, and when."""
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._work, name="progress", daemon=True)
 
@@ -142,7 +143,7 @@ class Reporter:
         self._stop.set()
         self._thread.join()
         self._write()
-        if self._terminal:
+        if sys.stderr.isatty():
             print(file=sys.stderr)
 
     def phase(self, name: str, total: int = 0, unit: str = "", *, step: int = 0) -> None:
@@ -192,8 +193,7 @@ class Reporter:
 
     def _write(self) -> None:
         now = self.now
-        if self._terminal:
-            print(f"\r{line(now, shutil.get_terminal_size().columns - 1)}\x1b[K", end="", file=sys.stderr, flush=True)
+        self._show(now)
         if now is self._written or self._place is None:
             return
         self._written = now
@@ -202,11 +202,18 @@ class Reporter:
             self._check()
             write_atomically(self._place, json.dumps(to_json(now)), durable=False)
 
+    def _show(self, now: Progress) -> None:
+        """On a terminal one line that changes, in a log a line for each phase that lasts, and for each minute of it."""
+        if sys.stderr.isatty():
+            print(f"\r{line(now, shutil.get_terminal_size().columns - 1)}\x1b[K", end="", file=sys.stderr, flush=True)
+        elif self._thread.is_alive() and (now.phase != self._said[0] or time.monotonic() - self._said[1] >= LOG_SECONDS):
+            self._said = (now.phase, time.monotonic())
+            print(line(now, LOG_WIDTH, bar=0), file=sys.stderr, flush=True)
 
-def line(progress: Progress, width: int) -> str:
+
+def line(progress: Progress, width: int, bar: int = BAR) -> str:
     """Progress in one line of at most `width` characters: what matters least is left out first, and a bar fills the rest."""
-    count = f"{progress.step:,}/{progress.total:,}" if progress.total else f"{progress.step:,}" if progress.step else ""
-    parts = [progress.phase, f"{count} {progress.unit}".strip()]
+    parts = [progress.phase, _count(progress)]
     optional = [
         f"{duration(progress.eta)} left" if progress.eta is not None else "",
         f"loss {progress.loss:.4g}" if progress.loss is not None else "",
@@ -216,12 +223,20 @@ def line(progress: Progress, width: int) -> str:
     for part in optional:
         if part and len(text) + 2 + len(part) <= width:
             text += f"  {part}"
-    room = min(BAR, width - len(text) - 2)
+    room = min(bar, width - len(text) - 2)
     if progress.total and room >= BAR // 2:
         filled = round(room * min(progress.step / progress.total, 1))
         first, rest = text[: len(progress.phase)], text[len(progress.phase) :]
         text = f"{first}  {'█' * filled}{'░' * (room - filled)}{rest}"
     return text[:width]
+
+
+def _count(progress: Progress) -> str:
+    if progress.unit == "bytes":
+        total = f"/{progress.total / 1e6:,.1f}" if progress.total else ""
+        return f"{progress.step / 1e6:,.1f}{total} MB"
+    total = f"/{progress.total:,}" if progress.total else ""
+    return f"{progress.step:,}{total} {progress.unit}" if progress.step or total else ""
 
 
 def duration(seconds: float) -> str:

@@ -18,7 +18,7 @@ import pytest
 
 from jobgen.pipeline.plan import Step, plan
 from jobgen.pipeline.spec import load
-from minima.workspace import artifact
+from minima.workspace import artifact, progress
 from minima.workspace.marker import CHECKPOINTS, read_marker
 
 pytestmark = pytest.mark.smoke
@@ -84,6 +84,10 @@ def test_every_stage_leaves_its_marker_under_the_key_that_jobgen_computed(worksp
         assert marker is not None, step.name
         assert marker["key"] == step.key == step.output_dir[-8:]
         assert not (Path(step.output_dir) / CHECKPOINTS).exists()
+        told = progress.read(Path(step.output_dir))
+        assert told is not None
+        assert told.phase == "finishing"
+        assert told.time - told.since <= marker["seconds"] + 1
 
 
 def test_the_table_shows_what_the_markers_say(workspace: Workspace, first: subprocess.CompletedProcess[str]) -> None:

@@ -21,6 +21,7 @@ from minima.workspace import artifact
 from minima.workspace.artifact import Output
 from minima.workspace.inputs import check_inputs
 from minima.workspace.marker import artifact_files
+from tests.unit.workspace.test_progress import Told
 
 LENGTH = 32
 WORDS = [*"theofandtoinhethatwas", *"红楼梦三国演义", "the", "and", "with", "水浒传", "▁", "</s>", "<s>", "…", "naïve"]
@@ -336,12 +337,14 @@ def test_a_bad_line_ends_the_stage_with_its_place(llama: Path, tmp_path: Path) -
     assert not list((tmp_path / "out").glob("*00001-of-*"))
 
 
-def test_progress_is_said_on_stderr(source: Path, llama: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run(source, llama, tmp_path / "out")
-    said = capsys.readouterr()
-    assert said.out == ""
-    assert "text 100%, 1660 documents," in said.err
-    assert "tokens/s" in said.err
+def test_progress_is_that_of_the_bytes_read(source: Path, llama: Path, tmp_path: Path) -> None:
+    options, told = settings(source, llama, tmp_path / "out"), Told()
+    metrics = build_data.run(options, replace(output(options), progress=told))
+    end = told.most["tokenising"]
+    assert end.step == pytest.approx(end.total, rel=1e-4)
+    assert end.total > 1_000_000
+    assert end.unit == "bytes"
+    assert end.tokens == metrics["tokens"]
 
 
 def test_commit_lists_shards_and_their_indices_only(

@@ -22,7 +22,9 @@ from minima.evaluation import copies, harness, sandbox
 from minima.options import Evaluate
 from minima.stages import evaluate
 from minima.workspace import artifact
+from minima.workspace.progress import Reporter
 from tests.unit import tiny
+from tests.unit.workspace.test_progress import Told
 
 FIXTURES = Path(__file__).parents[2] / "fixtures" / "benchmarks"
 VOCAB = 900
@@ -181,10 +183,10 @@ def dev(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-def evaluated(tmp_path: Path, folder: Path, **options: Any) -> dict[str, Any]:
+def evaluated(tmp_path: Path, folder: Path, progress: Reporter, **options: Any) -> dict[str, Any]:
     tmp_path.mkdir(exist_ok=True)
     settings = Evaluate(output_dir=str(tmp_path), **{"model_name_or_path": str(folder), "tasks": (), **options})
-    return evaluate.run(settings, artifact.Output(tmp_path, settings, {}, lambda: None, 0.0))
+    return evaluate.run(settings, artifact.Output(tmp_path, settings, {}, lambda: None, 0.0, progress))
 
 
 def test_a_real_model_end_to_end(
@@ -199,7 +201,8 @@ def test_a_real_model_end_to_end(
         "question": "Which organ pumps blood?",
         "run_programs_in": "bubblewrap",
     }
-    metrics = evaluated(tmp_path / "a", folder, **everything)
+    told = Told()
+    metrics = evaluated(tmp_path / "a", folder, told, **everything)
     assert set(metrics) == {
         *BENCHMARKS,
         *(f"{name}_items" for name in BENCHMARKS),
@@ -223,15 +226,18 @@ def test_a_real_model_end_to_end(
     said = capsys.readouterr().err
     assert "evaluate: mmlu: " in said
     assert "requests" not in said  # lm-evaluation-harness's progress bars do not belong in a log
+    assert set(told.most) == {"loading", *BENCHMARKS, "held-out records", "answering"}
+    for name in BENCHMARKS:
+        assert told.most[name].step == told.most[name].total >= metrics[f"{name}_items"]
 
-    again = evaluated(tmp_path / "b", folder, **everything)
+    again = evaluated(tmp_path / "b", folder, Reporter(), **everything)
     assert again == metrics
     for name in ("results.json", "samples.jsonl", "answer.txt"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 
 
 def test_the_seed_draws_the_answer(tmp_path: Path, folder: Path) -> None:
-    answers = {evaluated(tmp_path, folder, question="blood?", seed=seed)["answer"] for seed in (1, 2, 3)}
+    answers = {evaluated(tmp_path, folder, Reporter(), question="blood?", seed=seed)["answer"] for seed in (1, 2, 3)}
     assert len(answers) > 1
 
 
@@ -246,7 +252,7 @@ def test_perplexity_is_that_of_full_logits(folder: Path, dev: Path) -> None:
         total += functional.cross_entropy(logits[mask].double(), ids[mask], reduction="sum").item()
         tokens += int(mask.sum())
     for batch_size in (1, 3, 8):  # Padding counts nowhere.
-        got = evaluate.perplexity(model, held_out, 1, batch_size)
+        got = evaluate.perplexity(model, held_out, 1, batch_size, Reporter())
         assert (got["tokens"], got["records"]) == (tokens, 4) == (24 + 24 + 9 + 5, 4)
         assert got["dev_perplexity"] == pytest.approx(math.exp(total / tokens), rel=1e-5)
 
@@ -259,21 +265,21 @@ def test_perplexity_refuses(tmp_path: Path) -> None:
     model = tiny.llama(vocab=VOCAB)
     outside = held_out("outside.tfrecord", {"indices": np.array([5, VOCAB])})
     with pytest.raises(DataError, match=f"record 0 has the id {VOCAB}; the model's vocabulary has {VOCAB}"):
-        evaluate.perplexity(model, outside, 1, 8)
+        evaluate.perplexity(model, outside, 1, 8, Reporter())
     nothing = held_out("nothing.tfrecord", {"indices": np.array([5, 6]), "mask": np.array([0, 0])})
     with pytest.raises(DataError, match="no token counts in 1 records"):
-        evaluate.perplexity(model, nothing, 1, 8)
+        evaluate.perplexity(model, nothing, 1, 8, Reporter())
     with torch.no_grad():
         model.lm_head.weight[0, 0] = math.nan
     broken = held_out("broken.tfrecord", {"indices": np.array([5, 6])})
     with pytest.raises(DataError, match="its weights are broken"):
-        evaluate.perplexity(model, broken, 1, 8)
+        evaluate.perplexity(model, broken, 1, 8, Reporter())
 
 
 def test_a_generated_body_keeps_its_first_space(folder: Path) -> None:
     """LLaMA's decoder drops the first space: four of an indent become three, and Python refuses the body."""
     words = tokenization.load(folder)
-    lm = harness.Model(tiny.llama(vocab=VOCAB), words, 1)
+    lm = harness.Model(tiny.llama(vocab=VOCAB), words, 1, Reporter())
     body = "    return x\n        return x"
     ids = words("\n" + body, add_special_tokens=False)["input_ids"]
     start = next(i for i in range(len(ids)) if str(words.decode(ids[:i])).endswith("\n"))
@@ -301,7 +307,7 @@ def test_options_that_cannot_work(options: dict[str, Any], message: str) -> None
 def test_refuses_before_the_model_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(NotReadyError, match="hf download openai/gsm8k"):
-        evaluated(tmp_path / "out", tmp_path / "no-model", tasks=("smoke_english", "gsm8k"), data_dir=".")
+        evaluated(tmp_path / "out", tmp_path / "no-model", Reporter(), tasks=("smoke_english", "gsm8k"), data_dir=".")
     assert list((tmp_path / "out").iterdir()) == []
 
 
@@ -311,6 +317,7 @@ def test_humaneval_refuses_without_bwrap(tmp_path: Path, monkeypatch: pytest.Mon
         evaluated(
             tmp_path,
             tmp_path / "no-model",
+            Reporter(),
             tasks=("humaneval",),
             data_dir=str(FIXTURES),
             run_programs_in="bubblewrap",
@@ -319,7 +326,7 @@ def test_humaneval_refuses_without_bwrap(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_a_question_that_does_not_fit(tmp_path: Path, folder: Path) -> None:
     with pytest.raises(UsageError, match=r"--question: \d+ tokens with its chat template; the model has 64 positions"):
-        evaluated(tmp_path, folder, question="Why? " * 300)
+        evaluated(tmp_path, folder, Reporter(), question="Why? " * 300)
 
 
 def test_the_chat_template_is_used(folder: Path) -> None:

@@ -4,12 +4,29 @@ import json
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from minima.errors import NotReadyError
 from minima.workspace import progress
 from minima.workspace.progress import Progress, Reporter
+
+
+class Told(Reporter):
+    """Remembers the most that was done of each phase."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.most: dict[str, Progress] = {}
+
+    def phase(self, name: str, total: int = 0, unit: str = "", *, step: int = 0) -> None:
+        super().phase(name, total, unit, step=step)
+        self.most[name] = self.now
+
+    def at(self, step: int, **values: Any) -> None:
+        super().at(step, **values)
+        self.most[self.now.phase] = self.now
 
 
 def test_what_is_written_is_what_is_read(tmp_path: Path) -> None:
