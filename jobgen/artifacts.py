@@ -41,8 +41,8 @@ def set_aside(steps: list[Step], from_stage: str, aside: Path) -> list[Path]:
     return [place for _, place in moves]
 
 
-def check_outside_inputs(pipeline: Pipeline, steps: list[Step], below: str = "/") -> None:
-    """Check that what no stage makes is there, as far as it lies `below` a folder that can be seen from here.
+def check_outside_inputs(pipeline: Pipeline, steps: list[Step]) -> None:
+    """Check that what no stage makes is there.
 
     Raises:
         NotReadyError: something is not.
@@ -51,7 +51,7 @@ def check_outside_inputs(pipeline: Pipeline, steps: list[Step], below: str = "/"
     for step in steps:
         for option in inputs(type(step.options)):
             path = split_digest(getattr(step.options, option))[0]
-            if not path.startswith(below) or path.startswith(made) or Path(path).exists() or glob.glob(path):
+            if not path or path.startswith(made) or Path(path).exists() or glob.glob(path):
                 continue
             reference = pipeline.stages[step.name].references.get(option)
             key = ("inputs", reference.name) if reference else ("stages", step.name, "options", option)

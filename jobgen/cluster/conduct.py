@@ -133,7 +133,7 @@ class _Conductor:
             self.kept.write(now=True)
 
     def run(self, from_stage: str | None, uid: str) -> int:
-        check_outside_inputs(self.pipeline, self.steps, f"{self.pipeline.workspace.path}/")
+        check_outside_inputs(self.pipeline, self.steps)
         if from_stage is not None:
             self.start_from(from_stage, uid)
         failures = 0

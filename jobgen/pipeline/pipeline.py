@@ -29,7 +29,7 @@ class Input:
     """What no stage makes.
 
     Attributes:
-        path: absolute, with `@sha256:HEX` if its content is declared.
+        path: absolute or `${workspace}/…`, with `@sha256:HEX` if its content is declared.
         shape: of the model there, for the memory plan, if it is stated.
         line: where the pipeline file states it.
     """

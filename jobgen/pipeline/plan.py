@@ -12,7 +12,7 @@ from minima.models import shape
 from minima.models.shape import Shape
 from minima.options import Adapt, Convert, Distill, ExpandVocab, Finetune, InitModel, Options, Prune, Training, split_digest
 from minima.workspace import artifact
-from minima.workspace.inputs import artifact_input_key
+from minima.workspace.inputs import WORKSPACE, artifact_input_key, outside_input_key
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,10 +54,10 @@ def plan(pipeline: Pipeline, workspace: str | None = None) -> list[Step]:
 
     Args:
         pipeline: from `spec.load`.
-        workspace: absolute path of the workspace; None for where the pods mount it.
+        workspace: absolute path of the workspace on this machine; None for where the pods mount it.
 
     Raises:
-        UsageError: a stage does not fit its pool, or a batch cannot be divided; one line for each.
+        UsageError: a stage does not fit its pool, a batch cannot be divided, or pods do not see a path; one line for each.
     """
     root = workspace or pipeline.workspace.path
     steps: dict[str, Step] = {}
@@ -77,6 +77,8 @@ def plan(pipeline: Pipeline, workspace: str | None = None) -> list[Step]:
             for option, what in _problems(pipeline, stage, shapes)
         ]
         errors += found
+        if workspace is None:
+            errors += [line for line in _unseen(pipeline, stage, step) if line not in errors]
         shapes[stage.name] = None if found else _shape(stage, shapes)
         try:
             step = _fit(step, stage, shapes)
@@ -103,11 +105,14 @@ def _step(pipeline: Pipeline, stage: Stage, steps: Mapping[str, Step], root: str
             outside = pipeline.inputs[reference.name].path
             value = f"{outside}/{reference.inside}" if reference.inside else outside
         if value:
+            value = _place(value, root)
             path, digest = split_digest(value)
             if f"{path}/".startswith(f"{root}/{pipeline.name}/"):
                 raise UsageError(f"{option}: {path} lies among this pipeline's own artifacts; refer to a stage, as ${{name}}")
             paths[option] = value
-            keys[option] = f"sha256:{digest}" if digest else path
+            keys[option] = f"sha256:{digest}" if digest else outside_input_key(path, root)
+    for option in _other_paths(stage.options):
+        paths[option] = _place(getattr(stage.options, option), root)
     resolved = replace(stage.options, **paths)  # type: ignore[arg-type]
     key = artifact.key(resolved, keys)
     read = {reference.name for reference in stage.references.values()}
@@ -123,6 +128,31 @@ def _step(pipeline: Pipeline, stage: Stage, steps: Mapping[str, Step], root: str
         needs=tuple(name for name in pipeline.stages if name in read),
         memory=None,
     )
+
+
+def _place(path: str, root: str) -> str:
+    """A path of the pipeline file as the stage sees it."""
+    return root + path.removeprefix(WORKSPACE) if path.startswith(f"{WORKSPACE}/") else path
+
+
+def _other_paths(made: Options) -> list[str]:
+    """The options that name a file which is no input."""
+    return [f.name for f in options.fields(type(made)) if f.metadata["absolute"] and getattr(made, f.name)]
+
+
+def _unseen(pipeline: Pipeline, stage: Stage, step: Step) -> Iterator[str]:
+    """What is wrong with paths that pods cannot see."""
+    root = pipeline.workspace.path
+    for option in [*options.inputs(type(step.options)), *_other_paths(step.options)]:
+        path = split_digest(getattr(step.options, option))[0]
+        if path and not f"{path}/".startswith(f"{root}/"):
+            reference = stage.references.get(option)
+            key = ("inputs", reference.name) if reference else ("stages", stage.name, "options", option)
+            found = split_digest(pipeline.inputs[reference.name].path)[0] if reference else path
+            yield (
+                f"{pipeline.place(*key)}: found {found}, which no pod sees: they mount the workspace alone, at {root}; put it "
+                f"there and write {WORKSPACE}/…, or run with --local, which reads any path"
+            )
 
 
 def _read(stage: Stage, option: str, shapes: Mapping[str, Shape | None]) -> Shape | None:

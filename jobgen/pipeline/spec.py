@@ -17,9 +17,11 @@ from minima import flags, options
 from minima.errors import UsageError, did_you_mean
 from minima.models.shape import Shape
 from minima.options import VERBS, Options, split_digest
+from minima.workspace.inputs import WORKSPACE
 
 SHIPPED = Path(__file__).parents[1] / "pipelines"
 RESERVED = "output_dir"
+PLACE = f"{WORKSPACE}/… or an absolute path"
 TAKEN = {"bin", "boot", "dev", "etc", "lib", "lib64", "opt", "proc", "root", "run", "sbin", "src", "sys", "tmp", "usr", "var"}
 """Folders of the image's root, and those that jobgen mounts there."""
 REFERENCE = re.compile(r"\$\{([^{}]*)\}(?:/(.*))?", re.DOTALL)
@@ -102,15 +104,17 @@ class _Reader:
         self.error(f"found {source.told(value)}; {what} is valid", *path)
         return ""
 
-    def absolute(self, value: Any, *path: str) -> str:
-        """`value` as an absolute path, with or without a digest."""
-        text = self.text(value, *path, what="an absolute path")
+    def outside(self, value: Any, *path: str) -> str:
+        """`value` as the path of what no stage makes, with or without a digest."""
+        text = self.text(value, *path, what=PLACE)
         try:
             bare, _ = split_digest(text)
         except UsageError as error:
             self.error(str(error), *path)
             return ""
-        if text and (problem := _path_problem(bare)):
+        if "${" in bare.removeprefix(WORKSPACE):
+            self.error(f"found {text!r}; only {WORKSPACE} at the start of a path is replaced", *path)
+        elif text and (problem := _path_problem(bare)):
             self.error(f"found {text!r}; {problem}", *path)
         return text
 
@@ -130,6 +134,8 @@ class _Reader:
             self.error("found no stage; at least one is valid", "stages")
         stages = {}
         for key, value in given.items():
+            if key == "workspace":
+                self.error(f"{WORKSPACE} is the folder of all artifacts; choose another name", "stages", key)
             if key in inputs:
                 self.error("an input has this name too; a reference would not say which", "stages", key)
             stage = self.stage(key, value, name, image, known, {*inputs, *given}) if "stages" in root else None
@@ -167,8 +173,12 @@ class _Reader:
         for key in {"claim", "path"} - found.keys():
             self.error(f"found no {key}; the name of the claim and where pods mount it are valid", "workspace")
         claim = self.dns(found.get("claim", "x"), "workspace", "claim")
-        path = self.absolute(found.get("path", "/x"), "workspace", "path")
-        if path == "/" or "@" in path or ":" in path or path.lstrip("/").partition("/")[0] in TAKEN:
+        path = self.text(found.get("path", "/x"), "workspace", "path", what="an absolute path")
+        if path and not path.startswith("/"):
+            self.error(f"found {path!r}; an absolute path is valid", "workspace", "path")
+        elif path and (problem := _path_problem(path)):
+            self.error(f"found {path!r}; {problem}", "workspace", "path")
+        elif path == "/" or "@" in path or ":" in path or path.lstrip("/").partition("/")[0] in TAKEN:
             taken = ", ".join(sorted(f"/{name}" for name in TAKEN))
             self.error(f"found {path!r}; a folder such as /workspace is valid, outside of {taken}", "workspace", "path")
         return Workspace(claim=claim, path=path)
@@ -176,12 +186,14 @@ class _Reader:
     def input(self, name: str, value: Any) -> Input:
         path = ("inputs", name)
         self.dns(name, *path)
+        if name == "workspace":
+            self.error(f"{WORKSPACE} is the folder of all artifacts; choose another name", *path)
         line = self.document.line(*path)
         if not isinstance(value, dict):
-            return Input(path=self.absolute(value, *path), shape=None, line=line)
+            return Input(path=self.outside(value, *path), shape=None, line=line)
         found = self.mapping(value, *path, valid=("path", *_SHAPE))
         if "path" not in found:
-            self.error("found no path; an absolute path is valid", *path)
+            self.error(f"found no path; {PLACE} is valid", *path)
         sizes = {key: found[key] for key in _SHAPE if key in found}
         missing = [key for key in _SHAPE if key not in sizes]
         if sizes and missing:
@@ -195,7 +207,7 @@ class _Reader:
                 if sizes[larger] % sizes[smaller]:
                     self.error(f"{sizes[smaller]} does not divide {larger} {sizes[larger]}", *path, smaller)
             shape = Shape(**sizes, head_dim=max(1, sizes["hidden"] // sizes["head"]))
-        return Input(path=self.absolute(found.get("path", "/x"), *path, "path"), shape=shape, line=line)
+        return Input(path=self.outside(found.get("path", "/x"), *path, "path"), shape=shape, line=line)
 
     def pools(self, value: Any) -> dict[str, Pool]:
         known = {name: self.pool(name, {}) for name in pools.BUILT_IN}
@@ -262,7 +274,7 @@ class _Reader:
         )
 
     def stage_references(self, verb: type[Options], given: dict[str, Any], stage: str, valid: set[str]) -> dict[str, Reference]:
-        """The references in a stage's options; whatever else an input names must be an absolute path."""
+        """The references in a stage's options; whatever else an input names must be an absolute path, or in the workspace."""
         references = {}
         known = {f.name: f for f in options.fields(verb)}
         reads = options.inputs(verb)
@@ -271,7 +283,9 @@ class _Reader:
             if not isinstance(value, str) or option not in known:
                 continue
             match = REFERENCE.fullmatch(value)
-            if option not in reads:
+            if match and match[1] == "workspace" and (option in reads or known[option].metadata["absolute"]):
+                self.outside(value, *path)
+            elif option not in reads:
                 if match:
                     able = ", ".join(reads) or "none"
                     self.error(f"found the reference {value!r}; only options that read something take one: {able}", *path)
@@ -291,7 +305,7 @@ class _Reader:
                 self.error(f"found {value!r}; a reference is ${{name}} or ${{name}}/inside, and the whole value", *path)
             elif value and not value.startswith("/"):
                 near = f"; did you mean ${{{value.split('/')[0]}}}?" if value.split("/")[0] in valid else ""
-                self.error(f"found {value!r}; a reference such as ${{stage}}/inside or an absolute path is valid{near}", *path)
+                self.error(f"found {value!r}; a reference such as ${{stage}}/inside, {PLACE} is valid{near}", *path)
         return references
 
     def references(self, stages: dict[str, Stage], inputs: dict[str, Input]) -> None:
@@ -338,10 +352,12 @@ class _Reader:
 
 
 def _path_problem(path: str) -> str:
-    """What is wrong with an absolute path, or nothing; it must be in its one normal form, for it enters keys."""
-    parts = path.split("/")[1:]
-    if not path.startswith("/"):
-        return "an absolute path is valid"
+    """What is wrong with a path from the root or from the workspace, or nothing; it must be in its one normal form, for it
+    enters keys."""
+    inside = path.removeprefix(WORKSPACE)
+    parts = inside.split("/")[1:]
+    if not inside.startswith("/"):
+        return f"{PLACE} is valid"
     if path != "/" and any(part in {"", ".", ".."} for part in parts):
         return "a path without empty parts, '.', '..' and '/' at its end is valid"
     if any(ord(c) < 32 or ord(c) == 127 for c in path):

@@ -13,13 +13,15 @@ from minima.options import Options, inputs, split_digest
 from minima.workspace.files import file_digest, write_atomically
 from minima.workspace.marker import artifact_folder, check_files, read_marker
 
+WORKSPACE = "${workspace}"
+"""Stands for the folder of all artifacts in a pipeline file and in keys: it is mounted here and there under other names."""
 VERIFIED = "_VERIFIED.json"
 """In an artifact that its first reader has hashed."""
 
 
 def input_key(value: str, output_dir: str) -> str:
     """What stands for the input `value` in a key: the key and the path in it of an artifact beside `output_dir`, otherwise
-    its digest, or its path.
+    its digest, or its path from the workspace, which is two folders above `output_dir`, or its path.
 
     What lies elsewhere goes by its path even where it is an artifact: jobgen names folders by their keys and cannot look at
     it. The path in an artifact is part of it, because one artifact may hold several things (a model and text).
@@ -29,7 +31,7 @@ def input_key(value: str, output_dir: str) -> str:
         return f"sha256:{digest}"
     folder = artifact_folder(path)
     if folder is None or not _beside(folder, output_dir):
-        return path
+        return outside_input_key(path, os.path.dirname(os.path.dirname(os.path.abspath(output_dir))))
     inside = os.path.relpath(path, folder)
     return artifact_input_key(read_marker(folder)["key"], "" if inside == "." else inside)
 
@@ -37,6 +39,13 @@ def input_key(value: str, output_dir: str) -> str:
 def artifact_input_key(artifact_key: str, inside: str) -> str:
     """The form of `input_key` for the path `inside` an artifact with this key."""
     return f"{artifact_key}/{inside}" if inside else artifact_key
+
+
+def outside_input_key(path: str, workspace: str) -> str:
+    """The form of `input_key` for a path that no stage makes: `${workspace}/inside` for what lies there."""
+    root = os.path.abspath(workspace)
+    whole = os.path.abspath(path)
+    return f"{WORKSPACE}{whole.removeprefix(root)}" if whole.startswith(f"{root}/") else path
 
 
 def _beside(folder: Path, output_dir: str) -> bool:

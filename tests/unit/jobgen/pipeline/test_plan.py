@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import pytest
 import yaml
@@ -110,7 +111,7 @@ def test_execution_keeps_keys_and_identity_changes_them_downstream() -> None:
 
 def test_an_input_counts_by_its_digest_or_by_its_path() -> None:
     digest = "ab" * 32
-    plain = "sharegpt: /workspace/inputs/sharegpt"
+    plain = "sharegpt: ${workspace}/inputs/sharegpt"
     by_digest = [
         plan(shipped("minima-3b", (plain, f"sharegpt: {path}@sha256:{digest}"))) for path in ("/workspace/a", "/workspace/b")
     ]
@@ -118,6 +119,36 @@ def test_an_input_counts_by_its_digest_or_by_its_path() -> None:
     assert first.key == second.key
     assert first.options.input_dir == f"/workspace/a@sha256:{digest}"  # type: ignore[attr-defined]
     assert step(plan(shipped("minima-3b", (plain, "sharegpt: /workspace/b"))), "build-chat-data").key != first.key
+
+
+def test_an_input_in_the_workspace_has_one_key_wherever_that_is_mounted(tmp_path: Path) -> None:
+    pods = plan(spec.load("minima-3b"))
+    assert pods[0].options.chinese_sp_path == "/workspace/inputs/chinese_sp.model"  # type: ignore[attr-defined]
+    spelled_out = spec.read("minima-3b").replace("${workspace}/", "/workspace/")
+    assert [one.key for one in plan(spec.parse(spelled_out, "p.yaml"))] == [one.key for one in pods]
+    here = plan(spec.load("minima-3b"), str(tmp_path))
+    assert here[0].options.chinese_sp_path == f"{tmp_path}/inputs/chinese_sp.model"  # type: ignore[attr-defined]
+    for one, there in zip(here, pods, strict=True):
+        assert one.key == there.key
+        for name in options.inputs(type(one.options)):
+            value = getattr(one.options, name)
+            if value.startswith(f"{tmp_path}/inputs/"):  # What the stage will say of it, here and in a pod.
+                said = input_key(value, one.output_dir)
+                assert said == input_key(getattr(there.options, name), there.output_dir)
+                assert said.startswith("${workspace}/inputs/")
+
+
+def test_a_path_that_no_pod_sees_is_an_error_but_not_on_this_machine() -> None:
+    text = spec.read("minima-3b").replace("${workspace}/inputs/wudao", "/data/wudao")
+    text = text.replace("lora_dropout: 0.05\n", "lora_dropout: 0.05\n      deepspeed: /etc/deepspeed.json\n")
+    with pytest.raises(UsageError) as error:
+        plan(spec.parse(text, "p.yaml"))
+    first, second = str(error.value).splitlines()
+    assert first.startswith("p.yaml:20: inputs.wudao: found /data/wudao, which no pod sees: they mount the workspace alone")
+    assert "write ${workspace}/…, or run with --local" in first
+    assert ": stages.finetune-lora.options.deepspeed: found /etc/deepspeed.json, which no pod sees" in second
+    wudao = step(plan(spec.parse(text, "p.yaml"), "/here"), "build-data").options.input_dir  # type: ignore[attr-defined]
+    assert wudao == "/data/wudao"
 
 
 def test_parameters_are_the_published_ones() -> None:
@@ -281,7 +312,7 @@ def test_the_tutorials_lora_script_does_not_fit() -> None:
         ),
         (
             "minima-3b",
-            "wudao: /workspace/inputs/wudao",
+            "wudao: ${workspace}/inputs/wudao",
             "wudao: /workspace/minima-3b/wudao",
             "input_dir: /workspace/minima-3b/wudao lies among this pipeline's own artifacts",
         ),

@@ -128,7 +128,7 @@ CASES: dict[str, tuple[str, str, str]] = {
     "relative path": (
         "${llama}",
         "llama/model",
-        "found 'llama/model'; a reference such as ${stage}/inside or an absolute path is valid; did you mean ${llama}?",
+        "such as ${stage}/inside, ${workspace}/… or an absolute path is valid; did you mean ${llama}?",
     ),
     "workspace over the image": (
         "path: /workspace}",
@@ -145,10 +145,25 @@ CASES: dict[str, tuple[str, str, str]] = {
         "  llama: {path: /workspace/llama, layer: 2, hidden: 64, head: 6, kv_head: 3, intermediate: 9, vocab_size: 9}",
         "p.yaml:5: inputs.llama.head: 6 does not divide hidden 64",
     ),
+    "workspace as a whole": ("${llama}", "${workspace}", "found '${workspace}'; ${workspace}/… or an absolute path is valid"),
+    "workspace with nothing in it": ("${llama}", "${workspace}/", "a path without empty parts, '.', '..'"),
+    "workspace upwards": ("${llama}", "${workspace}/../x", "a path without empty parts, '.', '..'"),
+    "workspace in the middle": ("/workspace/inputs/llama", "/x/${workspace}", "only ${workspace} at the start of a path"),
+    "workspace of itself": (
+        "path: /workspace}",
+        "path: '${workspace}/x'}",
+        "workspace.path: found '${workspace}/x'; an absolute",
+    ),
+    "input called workspace": (
+        "inputs:\n",
+        "inputs:\n  workspace: /x\n",
+        "inputs.workspace: ${workspace} is the folder of all artifacts",
+    ),
+    "stage called workspace": ("  again:", "  workspace:", "stages.workspace: ${workspace} is the folder of all artifacts"),
     "relative path of a file": (
         "learning_rate: 3.0e-4",
         "deepspeed: ds.json",
-        "p.yaml:15: stages.adapt.options.deepspeed: found 'ds.json'; an absolute path is valid",
+        "p.yaml:15: stages.adapt.options.deepspeed: found 'ds.json'; ${workspace}/… or an absolute path is valid",
     ),
     "path in two forms": ("/workspace/inputs/llama", "/workspace//inputs/llama", "p.yaml:5: inputs.llama: found"),
     "bad digest": (
