@@ -36,6 +36,18 @@ def device() -> torch.device:
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if torch.cuda.is_available() else torch.device("cpu")
 
 
+def placement(model: Any) -> dict[str, Any]:
+    """Where and how this process computed with `model`, for the marker: device, dtype, attention, peak bytes of a GPU."""
+    place = next(model.parameters()).device
+    gpu = place.type == "cuda"
+    found: dict[str, Any] = {
+        "device": torch.cuda.get_device_name(place) if gpu else place.type,
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "attention": model.config._attn_implementation,
+    }
+    return found | ({"peak_gpu_bytes": torch.cuda.max_memory_allocated(place)} if gpu else {})
+
+
 def attention(name: str, dtype: torch.dtype = torch.bfloat16) -> str:
     """The attention kernel that the option value `name` means here.
 

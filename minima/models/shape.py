@@ -1,4 +1,4 @@
-"""The shape of a LLaMA, as numbers: what a teacher can be cut to, and how many weights that has. No torch."""
+"""The shape of a LLaMA, as numbers: what a teacher can be cut to, its weights, and what a token costs. No torch."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -40,6 +40,39 @@ class Shape:
         q, kv = self.head * self.head_dim, self.kv_head * self.head_dim
         attention = 2 * (self.hidden + q) + 2 * (self.hidden + kv)
         return rank * self.layer * (attention + 3 * (self.hidden + self.intermediate)) + self.vocab_size * self.hidden
+
+    @property
+    def multiplied(self) -> int:
+        """Number of weights that a token is multiplied with: all matrices but the embedding, which is looked up."""
+        q, kv = self.head * self.head_dim, self.kv_head * self.head_dim
+        layer = 2 * self.hidden * (q + kv) + 3 * self.hidden * self.intermediate
+        return self.layer * layer + self.vocab_size * self.hidden
+
+    def attention_flops(self, length: int) -> int:
+        """Floating-point operations per token of queries with keys and of weights with values, forward.
+
+        Of `length` positions a token sees (length + 1) / 2 on average: causal attention is counted as if nothing were wasted.
+        """
+        return 2 * self.layer * self.head * self.head_dim * (length + 1)
+
+    def forward_flops(self, length: int) -> int:
+        """Floating-point operations per token of one forward pass over sequences of `length` tokens.
+
+        A multiplication and its addition are two; look-ups, norms, activations and softmaxes are not counted.
+        """
+        return 2 * self.multiplied + self.attention_flops(length)
+
+
+def training_flops(model: Shape, length: int, *, teacher: Shape | None = None, lora_r: int = 0) -> int:
+    """Floating-point operations per trained token, as model FLOPs utilization counts them (Chowdhery et al. 2022, "PaLM").
+
+    A backward pass is two forward passes, one for the gradient of inputs and one for that of weights; activations that are
+    computed again count nothing. A frozen teacher costs a forward pass; weights frozen under LoRA, no gradient of their own.
+    """
+    frozen = model.multiplied - model.vocab_size * model.hidden if lora_r else 0
+    trained = model.lora_parameters(lora_r) if lora_r else model.multiplied
+    own = 4 * frozen + 6 * trained + 3 * model.attention_flops(length)
+    return own + (teacher.forward_flops(length) if teacher else 0)
 
 
 def cut(teacher: Shape, options: Convert) -> Shape:

@@ -110,6 +110,7 @@ def _run(options: Evaluate, output: artifact.Output, found: list[Data]) -> dict[
         metrics["answer"] = sampled(model, tokenizer, prompt, options.seed)
         results["answer"] = {"question": options.question, "answer": metrics["answer"]}
         _write(output.folder / ANSWER, f"Question: {options.question}\n\nAnswer: {metrics['answer']}\n")
+    metrics |= models.placement(model)
     output.check_lease()
     _write(output.folder / RESULTS, json.dumps(results, indent=1, ensure_ascii=False, sort_keys=True) + "\n")
     _write(output.folder / TABLE, table(results))

@@ -83,6 +83,7 @@ def run(options: Prune, output: Output) -> dict[str, Any]:
         tensors["layers"] = rises
         for name, layer in (("least", int(rises.argmin())), ("most", int(rises.argmax()))):
             metrics |= {f"{name}_needed_layer": layer, f"{name}_needed_layer_rise": rises[layer].item()}
+    metrics |= pretrained.placement(teacher)
 
     output.progress.phase("writing")
     # The weights are permuted as the folder holds them, not as they were computed with.

@@ -181,7 +181,7 @@ def load(engine: Any, folder: Path) -> None:
     mine = fragments(engine)
     with torch.no_grad():
         for flat in {id(p.flat): p.flat for p in mine}.values():
-            step = torch.tensor(float(manifest["adam_step"]))
+            step = torch.tensor(float(manifest["adam_step"]), device=flat.device)
             optimizer.state[flat] = {"step": step, **{moment: torch.zeros_like(flat) for moment in MOMENTS}}
         by_name: dict[str, list[tuple[str, int, int]]] = {}
         for file, name, start, end in manifest["fragments"]:

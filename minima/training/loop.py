@@ -18,6 +18,7 @@ from minima.data import order
 from minima.data.batch import Batch, collate, special
 from minima.data.records import Records
 from minima.errors import DataError, StageError, TerminatedError, UsageError
+from minima.models import pretrained
 from minima.options import Training
 from minima.training import checkpoint, engine, loss
 from minima.training.metrics import Metrics
@@ -376,6 +377,7 @@ class _Run:
             "processes": self.group.world,
             "parameters": sum(p.numel() for p in parameters),
             "trainable_parameters": sum(p.numel() for p in parameters if p.requires_grad),
+            **pretrained.placement(self.model),
         }
         if self.dev_records:
             found |= {"dev_perplexity_start": state.dev_perplexity_start, "dev_perplexity": state.dev_perplexity}

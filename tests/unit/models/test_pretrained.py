@@ -159,3 +159,9 @@ def test_published_parameter_counts() -> None:
     student = shape(num_hidden_layers=24, hidden_size=3072, num_attention_heads=24, intermediate_size=8192, head_dim=128)
     assert round(pretrained.shape(teacher).parameters / 1e9, 3) == 6.879
     assert round(pretrained.shape(student).parameters / 1e9, 3) == 3.020
+
+
+def test_the_marker_says_where_and_how_a_model_was_computed_with() -> None:
+    llama = tiny.llama(dtype=torch.bfloat16)
+    llama.set_attn_implementation("eager")
+    assert pretrained.placement(llama) == {"device": "cpu", "dtype": "bfloat16", "attention": "eager"}

@@ -192,7 +192,7 @@ def test_padding_on_the_right_changes_nothing() -> None:
 
 def test_early_stopping_ends_with_the_best_weights_and_survives_a_break(tmp_path: Path) -> None:
     """Defect 8. A rate that is far too high makes the first epoch the best; patience 2 ends after the third."""
-    changes = {"learning_rate": 0.3, "num_train_epochs": 8, "max_steps": 0, "lr_scheduler_type": "constant"}
+    changes = {"learning_rate": 0.1, "num_train_epochs": 8, "max_steps": 0, "lr_scheduler_type": "constant"}
     changes |= {"warmup_proportion": 0.0, "max_grad_norm": 100.0, "keep_checkpoints": 0, "save_interval": 3}
 
     def run(name: str, **more: Any) -> tuple[dict[str, Tensor], dict[str, Any]]:
