@@ -1,14 +1,12 @@
 """The DeepSpeed engine and the process group under the training loop."""
 
 import contextlib
-import json
 import logging
 import os
 import signal
 import warnings
 from collections.abc import Iterator
 from datetime import timedelta
-from pathlib import Path
 from types import FrameType
 from typing import Any, ClassVar
 
@@ -20,28 +18,11 @@ os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
 import deepspeed
 from deepspeed.constants import default_pg_timeout
 
-from minima.errors import UsageError
 from minima.options import Training
+from minima.training.configuration import configuration
 
 BETAS = (0.9, 0.95)
 EPSILON = 1e-8
-_OURS = {
-    "train_batch_size": "--global_batch_size",
-    "train_micro_batch_size_per_gpu": "--per_device_train_batch_size",
-    "gradient_accumulation_steps": "--global_batch_size and --per_device_train_batch_size",
-    "gradient_clipping": "--max_grad_norm",
-    "optimizer": "--learning_rate and --weight_decay",
-    "scheduler": "--lr_scheduler_type and --warmup_proportion",
-    "bf16": "--use_bf16",
-    "bfloat16": "--use_bf16",
-    "fp16": "--use_bf16",
-    "amp": "--use_bf16",
-    "torch_autocast": "--use_bf16",
-    "data_types": "--use_bf16",
-    "prescale_gradients": "the loop",
-    "gradient_predivide_factor": "the loop",
-}
-"""Keys of a DeepSpeed configuration that would change what the result means, and what says them instead."""
 
 
 class Group:
@@ -92,48 +73,6 @@ def farewell() -> None:
     if Group.last is not None:
         dist.barrier(group=Group.last.end)
         dist.destroy_process_group()
-
-
-def configuration(options: Training, world: int) -> dict[str, Any]:
-    """The DeepSpeed configuration, `options.deepspeed` laid over what follows from the other options.
-
-    Raises:
-        UsageError: that file is not a JSON object, or holds keys that would change what the result means.
-    """
-    config: dict[str, Any] = {
-        "train_batch_size": options.global_batch_size,
-        "train_micro_batch_size_per_gpu": options.per_device_train_batch_size,
-        "gradient_accumulation_steps": options.accumulation_steps(world),
-        "gradient_clipping": options.max_grad_norm,
-        "bf16": {"enabled": options.use_bf16},
-        "data_types": {"grad_accum_dtype": "fp32"},
-        "communication_data_type": "fp32",
-        "zero_optimization": {"stage": options.zero_stage},
-        "zero_allow_untested_optimizer": True,
-        "steps_per_print": 1 << 60,
-    }
-    if not options.deepspeed:
-        return config
-    try:
-        laid_over = json.loads(Path(options.deepspeed).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UsageError(f"--deepspeed: {options.deepspeed}: {error}; name a DeepSpeed configuration in JSON") from None
-    if not isinstance(laid_over, dict):
-        raise UsageError(f"--deepspeed: {options.deepspeed}: a {type(laid_over).__name__}; valid: a JSON object")
-    for key in laid_over:
-        if key in _OURS:
-            raise UsageError(f"--deepspeed: {options.deepspeed}: {key!r} would change the result; {_OURS[key]} says it")
-    if "stage" in (laid_over.get("zero_optimization") or {}):
-        raise UsageError(f"--deepspeed: {options.deepspeed}: 'zero_optimization.stage'; --zero_stage says it")
-    return _overlay(config, laid_over)
-
-
-def _overlay(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    merged = dict(below)
-    for key, value in above.items():
-        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
-        merged[key] = _overlay(merged[key], value) if both else value
-    return merged
 
 
 def start(module: torch.nn.Module, options: Training, group: Group) -> Any:

@@ -1,5 +1,6 @@
 """Small training runs for tests; as a program one process of a group (`python -m tests.unit.training.runs`)."""
 
+import json
 import os
 import signal
 import socket
@@ -21,6 +22,25 @@ from tests.unit import tiny
 
 VOCABULARY = 64
 STEPS = 6
+EXECUTION_KEYS = {
+    "zero_optimization": {
+        "allgather_bucket_size": 1000,
+        "allgather_partitions": False,
+        "contiguous_gradients": False,
+        "enable_sanity_checks": True,
+        "ignore_unused_parameters": False,
+        "offload_optimizer": {"device": "cpu", "pin_memory": False},
+        "overlap_comm": True,
+        "parameter_alignment": True,
+        "reduce_bucket_size": 1e3,
+        "reduce_scatter": False,
+        "round_robin_gradients": True,
+        "use_multi_rank_bucket_allreduce": False,
+    },
+    "steps_per_print": 10,
+    "wall_clock_breakdown": True,
+}
+"""Every execution key of a DeepSpeed file, away from what it is without the file."""
 
 
 def examples(count: int, seed: int = 0) -> list[dict[str, np.ndarray]]:
@@ -118,6 +138,9 @@ def main() -> None:
             torch.save(weights(llama), folder / "unbroken.pt")
         # One process of the two gets the signal, in the last of two micro-batches of the second step.
         code = ends(lambda: run(chosen, terminate_at=4 if rank == 1 else 0))
+        (folder / f"{rank}.json").write_text(json.dumps({"zero_optimization": EXECUTION_KEYS["zero_optimization"]}))
+        laid_over = options(folder / "laid-over", per_device_train_batch_size=2, deepspeed=str(folder / f"{rank}.json"))
+        code = ends(lambda: run(laid_over, terminate_at=4))
 
         def die(trained: Any, batch: Any) -> Any:
             if rank == 1:
