@@ -24,7 +24,6 @@ EXECUTION: dict[str, Any] = {
         "parameter_alignment": bool,
         "reduce_bucket_size": int,
         "reduce_scatter": bool,
-        "round_robin_gradients": bool,
         "use_multi_rank_bucket_allreduce": bool,
     },
     "steps_per_print": int,
@@ -59,6 +58,8 @@ _REASONS = {
         zero_optimization.load_from_fp32_weights""",
     "minima writes metrics.jsonl and TensorBoard's events itself": """tensorboard wandb csv_monitor comet comms_logger
         flops_profiler log_level timers dump_state memory_breakdown""",
+    "checkpoints would be wrong: DeepSpeed shuffles the parameters, and does not say where they went": """
+        zero_optimization.round_robin_gradients""",
     "it does nothing here": "autotuning vocabulary_size disable_python_gc zero_optimization.legacy_stage1",
     'now "offload_optimizer": {"device": "cpu", "pin_memory": true}': """zero_optimization.cpu_offload
         zero_optimization.cpu_offload_use_pin_memory""",

@@ -34,7 +34,6 @@ EXECUTION_KEYS = {
         "parameter_alignment": True,
         "reduce_bucket_size": 1e3,
         "reduce_scatter": False,
-        "round_robin_gradients": True,
         "use_multi_rank_bucket_allreduce": False,
     },
     "steps_per_print": 10,
