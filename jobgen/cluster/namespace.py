@@ -70,14 +70,18 @@ def _reason(error: ApiException) -> str:
 class Cluster:
     """One namespace.
 
+    Args:
+        namespace: its name.
+        context: of the kubeconfig; None for the current one, or inside of a cluster for that.
+
     Raises:
         UsageError: nothing says which cluster.
     """
 
-    def __init__(self, namespace: str) -> None:
+    def __init__(self, namespace: str, context: str | None = None) -> None:
         self.namespace = namespace
         try:
-            client = TrainingClient(namespace=namespace)
+            client = TrainingClient(namespace=namespace, context=context)
         except (ConfigException, TypeError) as error:
             raise UsageError(f"no cluster is configured ({error}); set KUBECONFIG, or `kubectl config use-context`") from None
         self.custom, self.core = client.custom_api, client.core_api

@@ -1,4 +1,4 @@
-"""A pipeline in a cluster at a glance, and what another version of it would change there."""
+"""A pipeline in a cluster at a glance."""
 
 import json
 import re
@@ -9,14 +9,11 @@ from typing import Any
 
 from jobgen.cluster.namespace import ENDED, PAUSE, RETRIES, Cluster, label, last_words, of_job, seconds, state, waiting_for
 from jobgen.cluster.remote import verdict
-from jobgen.manifests import conductor, render
+from jobgen.manifests import conductor
 from jobgen.pipeline.pipeline import Pipeline
 from jobgen.pipeline.plan import Step, plan
 from jobgen.report import say, table
-from minima import flags
-from minima.errors import LostPeerError, StageError, UsageError
-from minima.options import VERBS, inputs
-from minima.workspace import artifact
+from minima.errors import LostPeerError, StageError
 
 PROGRESS = re.compile(r"^(?P<time>\S+) step (?P<step>\d+)/(?P<total>\d+) loss ")
 TAIL = 400
@@ -60,7 +57,7 @@ def rows(pipeline: Pipeline, cluster: Cluster) -> list[Row]:
     mark = conductor.version(pipeline.text)
     complete = any(verdict(c) == "Complete" and c.metadata.labels.get(conductor.VERSION) == mark for c in conductors)
     mine = {step.name: [j for j in jobs if label(j, "stage") == step.name and label(j, "key") == step.key] for step in steps}
-    passed = _passed(steps, {stage for stage, own in mine.items() if own})
+    passed = passed_by(steps, {stage for stage, own in mine.items() if own})
     found = []
     for step in steps:
         own = mine[step.name]
@@ -76,7 +73,7 @@ def rows(pipeline: Pipeline, cluster: Cluster) -> list[Row]:
     return found
 
 
-def _passed(steps: list[Step], begun: set[str]) -> set[str]:
+def passed_by(steps: list[Step], begun: set[str]) -> set[str]:
     """The stages that those that have a job read, and what these read: finished, though their own jobs may be gone."""
     passed: set[str] = set()
     for step in reversed(steps):
@@ -171,84 +168,6 @@ def _table(found: list[Row]) -> str:
             for row in found
         ],
     )
-
-
-def diff(pipeline: Pipeline, cluster: Cluster) -> int:
-    """Say of each stage whether the cluster's version of it is this one, and why one would run again."""
-    jobs = cluster.jobs(f"minima/pipeline={pipeline.name}")
-    again: set[str] = set()
-    lines = []
-    steps = plan(pipeline)
-    there = {(label(job, "stage"), label(job, "key")) for job in jobs}
-    passed = _passed(steps, {step.name for step in steps if (step.name, step.key) in there})
-    for step in steps:
-        own = [j for j in jobs if label(j, "stage") == step.name]
-        mine = [j for j in own if label(j, "key") == step.key]
-        name = render.job(pipeline, step, cluster.namespace)["metadata"]["name"]
-        if mine:
-            same = any(j["metadata"]["name"] == name for j in mine)
-            why = "" if same else _changes(step, mine[-1], pipeline, cluster)
-            lines.append([step.name, "same" if same else "same result", why])
-            continue
-        if not own and step.name in passed:
-            lines.append([step.name, "same", "its job is gone"])
-            continue
-        again.add(step.name)
-        why = "no job of it is there" if not own else _why(step, own[-1], again)
-        lines.append([step.name, "runs" if not own else "runs again", why])
-    print(table(["stage", "what", "why"], lines))
-    return 0
-
-
-def _why(step: Step, job: Mapping[str, Any], again: set[str]) -> str:
-    """What of the identity of a stage differs from that of its last job."""
-    try:
-        before = _arguments(job)
-    except UsageError:
-        return "made by another version of minima, with other options"
-    now = step.options
-    old, new = artifact.identity(before), artifact.identity(now)
-    changed = [f"{name} {old.get(name)!r} → {new[name]!r}" for name in new if old.get(name) != new[name]]
-    reads = [need for need in step.needs if need in again]
-    changed += [f"reads {need}, which runs again" for need in reads]
-    for name in inputs(type(now)):
-        then, value = getattr(before, name), getattr(now, name)
-        if then != value and not reads:
-            changed.append(f"{name} {then!r} → {value!r}")
-    return "; ".join(changed) or "made by another version of minima"
-
-
-def _changes(step: Step, job: Mapping[str, Any], pipeline: Pipeline, cluster: Cluster) -> str:
-    """How an object differs that makes the same result: where, old and new."""
-    new = render.job(pipeline, step, cluster.namespace)
-    found = list(_paths(new["spec"], job["spec"], ""))
-    what = "; ".join(found[:3]) + (f" and {len(found) - 3} more" if len(found) > 3 else "") or "labels or annotations"
-    return f"{what}; a finished one stays, a running one goes on until `jobgen restart {step.name}`"
-
-
-def _paths(new: Any, old: Any, path: str) -> Any:
-    if isinstance(new, dict) and isinstance(old, dict):
-        for key in new:
-            yield from _paths(new[key], old.get(key), f"{path}.{key}" if path else key)
-    elif isinstance(new, list) and isinstance(old, list) and len(new) == len(old):
-        for number, (a, b) in enumerate(zip(new, old, strict=True)):
-            yield from _paths(a, b, f"{path}.{number}")
-    elif new != old:
-        short = path.replace("pytorchReplicaSpecs.", "").replace("template.spec.", "").replace("containers.0.", "")
-        yield f"{short} {_short(old)} → {_short(new)}"
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 60 else f"{text[:57]}…"
-
-
-def _arguments(job: Mapping[str, Any]) -> Any:
-    """The options that a job was rendered with."""
-    (replica,) = job["spec"]["pytorchReplicaSpecs"].values()
-    container = replica["template"]["spec"]["containers"][0]
-    words = [word.replace("$$", "$") for word in container["args"]]
-    return flags.parse(VERBS[container["command"][1]], words)
 
 
 def _age(job: Mapping[str, Any]) -> float:

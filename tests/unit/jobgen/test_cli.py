@@ -1,5 +1,6 @@
 """The program jobgen: commands, files, exit codes; and that it needs nothing heavy."""
 
+import json
 import os
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import pytest
 
 import jobgen
 from jobgen import cli
+from jobgen.commands import arguments
 from jobgen.manifests import render
 from jobgen.pipeline import spec
 from jobgen.pipeline.pipeline import Pipeline
@@ -70,11 +72,19 @@ def test_without_a_cluster(here: Path, kubeconfig: str, code: int, expected: str
         (["render", "smoke", "--output", "there.yaml"], "--output: there.yaml is, or lies under, a file"),
         (["render", "smoke", "--output", "there.yaml/x"], "--output: there.yaml/x is, or lies under, a file"),
         (["render", "smoke", "--output", "-", "--namespace", "A"], "--namespace: found 'A'"),
-        (["rendr"], "invalid choice: 'rendr'"),
-        (["run", "smoke"], "one of the arguments --local --namespace is required"),
+        (["rendr"], "found 'rendr'; did you mean 'render'?"),
+        (["render", "smoke", "--output", "-", "--format", "fluxx"], "--format: found 'fluxx'; did you mean 'flux'?"),
+        (["--versoin"], "--versoin: no such option; did you mean '--version'?"),
+        (["run", "smoke", "--lokal"], "--lokal: no such option; did you mean '--local'?"),
+        (["run", "smoke", "--lokal=x"], "; `jobgen run --help` shows what is valid"),
+        (["validate", "smoke", "smoke"], "'smoke': one word too many; `jobgen validate --help` shows what is valid"),
+        (["logs", "smoke"], "STAGE; `jobgen logs --help` shows what is valid"),
+        (["run", "smoke", "--local", "-n", "a"], "--namespace: is of a cluster, --local of this machine; give one of them"),
+        (["run", "smoke", "--local", "--context", "a"], "--context: is of a cluster, --local of this machine"),
+        (["validate", "smoke", "--workspace", "w"], "--workspace: goes with --local"),
         (["run", "smoke", "--namespace", "A"], "--namespace: found 'A'"),
         (["run", "smoke", "--namespace", "a", "--workspace", "w"], "--workspace: goes with --local"),
-        (["status", "smoke"], "--namespace; `jobgen status --help` shows what is valid"),
+        (["status", "smoke", "-n", "A"], "--namespace: found 'A'"),
         (["render", "smoke", "--output", "-", "--format", "flux", "--namespace", "a"], "--source: --format flux needs it"),
         (["render", "smoke", "--output", "-", "--source", "x"], "--source: goes with --format flux"),
         (
@@ -113,10 +123,28 @@ def test_wrong_commands(here: Path, capsys: pytest.CaptureFixture[str], words: l
 
 def test_validate_prints_the_plan(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(["validate", "minima-3b"]) == 0
-    rows = {line.split()[0]: line.split() for line in capsys.readouterr().out.splitlines()}
+    lines = capsys.readouterr().out.splitlines()
+    rows = {line.split()[0]: line.split() for line in lines}
     assert rows["distill"][1:4] == ["distill", "a100-16", "2×8"]
-    assert rows["distill"][5] == "1"
-    assert "teacher 13.8" in " ".join(rows["distill"])
+    assert rows["distill"][5:] == ["1", "55.4", "of", "85.9"]
+    assert max(map(len, lines)) <= 100
+    assert cli.run(["validate", "minima-3b", "--output", "json"]) == 0
+    stages = {row["stage"]: row for row in json.loads(capsys.readouterr().out)}
+    assert all(tuple(row) == arguments.VALIDATE_KEYS for row in stages.values())
+    distill = stages["distill"]
+    assert (distill["pods"], distill["processes"], distill["zero_stage"], distill["gpu_memory"]) == (2, 8, 1, 80 * 2**30)
+    assert distill["memory"]["teacher"] == pytest.approx(13.76e9, rel=1e-3)
+    assert sum(distill["memory"].values()) == pytest.approx(2 * distill["memory"]["total"])
+    assert distill["needs"] == ["build-data", "adapt", "convert"]
+
+
+def test_validate_for_this_machine_takes_any_path(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = spec.read("minima-3b").replace("${workspace}/inputs/wudao", "/data/wudao")
+    (here / "mine.yaml").write_text(text, encoding="utf-8")
+    assert cli.run(["validate", "mine.yaml"]) == 64
+    assert "mine.yaml:20: inputs.wudao: found /data/wudao, which no pod sees" in capsys.readouterr().err
+    assert cli.run(["validate", "mine.yaml", "--local", "--output", "json"]) == 0
+    assert json.loads(capsys.readouterr().out)[0]["output_dir"].startswith(f"{here}/work/minima-3b/expand-vocab-")
 
 
 def test_render_writes_one_numbered_file_for_each_stage(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -216,7 +244,7 @@ def test_nothing_heavy_is_imported() -> None:
 
 
 @pytest.mark.long
-def test_a_fresh_environment_needs_pyyaml_only(here: Path) -> None:
+def test_a_fresh_environment_needs_nothing_heavy(here: Path) -> None:
     copy = here / "source"
     copy.mkdir()
     for name in ("jobgen", "minima", "pyproject.toml", "README.md", "LICENSE"):

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from jobgen.cluster import conduct, status
+from jobgen.cluster import conduct, diff, status
 from jobgen.cluster.namespace import last_words, state
 from jobgen.manifests import render
 from jobgen.pipeline import plan, spec
@@ -229,7 +229,7 @@ def test_why_a_stage_would_run_again(pipeline: Pipeline, capsys: pytest.CaptureF
     document = yaml.safe_load(SHORT.read_text())
     document["stages"]["build-data"]["options"]["seed"] = 1
     document["stages"]["init-model"]["image"] = "minima:other"
-    status.diff(spec.parse(yaml.safe_dump(document, sort_keys=False), "p.yaml"), cluster)  # type: ignore[arg-type]
+    diff.diff(spec.parse(yaml.safe_dump(document, sort_keys=False), "p.yaml"), cluster, output="table")  # type: ignore[arg-type]
     said = capsys.readouterr().out.splitlines()[2:]
     assert said[0].split()[:3] == ["init-model", "same", "result"]
     assert 'image "minima:cpu" → "minima:other"' in said[0]

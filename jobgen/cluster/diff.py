@@ -1,0 +1,121 @@
+"""What another version of a pipeline would change in a cluster: stage by stage, which would run again, and why."""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from jobgen.cluster.namespace import Cluster, label
+from jobgen.cluster.status import passed_by
+from jobgen.manifests import render
+from jobgen.pipeline.pipeline import Pipeline
+from jobgen.pipeline.plan import Step, plan
+from jobgen.report import table
+from minima import flags
+from minima.errors import UsageError
+from minima.options import VERBS, inputs
+from minima.workspace import artifact
+
+SAME, SAME_RESULT, RUNS, RUNS_AGAIN = "same", "same result", "runs", "runs again"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """What becomes of one stage.
+
+    Attributes:
+        stage: its name.
+        what: same, same result (by another object), runs, or runs again.
+        why: in words; empty where there is nothing to say.
+        job: the PyTorchJob of this version.
+    """
+
+    stage: str
+    what: str
+    why: str
+    job: str
+
+
+def changes(pipeline: Pipeline, cluster: Cluster) -> list[Change]:
+    """Of each stage whether the cluster's version of it is this one, and why one would run again."""
+    jobs = cluster.jobs(f"minima/pipeline={pipeline.name}")
+    again: set[str] = set()
+    found = []
+    steps = plan(pipeline)
+    there = {(label(job, "stage"), label(job, "key")) for job in jobs}
+    passed = passed_by(steps, {step.name for step in steps if (step.name, step.key) in there})
+    for step in steps:
+        own = [j for j in jobs if label(j, "stage") == step.name]
+        mine = [j for j in own if label(j, "key") == step.key]
+        name = render.job(pipeline, step, cluster.namespace)["metadata"]["name"]
+        if mine:
+            same = any(j["metadata"]["name"] == name for j in mine)
+            what, why = (SAME, "") if same else (SAME_RESULT, _changed(step, mine[-1], pipeline, cluster))
+        elif not own and step.name in passed:
+            what, why = SAME, "its job is gone"
+        else:
+            again.add(step.name)
+            what, why = (RUNS_AGAIN, _why(step, own[-1], again)) if own else (RUNS, "no job of it is there")
+        found.append(Change(stage=step.name, what=what, why=why, job=name))
+    return found
+
+
+def diff(pipeline: Pipeline, cluster: Cluster, *, output: str) -> int:
+    """Print the changes, as a table or as JSON."""
+    found = changes(pipeline, cluster)
+    if output == "json":
+        print(json.dumps([asdict(each) for each in found], indent=1, ensure_ascii=False))
+    else:
+        print(table(["stage", "what", "why"], [[each.stage, each.what, each.why] for each in found]))
+    return 0
+
+
+def _why(step: Step, job: Mapping[str, Any], again: set[str]) -> str:
+    """What of the identity of a stage differs from that of its last job."""
+    try:
+        before = _arguments(job)
+    except UsageError:
+        return "made by another version of minima, with other options"
+    now = step.options
+    old, new = artifact.identity(before), artifact.identity(now)
+    changed = [f"{name} {old.get(name)!r} → {new[name]!r}" for name in new if old.get(name) != new[name]]
+    reads = [need for need in step.needs if need in again]
+    changed += [f"reads {need}, which runs again" for need in reads]
+    for name in inputs(type(now)):
+        then, value = getattr(before, name), getattr(now, name)
+        if then != value and not reads:
+            changed.append(f"{name} {then!r} → {value!r}")
+    return "; ".join(changed) or "made by another version of minima"
+
+
+def _changed(step: Step, job: Mapping[str, Any], pipeline: Pipeline, cluster: Cluster) -> str:
+    """How an object differs that makes the same result: where, old and new."""
+    new = render.job(pipeline, step, cluster.namespace)
+    found = list(_paths(new["spec"], job["spec"], ""))
+    what = "; ".join(found[:3]) + (f" and {len(found) - 3} more" if len(found) > 3 else "") or "labels or annotations"
+    return f"{what}; a finished one stays, a running one goes on until `jobgen restart {step.name}`"
+
+
+def _paths(new: Any, old: Any, path: str) -> Iterator[str]:
+    if isinstance(new, dict) and isinstance(old, dict):
+        for key in new:
+            yield from _paths(new[key], old.get(key), f"{path}.{key}" if path else key)
+    elif isinstance(new, list) and isinstance(old, list) and len(new) == len(old):
+        for number, (a, b) in enumerate(zip(new, old, strict=True)):
+            yield from _paths(a, b, f"{path}.{number}")
+    elif new != old:
+        short = path.replace("pytorchReplicaSpecs.", "").replace("template.spec.", "").replace("containers.0.", "")
+        yield f"{short} {_short(old)} → {_short(new)}"
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else f"{text[:57]}…"
+
+
+def _arguments(job: Mapping[str, Any]) -> Any:
+    """The options that a job was rendered with."""
+    (replica,) = job["spec"]["pytorchReplicaSpecs"].values()
+    container = replica["template"]["spec"]["containers"][0]
+    words = [word.replace("$$", "$") for word in container["args"]]
+    return flags.parse(VERBS[container["command"][1]], words)

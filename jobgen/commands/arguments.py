@@ -1,0 +1,197 @@
+"""What every command takes: argparse alone, so that help and completion need nothing else."""
+
+import argparse
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from minima.errors import UsageError, did_you_mean
+
+FORMATS = ("files", "conductor", "flux", "argocd")
+EXIT_CODES = "exit codes: 0 done, 64 wrong command or pipeline, 65 bad data, 70 bug, 74 disk full, 75 an input is not there"
+PIPELINE = "a pipeline file, or the name of one that ships with jobgen: minima-3b, smoke"
+WORKSPACE = "./work"
+"""Folder of all artifacts on this machine."""
+VALIDATE_KEYS = (
+    "stage",
+    "verb",
+    "pool",
+    "pods",
+    "processes",
+    "key",
+    "needs",
+    "output_dir",
+    "zero_stage",
+    "memory",
+    "gpu_memory",
+)
+DIFF_KEYS = ("stage", "what", "why", "job")
+
+
+class Parser(argparse.ArgumentParser):
+    """Errors are UsageErrors that point to the help of the very command."""
+
+    commands: dict[str, "Parser"]
+    """By name; of the whole program's parser only."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message}; `{self.prog} --help` shows what is valid")
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            raise argparse.ArgumentError(action, f"found {value!r}; {did_you_mean(value, action.choices)}")
+
+
+class _Version(argparse.Action):
+    def __call__(self, *_: object) -> NoReturn:
+        from importlib import metadata
+
+        print(metadata.version("minima"))
+        raise SystemExit(0)
+
+
+def parse(words: Sequence[str]) -> argparse.Namespace:
+    """The command line without the program's name; `command` is None without one.
+
+    Raises:
+        UsageError: it is wrong.
+    """
+    made = parser()
+    given, rest = made.parse_known_args(words)
+    if rest:
+        of = made.commands[given.command] if given.command else made
+        flag = rest[0].partition("=")[0]
+        if not flag.startswith("-"):
+            of.error(f"{flag!r}: one word too many")
+        of.error(f"{flag}: no such option; {did_you_mean(flag, of._option_string_actions)}")
+    return given
+
+
+def parser() -> Parser:
+    """The parser of the whole program."""
+    made = Parser(
+        prog="jobgen",
+        description="Turn a pipeline file into Kubeflow PyTorchJobs, or run it on this machine.",
+        epilog=f"example:\n  jobgen init my-model\n  jobgen validate my-model.yaml\n\n{EXIT_CODES}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    made.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
+    commands = made.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)
+    made.commands = commands.choices
+
+    def command(name: str, help: str, example: str, keys: Sequence[str] = ()) -> Parser:
+        one = commands.add_parser(
+            name,
+            help=help,
+            description=help[0].upper() + help[1:] + ".",
+            epilog=f"example:\n  {example}" + (f"\n\nkeys of --output json: {', '.join(keys)}" if keys else ""),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        if keys:
+            one.add_argument(
+                "--output", choices=("table", "json"), default="table", help="form of what is printed (default: table)"
+            )
+        return one
+
+    init = command("init", "write NAME.yaml, a pipeline of your own to start from", "jobgen init my-model --from smoke")
+    init.add_argument("name", metavar="NAME", help="the new pipeline's name: a-z, 0-9 and -")
+    init.add_argument("--from", dest="start", default="minima-3b", metavar="SHIPPED", help="which to copy (default: minima-3b)")
+
+    validate = command(
+        "validate",
+        "check a pipeline and print its stages, keys and memory",
+        "jobgen validate my-model.yaml\n  jobgen validate my-model.yaml --local",
+        VALIDATE_KEYS,
+    )
+    _pipeline(validate)
+    validate.add_argument("--local", action="store_true", help="for a run on this machine, which may read any path")
+    _workspace(validate)
+
+    render = command(
+        "render",
+        "write a pipeline's PyTorchJobs, one numbered file for each stage",
+        "jobgen render my-model.yaml --output jobs -n training\n  jobgen render smoke --output - | less",
+    )
+    _pipeline(render)
+    render.add_argument("--output", required=True, metavar="DIR", help="folder to write to, or - for standard output")
+    render.add_argument("-n", "--namespace", metavar="NS", help="namespace of the objects (default: none is written)")
+    render.add_argument(
+        "--format",
+        choices=FORMATS,
+        default="files",
+        help="files: a PyTorchJob for each stage (default); conductor: one file that carries the whole pipeline; "
+        "flux, argocd: a folder for a Git repository",
+    )
+    render.add_argument("--source", metavar="NAME|URL", help="the GitRepository's name (flux) or the repository's URL (argocd)")
+    render.add_argument("--path", metavar="PATH", help="where the folder is in the repository (default: the pipeline's name)")
+
+    go = command(
+        "run",
+        "run a pipeline's stages in order, on this machine with --local, else in a cluster",
+        "jobgen run smoke --local\n  jobgen run smoke --local --from distill\n  jobgen run smoke -n minima",
+    )
+    _pipeline(go)
+    go.add_argument("--local", action="store_true", help="on this machine (default: in the cluster that kubectl uses)")
+    _workspace(go)
+    _where(go)
+    go.add_argument("--from", dest="from_stage", metavar="STAGE", help="set this stage's artifact and later ones aside first")
+
+    status = command("status", "show where a pipeline is in a cluster", "jobgen status smoke -n minima --watch", ())
+    _pipeline(status)
+    _where(status)
+    status.add_argument("--output", choices=("table", "json"), default="table", help="(default: table)")
+    status.add_argument("--watch", action="store_true", help="again every 5 seconds, until nothing is under way")
+
+    log = command("logs", "print what a stage's pods wrote, across restarts", "jobgen logs smoke distill -n minima --follow")
+    _pipeline(log)
+    _stage(log)
+    _where(log)
+    log.add_argument("--follow", action="store_true", help="go on as more comes")
+
+    diff = command("diff", "say which stages would run again, and why", "jobgen diff my-model.yaml -n minima", DIFF_KEYS)
+    _pipeline(diff)
+    _where(diff)
+
+    again = command(
+        "restart",
+        "put a running stage on its new object, from its checkpoint",
+        "jobgen restart my-model.yaml distill -n minima",
+    )
+    _pipeline(again)
+    _stage(again)
+    _where(again)
+
+    conduct = command(
+        "conduct", "what `run` and the form `conductor` run in the cluster", "jobgen conduct pipeline.yaml --namespace minima"
+    )
+    _pipeline(conduct)
+    _where(conduct)
+    conduct.add_argument("--from", dest="from_stage", metavar="STAGE", help="set aside from this stage on first, once")
+    conduct.add_argument("--job", default="", metavar="NAME", help="the Job that runs this")
+    conduct.add_argument("--uid", default="", metavar="UID", help="that Job's uid")
+
+    complete = command(
+        "completion",
+        "print what a shell needs to complete jobgen's commands, options, pipelines and stages",
+        "source <(jobgen completion bash)\n  jobgen completion fish | source",
+    )
+    complete.add_argument("shell", choices=("bash", "zsh", "fish"), metavar="SHELL", help="bash, zsh or fish")
+    return made
+
+
+def _pipeline(of: Parser) -> None:
+    of.add_argument("pipeline", metavar="FILE|NAME", help=PIPELINE)
+
+
+def _stage(of: Parser) -> None:
+    of.add_argument("stage", metavar="STAGE", help="name of the stage")
+
+
+def _workspace(of: Parser) -> None:
+    of.add_argument("--workspace", metavar="DIR", help=f"folder of all artifacts, with --local (default: {WORKSPACE})")
+
+
+def _where(of: Parser) -> None:
+    of.add_argument("-n", "--namespace", metavar="NS", help="namespace in the cluster (default: the kubeconfig's context's)")
+    of.add_argument("--context", metavar="NAME", help="context of the kubeconfig (default: the current one)")

@@ -1,0 +1,48 @@
+"""The commands that look at a cluster, and those that clear something away there."""
+
+import argparse
+
+from jobgen.cluster import kubeconfig
+from jobgen.cluster.namespace import Cluster
+from jobgen.manifests import render
+from jobgen.pipeline import spec
+
+
+def cluster_of(given: argparse.Namespace) -> Cluster:
+    """The namespace that a command line means, as kubectl would.
+
+    Raises:
+        UsageError: there is no such one.
+    """
+    render.check_namespace(given.namespace)
+    namespace, context = kubeconfig.choose(given.namespace, given.context)
+    render.check_namespace(namespace)
+    return Cluster(namespace, context or None)
+
+
+def status(given: argparse.Namespace) -> int:
+    """Show where a pipeline is."""
+    from jobgen.cluster.status import status
+
+    return status(spec.load(given.pipeline), cluster_of(given), output=given.output, watch=given.watch)
+
+
+def diff(given: argparse.Namespace) -> int:
+    """Say what would run again."""
+    from jobgen.cluster.diff import diff
+
+    return diff(spec.load(given.pipeline), cluster_of(given), output=given.output)
+
+
+def logs(given: argparse.Namespace) -> int:
+    """Print what a stage's pods wrote."""
+    from jobgen.cluster.remote import logs
+
+    return logs(spec.load(given.pipeline), cluster_of(given), given.stage, follow=given.follow)
+
+
+def restart(given: argparse.Namespace) -> int:
+    """Put a stage on its new object."""
+    from jobgen.cluster.remote import restart
+
+    return restart(spec.load(given.pipeline), cluster_of(given), given.stage)

@@ -1,0 +1,142 @@
+"""The commands that know files alone: init, validate, render."""
+
+import argparse
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from jobgen.commands.arguments import VALIDATE_KEYS, WORKSPACE
+from jobgen.manifests import conductor, gitops, render
+from jobgen.pipeline import spec
+from jobgen.pipeline.pipeline import NAME, Pipeline
+from jobgen.pipeline.plan import Step, plan
+from jobgen.pipeline.pools import amount
+from jobgen.report import table
+from minima.errors import UsageError, did_you_mean
+from minima.workspace.files import write_atomically
+
+
+def init(name: str, start: str) -> int:
+    """Write a pipeline to start from."""
+    if start not in spec.shipped():
+        raise UsageError(f"--from: no shipped pipeline {start!r}; {did_you_mean(start, spec.shipped())}")
+    if not NAME.fullmatch(name):
+        raise UsageError(f"NAME: found {name!r}; a name of a-z, 0-9 and -, starting with a letter, is valid")
+    text = re.sub(rf"^name: {re.escape(start)}$", f"name: {name}", spec.read(start), count=1, flags=re.MULTILINE)
+    place = Path(f"{name}.yaml")
+    spec.parse(text, str(place))
+    try:
+        with open(place, "x", encoding="utf-8", newline="\n") as out:
+            out.write(text)
+    except FileExistsError:
+        raise UsageError(f"{place}: there already; choose another name, or move it away") from None
+    print(f"wrote {place}; next: jobgen validate {place}")
+    return 0
+
+
+def validate(given: argparse.Namespace) -> int:
+    """Check a pipeline and print its plan."""
+    pipeline = spec.load(given.pipeline)
+    if given.local:
+        steps = plan(pipeline, str(Path(WORKSPACE if given.workspace is None else given.workspace).absolute()))
+    else:
+        if given.workspace is not None:
+            raise UsageError("--workspace: goes with --local; in a cluster the pipeline's `workspace` is used")
+        steps = plan(pipeline)
+        render.files(pipeline)
+    if given.output == "json":
+        print(json.dumps([_row(step) for step in steps], indent=1))
+        return 0
+    rows = []
+    for step in steps:
+        zero = str(getattr(step.options, "zero_stage", "-"))
+        memory = f"{step.memory.total / 1e9:.1f} of {amount(step.pool.gpu_memory) / 1e9:.1f}" if step.memory else "-"
+        rows.append([step.name, step.verb, step.pool.name, f"{step.pods}×{step.processes}", step.key, zero, memory])
+    print(table(["stage", "verb", "pool", "pods×processes", "key", "ZeRO", "GB of a GPU"], rows))
+    return 0
+
+
+def _row(step: Step) -> dict[str, Any]:
+    parts = ("weights", "gradients", "optimizer", "teacher", "activations", "total")
+    memory = {part: round(getattr(step.memory, part)) for part in parts} if step.memory else None
+    row = {
+        "stage": step.name,
+        "verb": step.verb,
+        "pool": step.pool.name,
+        "pods": step.pods,
+        "processes": step.processes,
+        "key": step.key,
+        "needs": list(step.needs),
+        "output_dir": step.output_dir,
+        "zero_stage": getattr(step.options, "zero_stage", None),
+        "memory": memory,
+        "gpu_memory": round(amount(step.pool.gpu_memory)) if step.pool.gpu_memory else None,
+    }
+    assert tuple(row) == VALIDATE_KEYS
+    return row
+
+
+def _files(given: argparse.Namespace, pipeline: Pipeline) -> dict[str, str]:
+    tool = {"flux": gitops.flux, "argocd": gitops.argocd}.get(given.format)
+    if tool is None:
+        for option in ("source", "path"):
+            if getattr(given, option) is not None:
+                raise UsageError(f"--{option}: goes with --format flux and --format argocd only")
+        if given.format == "conductor":
+            render.check_namespace(given.namespace)
+            objects = conductor.objects(pipeline, given.namespace)
+            options = "--format conductor" + (f" --namespace {given.namespace}" if given.namespace else "")
+            return {f"{pipeline.name}-conductor.yaml": render.text(pipeline, objects, options)}
+        return render.files(pipeline, given.namespace)
+    for option in ("namespace", "source"):
+        if not getattr(given, option):
+            raise UsageError(f"--{option}: --format {given.format} needs it; `jobgen render --help` says what it is")
+    return tool(pipeline, given.namespace, given.source, given.path or pipeline.name)
+
+
+def write_manifests(given: argparse.Namespace) -> int:
+    """Write a pipeline's objects, in one of the forms."""
+    output = given.output
+    if not output:
+        raise UsageError("--output: found an empty path; a folder, or - for standard output, is valid")
+    pipeline = spec.load(given.pipeline)
+    files = _files(given, pipeline)
+    if output == "-":
+        sys.stdout.buffer.write("---\n".join(files.values()).encode())
+        return 0
+    folder = Path(output)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise UsageError(f"--output: {folder} is, or lies under, a file; name a folder") from None
+    heading = render.heading(pipeline.name)
+    ours = {
+        place.relative_to(folder).as_posix()
+        for place in folder.rglob("*.yaml")
+        if place.is_file() and _first_line(place) == heading
+    }
+    foreign = [str(folder / file) for file in files if (folder / file).exists() and file not in ours]
+    if foreign:
+        raise UsageError(f"--output: {', '.join(foreign)} not made from {pipeline.name}; choose another folder or move it away")
+    for file, text in files.items():
+        (folder / file).parent.mkdir(exist_ok=True)
+        write_atomically(folder / file, text)
+    for file in sorted(ours - files.keys()):
+        (folder / file).unlink()
+        print(f"removed {folder / file}: {pipeline.name} has no such stage there any more", file=sys.stderr)
+    first = folder / next(iter(files))
+    next_step = {
+        "files": f"one after the other: kubectl apply -f {first} …",
+        "conductor": f"kubectl apply -f {first}",
+        "flux": f"commit the folder, then once: kubectl apply -f {folder / 'kustomizations.yaml'}",
+        "argocd": f"commit the folder, and make one Application of {folder / 'applications'}",
+    }[given.format]
+    print(f"wrote {len(files)} files to {folder}; {next_step}", file=sys.stderr)
+    return 0
+
+
+def _first_line(place: Path) -> str:
+    with open(place, encoding="utf-8", errors="replace") as file:
+        return file.readline().rstrip("\n")
