@@ -1,5 +1,6 @@
 """`jobgen run --local`: the stages of a pipeline on this machine, each by the command line that its pod gets."""
 
+import contextlib
 import glob
 import os
 import shlex
@@ -7,26 +8,36 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
+import time
 from pathlib import Path
 from types import FrameType
 
 from jobgen.artifacts import ASIDE, check_outside_inputs, set_aside
 from jobgen.pipeline.pipeline import Pipeline
 from jobgen.pipeline.plan import Step, plan
-from jobgen.report import Result, report, say
+from jobgen.report import Result, headline, report, titled
+from jobgen.screen import Screen
 from minima.errors import TERMINATED, NotReadyError, UsageError
 from minima.process.workers import die_with_parent
-from minima.workspace import artifact
+from minima.workspace import artifact, progress
 from minima.workspace.marker import MARKER
+from minima.workspace.progress import duration
+
+LOGS = "_logs"
+"""In the pipeline's folder: what each stage wrote."""
+LOOK = 0.5
+"""Seconds between two looks at the progress of a stage."""
 
 
-def run_local(pipeline: Pipeline, *, workspace: str, from_stage: str | None) -> int:
+def run_local(pipeline: Pipeline, *, workspace: str, from_stage: str | None, verbose: bool = False) -> int:
     """Run every stage that is not finished, in order, and print the report.
 
     Args:
         pipeline: what to run.
         workspace: folder of all artifacts; made if it is not there.
         from_stage: set this stage's artifact and all that follow from it aside first.
+        verbose: show each stage's command line and what it writes, instead of one line of progress.
 
     Returns:
         0, or the exit code of the stage that failed.
@@ -45,22 +56,28 @@ def run_local(pipeline: Pipeline, *, workspace: str, from_stage: str | None) -> 
     if from_stage is not None:
         set_aside(steps, from_stage, root / pipeline.name / ASIDE)
     results: dict[str, Result] = {}
+    screen, began = Screen(), time.monotonic()
     for number, step in enumerate(steps, 1):
-        title = f"[{number}/{len(steps)}] {step.name}"
+        title = titled(number, len(steps), step.name, max(len(step.name) for step in steps))
         marker = artifact.finished(step.options)
+        kept = marker is not None
         if marker is None:
-            say(f"{title}: {' '.join(step.argv)}")
-            code = _run(program, step)
+            log = root / pipeline.name / LOGS / f"{Path(step.output_dir).name}.log"
+            code, seconds, words = _run(program, step, title, log, screen, verbose=verbose)
             if code:
                 again = shlex.join(["jobgen", "run", str(pipeline.source), "--local", "--workspace", workspace])
-                say(f"{title}: ended with exit code {code}; finished stages are kept, `{again}` goes on")
+                how = "stopped" if code == TERMINATED else f"failed with exit code {code}"
+                screen.say(f"{title}  {how} after {duration(seconds)}{f': {words}' if words else ''}")
+                if not verbose:
+                    screen.say(f"all that it wrote is in {os.path.relpath(log)}")
+                screen.say(f"finished stages are kept; `{again}` goes on")
                 return code
             marker = artifact.finished(step.options)
             if marker is None:
                 raise NotReadyError(f"{step.output_dir}: {step.name} ended with 0 but left no {MARKER}")
-        else:
-            say(f"{title}: finished already ({artifact.summary(marker)})")
-        results[step.name] = Result.of(marker, os.path.relpath(step.output_dir))
+        results[step.name] = result = Result.of(marker, os.path.relpath(step.output_dir))
+        screen.say(f"{title}  {'kept' if kept else duration(result.seconds):>6}  {headline(result)}".rstrip())
+    screen.say(f"all {len(steps)} stages are finished, after {duration(time.monotonic() - began)}")
     print(report(results))
     return 0
 
@@ -73,27 +90,65 @@ def _program() -> str:
     return found
 
 
-def _run(program: str, step: Step) -> int:
-    """Run one stage with the variables that the operator would set, and pass signals on to it."""
+def _run(program: str, step: Step, title: str, log: Path, screen: Screen, *, verbose: bool) -> tuple[int, float, str]:
+    """Run one stage with the variables that the operator would set, and pass signals on to it.
+
+    Returns:
+        Its exit code, the seconds that it took, and its last words.
+    """
     processes = step.pods * step.processes if step.options.elastic else 1
     threads = max(1, (os.cpu_count() or 1) // processes)
-    env = {"OMP_NUM_THREADS": str(threads), **os.environ, "PET_NPROC_PER_NODE": str(processes), "PET_NNODES": "1"}
-    parent = os.getpid()
-    # In its own process group a terminal's Ctrl-C reaches the stage once, through here, and not in the middle of its farewell.
-    child = subprocess.Popen([program, *step.argv[1:]], env=env, process_group=0, preexec_fn=lambda: die_with_parent(parent))
-    interrupts = 0
+    parent, began = os.getpid(), time.monotonic()
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as stack:
+        words = stack.enter_context(tempfile.NamedTemporaryFile("r", prefix="minima-words-", encoding="utf-8"))
+        env = {"OMP_NUM_THREADS": str(threads), **os.environ, "PET_NPROC_PER_NODE": str(processes), "PET_NNODES": "1"}
+        env["MINIMA_TERMINATION_LOG"] = words.name
+        out = None
+        if verbose:
+            screen.say(f"{title}  {shlex.join(step.argv)}")
+        else:
+            out = stack.enter_context(open(log, "a", encoding="utf-8"))
+            out.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {shlex.join(step.argv)}\n")
+            out.flush()
+        child = subprocess.Popen(
+            [program, *step.argv[1:]],
+            env=env,
+            stdout=out,
+            stderr=out,
+            # In its own process group a terminal's Ctrl-C reaches the stage once, through here, and not in its farewell.
+            process_group=0,
+            preexec_fn=lambda: die_with_parent(parent),
+        )
+        interrupts = 0
 
-    def pass_on(number: int, frame: FrameType | None) -> None:
-        nonlocal interrupts
-        interrupts += 1
-        if interrupts == 1:
-            say("stopping; a second Ctrl-C does not wait for the checkpoint")
-        child.send_signal(signal.SIGTERM if interrupts == 1 else signal.SIGKILL)
+        def pass_on(number: int, frame: FrameType | None) -> None:
+            nonlocal interrupts
+            interrupts += 1
+            if interrupts == 1:
+                screen.say("stopping; a second Ctrl-C does not wait for the checkpoint")
+            child.send_signal(signal.SIGTERM if interrupts == 1 else signal.SIGKILL)
 
-    before = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
+        before = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
+        started = time.time()
+        try:
+            while (code := _ended(child)) is None:
+                if not verbose:
+                    now = progress.read(Path(step.output_dir))
+                    # Of an earlier attempt, until this one has written its own.
+                    now = now if now and now.time >= started else progress.Progress(phase="starting", since=started)
+                    screen.show(f"{title}  {progress.line(now, screen.width - len(title) - 2)}")
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+            screen.show()
+        code = TERMINATED if interrupts else 128 - code if code < 0 else code
+        return code, time.monotonic() - began, words.read().strip()
+
+
+def _ended(child: subprocess.Popen[bytes]) -> int | None:
+    """The exit code of a child, if it ends within a moment."""
     try:
-        code = child.wait()
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-    return TERMINATED if interrupts else 128 - code if code < 0 else code
+        return child.wait(LOOK)
+    except subprocess.TimeoutExpired:
+        return None

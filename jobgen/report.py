@@ -86,6 +86,27 @@ def report(results: Mapping[str, Result]) -> str:
     return "\n\n".join(parts)
 
 
+def titled(number: int, count: int, stage: str, width: int) -> str:
+    """What a line about a stage begins with, aligned with those of the others, whose names have up to `width` characters."""
+    return f"[{number:>{len(str(count))}}/{count}] {stage:<{width}}"
+
+
+def headline(result: Result) -> str:
+    """What a stage measured, in a few words."""
+    found = result.metrics
+    parts = []
+    if found.get("dev_perplexity_start") is not None:
+        parts.append(f"perplexity {_number(found['dev_perplexity_start'])} → {_number(found['dev_perplexity'])}")
+    elif (perplexity := found.get("dev_perplexity", found.get("perplexity"))) is not None:
+        parts.append(f"perplexity {_number(perplexity)}")
+    for metric, unit in (("vocab_size", "pieces"), ("train_examples", "examples"), ("parameters", "parameters")):
+        if metric in found and not parts:
+            parts.append(f"{found[metric]:,} {unit}")
+    if found.get("tokens_per_second"):
+        parts.append(f"{found['tokens_per_second']:,.0f} tokens/s")
+    return "  ".join(parts)
+
+
 def _perplexities(name: str, result: Result) -> list[list[str]]:
     metrics = result.metrics
     if not issubclass(VERBS[result.verb], Training) or "dev_perplexity" not in metrics:

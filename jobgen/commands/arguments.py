@@ -135,6 +135,7 @@ def parser() -> Parser:
     go.add_argument("--local", action="store_true", help="on this machine (default: in the cluster that kubectl uses)")
     _workspace(go)
     _where(go)
+    go.add_argument("-v", "--verbose", action="store_true", help="show what the stages write, and their command lines")
     go.add_argument("--from", dest="from_stage", metavar="STAGE", help="set this stage's artifact and later ones aside first")
 
     status = command("status", "show where a pipeline is in a cluster", "jobgen status smoke -n minima --watch", ())

@@ -19,7 +19,7 @@ def run(given: argparse.Namespace) -> int:
         from jobgen.local import run_local
 
         workspace = WORKSPACE if given.workspace is None else given.workspace
-        return run_local(pipeline, workspace=workspace, from_stage=given.from_stage)
+        return run_local(pipeline, workspace=workspace, from_stage=given.from_stage, verbose=given.verbose)
     if given.workspace is not None:
         raise UsageError("--workspace: goes with --local; in a cluster the pipeline's `workspace` is used")
     from jobgen.cluster.remote import run_remote

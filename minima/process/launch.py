@@ -49,7 +49,8 @@ STARTED = "MINIMA_STARTED"
 INPUTS = "MINIMA_INPUTS"
 """File with what the agent found of the inputs, for its workers: hashing them again on each device would take hours."""
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
-TERMINATION_LOG = Path("/dev/termination-log")
+TERMINATION_LOG = Path(os.environ.get("MINIMA_TERMINATION_LOG", "/dev/termination-log"))
+"""Where Kubernetes, or `jobgen run --local`, looks for a program's last words."""
 POLL = 2.0
 """Seconds between two looks for the marker that another pod writes."""
 

@@ -26,9 +26,11 @@ INTERVAL = 1.0
 LOG_SECONDS = 60.0
 """Seconds between two lines in a log, unless the phase changes."""
 WAITING = "waiting"
+LONG_SECONDS = 2.0
+"""After which a phase of which nobody knows the end shows how long it lasts."""
 LOG_WIDTH = 120
-BAR = 20
-"""Characters of a bar, at most."""
+BAR, SHORT_BAR = 20, 10
+"""Characters of a bar, at most and at least."""
 Item = TypeVar("Item")
 
 
@@ -150,7 +152,10 @@ class Reporter:
         """Begin a phase, or come back to it."""
         now = time.time()
         self._began.setdefault(name, (time.monotonic(), step, self.now.tokens))
-        self.now = replace(self.now, phase=name, step=step, total=total, unit=unit, eta=None, phase_since=now, time=now)
+        since, tokens = self.now.since, self.now.tokens
+        self.now = Progress(
+            phase=name, step=step, total=total, unit=unit, tokens=tokens, since=since, phase_since=now, time=now
+        )
 
     def at(
         self, step: int, *, tokens: int | None = None, tokens_per_second: float | None = None, loss: float | None = None
@@ -213,30 +218,29 @@ class Reporter:
 
 def line(progress: Progress, width: int, bar: int = BAR) -> str:
     """Progress in one line of at most `width` characters: what matters least is left out first, and a bar fills the rest."""
-    parts = [progress.phase, _count(progress)]
-    optional = [
-        f"{duration(progress.eta)} left" if progress.eta is not None else "",
+    if progress.unit == "bytes":
+        done, total, unit = f"{progress.step / 1e6:,.1f}", f"{progress.total / 1e6:,.1f}", " MB"
+    else:
+        done, total, unit = f"{progress.step:,}", f"{progress.total:,}", "" if progress.total else f" {progress.unit}"
+    texts = [f"{done}/{total}{unit}" if progress.total else f"{done}{unit}" if progress.step else ""]
+    texts += [f"{duration(progress.eta)} left" if progress.eta is not None else ""]
+    age = time.time() - progress.phase_since
+    if not progress.total and progress.phase_since and age >= LONG_SECONDS:
+        texts += [duration(age)]
+    least = min(bar, SHORT_BAR) + 2 if progress.total and bar else 0
+    more = [
         f"loss {progress.loss:.4g}" if progress.loss is not None else "",
         f"{progress.tokens_per_second:,.0f} tokens/s" if progress.tokens_per_second else "",
     ]
-    text = "  ".join(part for part in parts if part)
-    for part in optional:
-        if part and len(text) + 2 + len(part) <= width:
-            text += f"  {part}"
-    room = min(bar, width - len(text) - 2)
-    if progress.total and room >= BAR // 2:
+    right = "".join(f"  {text}" for text in texts if text)
+    for text in more:
+        if text and len(progress.phase) + least + len(right) + 2 + len(text) <= width:
+            right += f"  {text}"
+    room = min(bar, width - len(progress.phase) - len(right) - 2)
+    if progress.total and room >= SHORT_BAR:
         filled = round(room * min(progress.step / progress.total, 1))
-        first, rest = text[: len(progress.phase)], text[len(progress.phase) :]
-        text = f"{first}  {'█' * filled}{'░' * (room - filled)}{rest}"
-    return text[:width]
-
-
-def _count(progress: Progress) -> str:
-    if progress.unit == "bytes":
-        total = f"/{progress.total / 1e6:,.1f}" if progress.total else ""
-        return f"{progress.step / 1e6:,.1f}{total} MB"
-    total = f"/{progress.total:,}" if progress.total else ""
-    return f"{progress.step:,}{total} {progress.unit}" if progress.step or total else ""
+        right = f"  {'█' * filled}{'░' * (room - filled)}{right}"
+    return f"{progress.phase}{right}"[:width]
 
 
 def duration(seconds: float) -> str:

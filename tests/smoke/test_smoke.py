@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from jobgen.local import LOGS
 from jobgen.pipeline.plan import Step, plan
 from jobgen.pipeline.spec import load
 from minima.workspace import artifact, progress
@@ -102,6 +103,17 @@ def test_the_table_shows_what_the_markers_say(workspace: Workspace, first: subpr
     assert repr(workspace.marker("evaluate")["metrics"]["answer"]) in first.stdout
 
 
+def test_a_person_reads_one_line_a_stage(workspace: Workspace, first: subprocess.CompletedProcess[str]) -> None:
+    """Nothing of a library, nothing of command lines; what the stages wrote is in their logs."""
+    lines = first.stderr.splitlines()
+    assert len(lines) == len(workspace.steps) + 1
+    assert max(map(len, [*lines, *first.stdout.splitlines()[: len(workspace.steps) + 2]])) <= 80 + len(str(workspace.folder))
+    for line, (stage, step) in zip(lines, workspace.steps.items(), strict=False):
+        assert re.match(rf"\[ ?\d+/11\] {stage} +\d", line), line
+        log = workspace.folder / "smoke" / LOGS / f"{Path(step.output_dir).name}.log"
+        assert f"minima {step.verb} --output_dir" in log.read_text().splitlines()[0]
+
+
 def test_training_helps(workspace: Workspace, first: object) -> None:
     for stage in TRAINING:
         metrics = workspace.marker(stage)["metrics"]
@@ -144,8 +156,10 @@ def test_run_again_skips_every_stage(workspace: Workspace, first: subprocess.Com
     again = workspace.run()
     assert again.returncode == 0, again.stderr
     assert again.stdout == first.stdout
-    assert again.stderr.count("finished already") == len(workspace.steps)
-    assert len(again.stderr.splitlines()) == len(workspace.steps)
+    lines = again.stderr.splitlines()
+    assert all(re.match(rf"\[ ?\d+/11\] {stage} +kept", line) for stage, line in zip(workspace.steps, lines, strict=False))
+    assert len(lines) == len(workspace.steps) + 1
+    assert lines[-1].startswith("all 11 stages are finished, after ")
 
 
 def test_from_an_unknown_stage_is_refused(workspace: Workspace, first: object) -> None:
@@ -179,7 +193,8 @@ def test_stopped_in_the_middle_it_goes_on_to_the_same_weights(workspace: Workspa
         assert artifact.finished(workspace.steps["finetune"].options) is None
     again = workspace.run()
     assert again.returncode == 0, again.stderr
-    assert "step" in again.stderr
+    log = workspace.folder / "smoke" / LOGS / f"{Path(workspace.steps['finetune'].output_dir).name}.log"
+    assert "step" in log.read_text()
     assert workspace.weights("finetune") == before
 
 

@@ -24,11 +24,12 @@ BELOW = {
 }
 JOBGEN_BELOW = {
     "report": set(),
+    "screen": set(),
     "pipeline": set(),
     "artifacts": {"pipeline", "report"},
     "manifests": {"pipeline"},
-    "cluster": {"pipeline", "manifests", "artifacts", "report"},
-    "local": {"pipeline", "artifacts", "report"},
+    "cluster": {"pipeline", "manifests", "artifacts", "report", "screen"},
+    "local": {"pipeline", "artifacts", "report", "screen"},
 }
 OF_MINIMA = COMMAND_LINE | {"workspace", "process", "models.shape"}
 """What jobgen may import of minima: nothing that needs torch."""

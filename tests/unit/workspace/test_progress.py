@@ -145,13 +145,17 @@ LINE = Progress(
 
 
 def test_a_line_fits_and_says_what_matters_most() -> None:
-    assert progress.line(LINE, 100) == (
-        "training  ████░░░░░░░░░░░░░░░░  1,200/6,000 steps  1h02m left  loss 3.142  43,210 tokens/s"
-    )
+    assert progress.line(LINE, 100) == ("training  ████░░░░░░░░░░░░░░░░  1,200/6,000  1h02m left  loss 3.142  43,210 tokens/s")
     for width in range(1, 120):
         assert len(progress.line(LINE, width)) <= width
-    assert progress.line(LINE, 45) == "training  1,200/6,000 steps  1h02m left"
+    assert progress.line(LINE, 60) == "training  ███░░░░░░░░░░  1,200/6,000  1h02m left  loss 3.142"
+    assert progress.line(LINE, 50) == "training  ███░░░░░░░░░░░░  1,200/6,000  1h02m left"
+    assert progress.line(LINE, 40) == "training  1,200/6,000  1h02m left"
+    assert progress.line(Progress(phase="reading", step=1_500_000, total=9_000_000, unit="bytes"), 40, bar=0) == (
+        "reading  1.5/9.0 MB"
+    )
     assert progress.line(Progress(phase="loading"), 80) == "loading"
+    assert progress.line(Progress(phase="loading", phase_since=time.time() - 65), 80) == "loading  1m05s"
     assert progress.line(Progress(phase="reading", step=1500, unit="rows"), 80) == "reading  1,500 rows"
 
 

@@ -1,0 +1,84 @@
+"""What a person sees of `jobgen run --local`, with a program that stands in for minima; the real one is in tests/smoke."""
+
+import os
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from jobgen import local
+from jobgen.pipeline import spec
+
+SHORT = Path(__file__).parents[2] / "cluster" / "short.yaml"
+PROGRAM = """#!{python}
+import json, os, pathlib, sys, time
+sys.path.insert(0, {root!r})
+from minima.workspace import progress
+folder = pathlib.Path(sys.argv[sys.argv.index("--output_dir") + 1])
+folder.mkdir(parents=True)
+print("UserWarning: of a library")
+print("UserWarning: of another", file=sys.stderr)
+with progress.Reporter(folder / progress.file()) as reporter:
+    reporter.phase("writing", 4, "files")
+    reporter.at(3)
+    time.sleep(1.5)
+pathlib.Path(os.environ["MINIMA_TERMINATION_LOG"]).write_text("the last words")
+sys.exit({code})
+"""
+
+
+@pytest.fixture
+def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    place = tmp_path / "minima"
+    place.write_text(PROGRAM.format(python=sys.executable, root=str(Path(local.__file__).parents[1]), code=65))
+    place.chmod(0o755)
+    monkeypatch.setattr(local, "_program", lambda: str(place))
+    monkeypatch.chdir(tmp_path)
+    return place
+
+
+def test_a_stage_that_fails_says_its_last_words_and_where_the_rest_is(
+    program: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert local.run_local(spec.load(str(SHORT)), workspace="w", from_stage=None) == 65
+    said = capsys.readouterr()
+    first, second, third = said.err.splitlines()
+    assert re.fullmatch(r"\[1/3\] init-model  failed with exit code 65 after \ds: the last words", first)
+    (log,) = Path("w/short/_logs").iterdir()
+    assert second == f"all that it wrote is in {log}"
+    assert third.startswith("finished stages are kept; `jobgen run ")
+    head, *rest = log.read_text().splitlines()
+    assert "minima init-model --output_dir" in head
+    assert {"UserWarning: of a library", "UserWarning: of another"} <= set(rest)
+
+
+def test_verbose_shows_the_command_line_and_all_that_is_written(program: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert local.run_local(spec.load(str(SHORT)), workspace="w", from_stage=None, verbose=True) == 65
+    said = capfd.readouterr()
+    assert "[1/3] init-model  minima init-model --output_dir" in said.err.splitlines()[0]
+    assert "UserWarning: of another" in said.err
+    assert "UserWarning: of a library" in said.out
+    assert "_logs" not in said.err
+
+
+def test_on_a_terminal_a_line_moves(program: Path) -> None:
+    """In a pseudo-terminal of 80 columns: the progress of the stage, then in its place how it ended."""
+    ours, theirs = os.openpty()
+    child = os.fork()
+    if child == 0:
+        sys.stderr = os.fdopen(theirs, "w")
+        os.environ["COLUMNS"] = "80"
+        os._exit(local.run_local(spec.load(str(SHORT)), workspace="w", from_stage=None))
+    os.close(theirs)
+    said = b""
+    try:
+        while part := os.read(ours, 4096):
+            said += part
+    except OSError:
+        pass  # How Linux says that the other end is closed.
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 65
+    text = said.decode()
+    assert "[1/3] init-model  starting" in text
+    assert re.search(r"\x1b\[1A\r\x1b\[J\[1/3\] init-model  writing  █{15}░{5}  3/4  \ds left", text)
+    assert re.search(r"\x1b\[1A\r\x1b\[J\[1/3\] init-model  failed with exit code 65", text)
