@@ -6,11 +6,11 @@ Facts of Training Operator 1.9.4; pure, so that `jobgen render` needs no cluster
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from jobgen.pipeline.pipeline import LONGEST_JOB, NAME
+from jobgen.pipeline import fragment
+from jobgen.pipeline.pipeline import CONTAINER, LONGEST_JOB, NAME
 from jobgen.pipeline.pools import QUANTITY
 from minima.errors import did_you_mean
 
-CONTAINER = "pytorch"
 POLICIES = {
     "cleanPodPolicy": ("All", "Running", "None"),
     "restartPolicy": ("Always", "OnFailure", "Never", "ExitCode"),
@@ -19,33 +19,11 @@ POLICIES = {
 JOB = ("apiVersion", "kind", "metadata", "spec")
 METADATA = ("name", "namespace", "labels", "annotations")
 SPEC = ("nprocPerNode", "elasticPolicy", "runPolicy", "pytorchReplicaSpecs")
-RUN_POLICY = ("cleanPodPolicy",)
+RUN_POLICY = ("cleanPodPolicy", "schedulingPolicy")
 """Not `ttlSecondsAfterFinished` (a GitOps tool would train again), `suspend` and `managedBy` (Kueue's), `backoffLimit`
 and `activeDeadlineSeconds` (not honoured)."""
 ELASTIC_POLICY = ("rdzvBackend", "minReplicas", "maxReplicas", "rdzvConf")
 REPLICA = ("replicas", "restartPolicy", "template")
-POD = (
-    "automountServiceAccountToken",
-    "enableServiceLinks",
-    "terminationGracePeriodSeconds",
-    "securityContext",
-    "nodeSelector",
-    "tolerations",
-    "containers",
-    "volumes",
-)
-CONTAINER_KEYS = (
-    "name",
-    "image",
-    "command",
-    "args",
-    "env",
-    "ports",
-    "resources",
-    "securityContext",
-    "terminationMessagePolicy",
-    "volumeMounts",
-)
 
 
 def problems(job: Mapping[str, Any]) -> list[str]:
@@ -103,10 +81,9 @@ def _replica(replica: Mapping[str, Any], kind: str, path: str) -> Iterator[str]:
     if isinstance(pods, bool) or not isinstance(pods, int) or pods < 1 or (kind == "Master" and pods != 1):
         yield f"{path}.replicas: found {pods!r}; {'1' if kind == 'Master' else 'a whole number above 0'} is valid"
     template = replica.get("template", {})
-    yield from _keys(template, ("metadata", "spec"), f"{path}.template")
-    yield from _keys(template.get("metadata", {}), ("labels", "annotations"), f"{path}.template.metadata")
+    for where, what in fragment.lacks(template, (path, "template")):
+        yield f"{'.'.join(where)}: {what}"
     pod = template.get("spec", {})
-    yield from _keys(pod, POD, f"{path}.template.spec")
     containers = pod.get("containers", [])
     if [c.get("name") for c in containers] != [CONTAINER]:
         names = ", ".join(str(c.get("name")) for c in containers)
@@ -116,7 +93,6 @@ def _replica(replica: Mapping[str, Any], kind: str, path: str) -> Iterator[str]:
 
 
 def _container(container: Mapping[str, Any], pod: Mapping[str, Any], path: str) -> Iterator[str]:
-    yield from _keys(container, CONTAINER_KEYS, path)
     if not container.get("image"):
         yield f"{path}.image: missing"
     for key in ("command", "args"):

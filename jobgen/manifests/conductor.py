@@ -6,6 +6,7 @@ from typing import Any
 
 from jobgen.manifests import render
 from jobgen.manifests.render import CONDUCTOR
+from jobgen.pipeline import fragment
 from jobgen.pipeline.pipeline import Pipeline
 from minima.errors import BUG, DATA, DISK_FULL, NOT_READY, USAGE, UsageError
 
@@ -23,6 +24,8 @@ VERDICTS = (1, USAGE, DATA, BUG, DISK_FULL, NOT_READY)
 """Exit codes after which no other pod is tried; 1 is Python's own for what nobody expected."""
 BACKOFF_LIMIT = 100
 """Pods that may end without a verdict, such as by a lost node, before the Job gives up."""
+NOT_ITS_OWN = ("containers", "serviceAccountName", "volumes", "initContainers")
+"""What the pods of the stages have of the whole pipeline, and the conductor's has not."""
 RESOURCES = {"requests": {"cpu": "100m", "memory": "512Mi"}, "limits": {"cpu": "1", "memory": "512Mi"}}
 
 
@@ -43,7 +46,9 @@ def objects(pipeline: Pipeline, namespace: str | None = None, from_stage: str | 
         place = pipeline.place("conductor")
         raise UsageError(f"{place}: missing; the image of the root Dockerfile, such as `conductor: minima:jobgen`, is valid")
     name = f"{pipeline.name}-{CONDUCTOR}"
-    labels = render.labels(pipeline.name, CONDUCTOR)
+    labels = {**render.labels(pipeline.name, CONDUCTOR), **pipeline.fragment.labels}
+    own = pipeline.conductor.fragment
+    others = pipeline.conductor.account
     rights = {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": name}
     account = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": _metadata(name, namespace, labels)}
     role = {
@@ -57,7 +62,7 @@ def objects(pipeline: Pipeline, namespace: str | None = None, from_stage: str | 
         "kind": "RoleBinding",
         "metadata": _metadata(name, namespace, labels),
         "roleRef": rights,
-        "subjects": [{"kind": "ServiceAccount", "name": name, **({"namespace": namespace} if namespace else {})}],
+        "subjects": [{"kind": "ServiceAccount", "name": others or name, **({"namespace": namespace} if namespace else {})}],
     }
     content = {FILE: pipeline.text}
     held_name = f"{name}-{_hash(content)}"
@@ -71,13 +76,22 @@ def objects(pipeline: Pipeline, namespace: str | None = None, from_stage: str | 
     # Without data, which the conductor alone writes: whoever applies this again, by hand or by GitOps, leaves it as it is.
     state = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": _metadata(state_name(pipeline.name), namespace, labels)}
     spec = _job_spec(pipeline, labels, held_name, from_stage)
-    job = {
+    job: dict[str, Any] = {
         "apiVersion": "batch/v1",
         "kind": "Job",
-        "metadata": _metadata(f"{name}-{_hash(spec)}", namespace, {**labels, VERSION: version(pipeline.text)}),
+        "metadata": _metadata(
+            f"{name}-{_hash([spec, own.labels, own.annotations])}",
+            namespace,
+            {**labels, **own.labels, VERSION: version(pipeline.text)},
+        ),
         "spec": spec,
     }
-    return [account, role, binding, held, state, job]
+    made: list[dict[str, Any]] = [*([] if others else [account]), role, binding, held, state, job]
+    for each in made:
+        notes = {**pipeline.fragment.annotations, **(own.annotations if each is job else {})}
+        if notes:
+            each["metadata"]["annotations"] = notes
+    return made
 
 
 def rules(pipeline: str) -> list[dict[str, Any]]:
@@ -105,10 +119,12 @@ def _hash(content: Any) -> str:
 
 
 def _job_spec(pipeline: Pipeline, labels: dict[str, str], held: str, from_stage: str | None) -> dict[str, Any]:
+    conductor = pipeline.conductor
+    assert conductor is not None
     more = ["--from", from_stage] if from_stage else []
     container = {
         "name": CONDUCTOR,
-        "image": pipeline.conductor,
+        "image": conductor.image,
         "command": ["jobgen", "conduct"],
         "args": [f"{FOLDER}/{FILE}", "--namespace", "$(NAMESPACE)", "--job", "$(JOB)", "--uid", "$(JOB_UID)", *more],
         "env": [
@@ -128,7 +144,7 @@ def _job_spec(pipeline: Pipeline, labels: dict[str, str], held: str, from_stage:
         ],
     }
     pod = {
-        "serviceAccountName": f"{pipeline.name}-{CONDUCTOR}",
+        "serviceAccountName": conductor.account or f"{pipeline.name}-{CONDUCTOR}",
         "enableServiceLinks": False,
         "restartPolicy": "Never",
         "terminationGracePeriodSeconds": 10,
@@ -140,6 +156,14 @@ def _job_spec(pipeline: Pipeline, labels: dict[str, str], held: str, from_stage:
             {"name": "tmp", "emptyDir": {}},
         ],
     }
+    # What all pods of the pipeline have, but for what is of a stage's container and account.
+    everywhere = dict(pipeline.fragment.template.get("spec") or {})
+    of_pipeline = {**pipeline.fragment.template, "spec": {k: v for k, v in everywhere.items() if k not in NOT_ITS_OWN}}
+    template: dict[str, Any] = {"metadata": {"labels": dict(labels)}, "spec": pod}
+    for each in (of_pipeline, conductor.fragment.template):
+        template = fragment.merge(template, each)
+    if wrong := [f"pod.{'.'.join(where)}: {what}" for where, what in fragment.lacks(template)]:
+        raise UsageError("\n".join(f"{pipeline.place('conductor')}: {text}" for text in wrong))
     return {
         "backoffLimit": BACKOFF_LIMIT,
         # A stage that failed is for a person; a pod that was deleted, drained or lost says nothing about the pipeline.
@@ -149,7 +173,7 @@ def _job_spec(pipeline: Pipeline, labels: dict[str, str], held: str, from_stage:
                 {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
             ]
         },
-        "template": {"metadata": {"labels": dict(labels)}, "spec": pod},
+        "template": template,
     }
 
 

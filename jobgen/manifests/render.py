@@ -12,7 +12,8 @@ from typing import Any
 import yaml
 
 from jobgen.manifests import checks
-from jobgen.pipeline.pipeline import KEY_LENGTH, NAME, Pipeline
+from jobgen.pipeline import fragment
+from jobgen.pipeline.pipeline import CONTAINER, KEY_LENGTH, NAME, NAMESPACE, Pipeline
 from jobgen.pipeline.plan import Step, plan
 from jobgen.pipeline.pools import GPU, amount
 from jobgen.pipeline.spec import shipped
@@ -72,6 +73,11 @@ def job(pipeline: Pipeline, step: Step, namespace: str | None = None) -> dict[st
     own = {**labels(pipeline.name, step.verb), "minima/stage": step.name, "minima/key": step.key}
     queue = {"kueue.x-k8s.io/queue-name": step.pool.queue} if step.pool.queue else {}
     metadata = {"labels": {**own, **queue}, "annotations": _annotations(step)}
+    for each in step.fragments:
+        metadata = {
+            "labels": {**metadata["labels"], **each.labels},
+            "annotations": {**metadata["annotations"], **each.annotations},
+        }
     rendered = {"apiVersion": "kubeflow.org/v1", "kind": "PyTorchJob", "metadata": metadata, "spec": _spec(pipeline, step, own)}
     # Without the namespace: `kubectl apply -n` of a file that names none makes the very job that `jobgen run` makes.
     digest = hashlib.sha256(json.dumps(rendered, sort_keys=True).encode()).hexdigest()
@@ -84,8 +90,8 @@ def job(pipeline: Pipeline, step: Step, namespace: str | None = None) -> dict[st
 
 def check_namespace(name: str | None) -> None:
     """Raises UsageError for what cannot be the name of a namespace."""
-    if name is not None:
-        check_name("--namespace", name)
+    if name is not None and not NAMESPACE.fullmatch(name):
+        raise UsageError(f"--namespace: found {name!r}; a name of a-z, 0-9 and -, of at most 63 characters, is valid")
 
 
 def check_name(option: str, name: str) -> None:
@@ -141,18 +147,32 @@ def _spec(pipeline: Pipeline, step: Step, labels: dict[str, str]) -> dict[str, A
             "rdzvConf": [{"key": "read_timeout", "value": "10"}, {"key": "keep_alive_interval", "value": "2"}],
         }
     spec["runPolicy"] = {"cleanPodPolicy": "Running"}
+    if policy := {key: value for each in step.fragments for key, value in each.scheduling_policy.items()}:
+        spec["runPolicy"]["schedulingPolicy"] = policy
     spec["pytorchReplicaSpecs"] = {
         # With a Master, the operator would give Workers an init container that `restricted` refuses.
         "Master" if step.pods == 1 else "Worker": {
             "replicas": step.pods,
             "restartPolicy": "ExitCode",
-            "template": {
-                "metadata": {"labels": dict(labels), "annotations": _STAY},
-                "spec": _pod(pipeline, step),
-            },
+            "template": _template(pipeline, step, labels),
         }
     }
     return spec
+
+
+def _template(pipeline: Pipeline, step: Step, labels: dict[str, str]) -> dict[str, Any]:
+    """The pods' template: jobgen's, and over it what pipeline, pool and stage say.
+
+    Raises:
+        UsageError: what they say together lacks something that Kubernetes requires.
+    """
+    made: dict[str, Any] = {"metadata": {"labels": dict(labels), "annotations": _STAY}, "spec": _pod(pipeline, step)}
+    for each in step.fragments:
+        made = fragment.merge(made, each.template)
+    place = pipeline.place("stages", step.name)
+    if wrong := [f"{place}: pod.{'.'.join(where)}: {what}" for where, what in fragment.lacks(made)]:
+        raise UsageError("\n".join(wrong))
+    return made
 
 
 _STAY = {"cluster-autoscaler.kubernetes.io/safe-to-evict": "false", "karpenter.sh/do-not-disrupt": "true"}
@@ -182,7 +202,7 @@ def _pod(pipeline: Pipeline, step: Step) -> dict[str, Any]:
 def _container(pipeline: Pipeline, step: Step) -> dict[str, Any]:
     words = [word.replace("$", "$$") for word in step.argv]  # The kubelet would expand $(NAME).
     return {
-        "name": checks.CONTAINER,
+        "name": CONTAINER,
         "image": step.image,
         "command": words[:2],
         "args": words[2:],
@@ -206,7 +226,6 @@ def _env(step: Step) -> list[dict[str, Any]]:
     values["OMP_NUM_THREADS"] = str(max(1, math.floor(amount(pool.cpu)) // step.processes))
     if step.options.elastic:
         values["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] = str(SAVING_SECONDS)
-    values |= {name: value.replace("$", "$$") for name, value in pool.env.items()}
     env: list[dict[str, Any]] = [{"name": name, "value": value} for name, value in values.items()]
     if step.pods > 1 and step.options.independent:
         index = {"fieldRef": {"fieldPath": "metadata.labels['training.kubeflow.org/replica-index']"}}

@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from jobgen.pipeline.fragment import Fragment
 from jobgen.pipeline.pools import Pool
 from jobgen.pipeline.source import Place
 from minima.models.shape import Shape
@@ -11,9 +12,13 @@ from minima.options import Options
 
 NAME = re.compile(r"[a-z](?:[-a-z0-9]{0,61}[a-z0-9])?")
 """DNS-1035 label, which the names of jobs and services are."""
+NAMESPACE = re.compile(r"[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?")
+"""DNS-1123 label."""
 LONGEST_JOB = 53
 """Characters of a job's name; the operator makes services called <job>-worker-<i> of it."""
 KEY_LENGTH = 8
+CONTAINER = "pytorch"
+"""The container of a stage's pods, as the operator wants it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +59,7 @@ class Stage:
     Attributes:
         references: option to reference, for options that read what another stage makes.
         stated: the options that the file states.
+        fragment: what it adds to its object.
     """
 
     name: str
@@ -63,6 +69,22 @@ class Stage:
     options: Options
     references: Mapping[str, Reference]
     stated: frozenset[str]
+    fragment: Fragment
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conductor:
+    """What carries the pipeline through a cluster.
+
+    Attributes:
+        image: with jobgen.
+        fragment: what its Job and pod have beside what jobgen gives them.
+        account: a ServiceAccount that others make; empty for one of its own.
+    """
+
+    image: str
+    fragment: Fragment
+    account: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,12 +92,14 @@ class Pipeline:
     """A checked pipeline.
 
     Attributes:
-        conductor: the image with jobgen, or empty.
+        conductor: None if the file names no image for one.
+        fragment: what all objects have.
         source: the file or shipped name it came from; `text` is its content.
     """
 
     name: str
-    conductor: str
+    conductor: Conductor | None
+    fragment: Fragment
     workspace: Workspace
     inputs: Mapping[str, Input]
     stages: Mapping[str, Stage]

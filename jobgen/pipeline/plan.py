@@ -3,6 +3,8 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
+from jobgen.pipeline import fragment
+from jobgen.pipeline.fragment import Fragment
 from jobgen.pipeline.memory import USABLE, Memory, pruning, training
 from jobgen.pipeline.pipeline import Pipeline, Stage
 from jobgen.pipeline.pools import Pool, amount
@@ -26,6 +28,7 @@ class Step:
         processes: in each pod.
         needs: the stages whose artifacts it reads, in the pipeline's order.
         memory: of one GPU, where the model's shape and the pool's GPUs are known.
+        fragments: what pipeline, pool and stage add to its object, in the order of merging.
     """
 
     name: str
@@ -38,6 +41,7 @@ class Step:
     processes: int
     needs: tuple[str, ...]
     memory: Memory | None
+    fragments: tuple[Fragment, ...]
 
     @property
     def output_dir(self) -> str:
@@ -127,6 +131,7 @@ def _step(pipeline: Pipeline, stage: Stage, steps: Mapping[str, Step], root: str
         processes=stage.pool.processes if resolved.elastic else 1,
         needs=tuple(name for name in pipeline.stages if name in read),
         memory=None,
+        fragments=(pipeline.fragment, stage.pool.fragment, stage.fragment),
     )
 
 
@@ -143,15 +148,16 @@ def _other_paths(made: Options) -> list[str]:
 def _unseen(pipeline: Pipeline, stage: Stage, step: Step) -> Iterator[str]:
     """What is wrong with paths that pods cannot see."""
     root = pipeline.workspace.path
+    mounted = (f"{root}/", *(f"{path}/" for path in fragment.mounts(each.template for each in step.fragments)))
     for option in [*options.inputs(type(step.options)), *_other_paths(step.options)]:
         path = split_digest(getattr(step.options, option))[0]
-        if path and not f"{path}/".startswith(f"{root}/"):
+        if path and not f"{path}/".startswith(mounted):
             reference = stage.references.get(option)
             key = ("inputs", reference.name) if reference else ("stages", stage.name, "options", option)
             found = split_digest(pipeline.inputs[reference.name].path)[0] if reference else path
             yield (
-                f"{pipeline.place(*key)}: found {found}, which no pod sees: they mount the workspace alone, at {root}; put it "
-                f"there and write {WORKSPACE}/…, or run with --local, which reads any path"
+                f"{pipeline.place(*key)}: found {found}, which no pod sees: they mount {', '.join(p[:-1] for p in mounted)}; put it "
+                f"there, as {WORKSPACE}/…, mount a volume (`pod`), or run with --local, which reads any path"
             )
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
+from jobgen.pipeline.fragment import Fragment
 from minima.errors import UsageError, did_you_mean
 
 UNITS = {"": 1.0, "m": 1e-3, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
@@ -48,11 +49,12 @@ class Pool:
     """More of what the nodes offer, by its name there, such as RDMA devices."""
     node_selector: Mapping[str, str] = field(default_factory=dict)
     tolerations: tuple[Mapping[str, str], ...] = ()
-    env: Mapping[str, str] = field(default_factory=dict)
     image: str = ""
     """Empty for the pipeline's."""
     queue: str = ""
     """Kueue's LocalQueue; empty for none."""
+    fragment: Fragment = field(default_factory=Fragment)
+    """What pods of this pool, and their objects, have beside that."""
 
 
 _A100 = Pool(
@@ -113,7 +115,7 @@ def build(name: str, values: Mapping[str, Any], place: Callable[[str], str]) -> 
     Raises:
         UsageError: an unknown field, a wrong type or value; one line for each.
     """
-    valid = [f.name for f in fields(Pool) if f.name != "name"]
+    valid = [f.name for f in fields(Pool) if f.name not in {"name", "fragment"}]
     errors: list[str] = []
     checked: dict[str, Any] = {}
     for key, value in values.items():
@@ -159,8 +161,6 @@ def _checked(key: str, value: Any) -> Any:
             return {_matching(k, LABEL_NAME, "a label"): _matching(v, LABEL_VALUE, "its value") for k, v in _pairs(value)}
         case "resources":
             return {_resource(k): _quantity(v) for k, v in _pairs(value)}
-        case "env":
-            return {_variable(k): _matching(v, re.compile(r"[^\0]*"), "a string") for k, v in _pairs(value)}
     if not isinstance(value, list):
         raise UsageError(f"found {value!r}; a list of tolerations is valid")
     return tuple(_toleration(one) for one in value)
@@ -199,12 +199,6 @@ def _resource(name: str) -> str:
     if name in {"cpu", "memory", GPU}:
         raise UsageError(f"{name} is the pool's own field {name.replace(GPU, 'gpus')}")
     return _matching(name, LABEL_NAME, "a resource's name")
-
-
-def _variable(name: str) -> str:
-    if OURS.fullmatch(name):
-        raise UsageError(f"{name} is set by jobgen, the operator or torchrun; remove it")
-    return _matching(name, VARIABLE, "a variable's name")
 
 
 def _toleration(value: Any) -> dict[str, str]:

@@ -99,7 +99,10 @@ class _Converter:
             case yaml.MappingNode():
                 found: Any = self.mapping(node, path)
             case yaml.SequenceNode():
-                found = [self.value(item, path) for item in node.value]
+                found = []
+                for number, item in enumerate(node.value):
+                    self.lines[(*path, str(number))] = item.start_mark.line + 1
+                    found.append(self.value(item, (*path, str(number))))
             case _:
                 found = self.scalar(node, path)
         self.done[id(node)] = found

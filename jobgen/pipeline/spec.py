@@ -5,12 +5,25 @@ An error says where (file, line, key), what was found and what is valid; all err
 
 import fnmatch
 import re
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from jobgen.pipeline import pools, source
-from jobgen.pipeline.pipeline import KEY_LENGTH, LONGEST_JOB, NAME, Input, Pipeline, Reference, Stage, Workspace
+from jobgen.pipeline import level, pools, source
+from jobgen.pipeline.fragment import Fragment
+from jobgen.pipeline.pipeline import (
+    CONTAINER,
+    KEY_LENGTH,
+    LONGEST_JOB,
+    NAME,
+    Conductor,
+    Input,
+    Pipeline,
+    Reference,
+    Stage,
+    Workspace,
+)
 from jobgen.pipeline.pools import Pool
 from jobgen.pipeline.source import Document
 from minima import flags, options
@@ -22,6 +35,7 @@ from minima.workspace.inputs import WORKSPACE
 SHIPPED = Path(__file__).parents[1] / "pipelines"
 RESERVED = "output_dir"
 PLACE = f"{WORKSPACE}/… or an absolute path"
+KEYS = ("name", "image", "conductor", "workspace", "inputs", "pools", "stages")
 TAKEN = {"bin", "boot", "dev", "etc", "lib", "lib64", "opt", "proc", "root", "run", "sbin", "src", "sys", "tmp", "usr", "var"}
 """Folders of the image's root, and those that jobgen mounts there."""
 REFERENCE = re.compile(r"\$\{([^{}]*)\}(?:/(.*))?", re.DOTALL)
@@ -119,13 +133,14 @@ class _Reader:
         return text
 
     def pipeline(self) -> Pipeline:
-        root = self.mapping(self.document.value, valid=("name", "image", "conductor", "workspace", "inputs", "pools", "stages"))
+        root = self.mapping(self.document.value, valid=(*KEYS, *level.KEYS, level.SCHEDULING))
         for key in ("name", "image", "workspace", "stages"):
             if key not in root:
                 self.error("missing", key)
         name = self.dns(root.get("name", "x"), "name")
         image = self.image(root.get("image", "x"), "image")
-        conductor = self.image(root["conductor"], "conductor") if "conductor" in root else ""
+        conductor = self.conductor(root["conductor"]) if "conductor" in root else None
+        fragment = self.level(root)
         workspace = self.workspace(root.get("workspace", {"claim": "x", "path": "/x"}))
         inputs = {k: self.input(k, v) for k, v in self.mapping(root.get("inputs", {}), "inputs").items()}
         known = self.pools(root.get("pools", {}))
@@ -149,6 +164,7 @@ class _Reader:
         return Pipeline(
             name=name,
             conductor=conductor,
+            fragment=fragment,
             workspace=workspace,
             inputs=inputs,
             stages=stages,
@@ -168,11 +184,30 @@ class _Reader:
             self.error(str(error), *path)
             return ""
 
+    def level(self, found: dict[str, Any], *path: str, container: str = CONTAINER) -> Fragment:
+        """What one level adds to its objects."""
+        made, problems = level.read(found, path, container=container)
+        for where, what in problems:
+            self.error(what, *where)
+        return made
+
+    def conductor(self, value: Any) -> Conductor:
+        path = ("conductor",)
+        if not isinstance(value, dict):
+            return Conductor(image=self.image(value, *path), fragment=Fragment(), account="")
+        found = self.mapping(value, *path, valid=("image", *level.KEYS))
+        if "image" not in found:
+            self.error("image is missing; that of the root Dockerfile, such as minima:jobgen, is valid", *path)
+        image = self.image(found.get("image", "x"), *path, "image")
+        fragment = self.level(found, *path, container="conductor")
+        return Conductor(image=image, fragment=fragment, account=str(found.get("service_account") or ""))
+
     def workspace(self, value: Any) -> Workspace:
         found = self.mapping(value, "workspace", valid=("claim", "path"))
         for key in {"claim", "path"} - found.keys():
             self.error(f"found no {key}; the name of the claim and where pods mount it are valid", "workspace")
-        claim = self.dns(found.get("claim", "x"), "workspace", "claim")
+        name = "a claim's name, of a-z, 0-9, - and ., beginning and ending with a letter or a digit,"
+        claim = self.text(found.get("claim", "x"), "workspace", "claim", pattern=level.OBJECT_NAME, what=name)
         path = self.text(found.get("path", "/x"), "workspace", "path", what="an absolute path")
         if path and not path.startswith("/"):
             self.error(f"found {path!r}; an absolute path is valid", "workspace", "path")
@@ -214,7 +249,11 @@ class _Reader:
         for name, changes in self.mapping(value, "pools").items():
             self.dns(name, "pools", name)
             self.own_pools.add(name)
-            known[name] = self.pool(name, self.mapping(changes, "pools", name))
+            given = self.mapping(changes, "pools", name)
+            own = (*level.KEYS, level.SCHEDULING)
+            made = self.pool(name, {key: item for key, item in given.items() if key not in own})
+            fragment = self.level(given, "pools", name)
+            known[name] = replace(made, fragment=fragment) if made else None
         return {name: pool for name, pool in known.items() if pool}
 
     def pool(self, name: str, changes: dict[str, Any]) -> Pool | None:
@@ -233,7 +272,7 @@ class _Reader:
         if (excess := len(pipeline) + len(name) + KEY_LENGTH + 2 - LONGEST_JOB) > 0:
             job = f"{pipeline}-{name}-{'x' * KEY_LENGTH}"
             self.error(f"the job's name {job} is {excess} characters too long; at most {LONGEST_JOB} are valid", *path)
-        found = self.mapping(value, *path, valid=("verb", "pool", "image", "options"))
+        found = self.mapping(value, *path, valid=("verb", "pool", "image", "options", *level.KEYS, level.SCHEDULING))
         verb_path = (*path, "verb") if "verb" in found else path
         verb = self.text(found.get("verb", name), *verb_path)
         if verb and verb not in VERBS:
@@ -252,6 +291,7 @@ class _Reader:
                     self.error(f"{asked}: {error}", *path, "pool")
         own = self.image(found["image"], *path, "image") if "image" in found else ""
         given = self.mapping(found.get("options", {}), *path, "options")
+        fragment = self.level(found, *path)
         if verb not in VERBS:
             return None
         references = self.stage_references(VERBS[verb], given, name, referable)
@@ -271,6 +311,7 @@ class _Reader:
             options=built,
             references=references,
             stated=frozenset(given),
+            fragment=fragment,
         )
 
     def stage_references(self, verb: type[Options], given: dict[str, Any], stage: str, valid: set[str]) -> dict[str, Reference]:

@@ -1,0 +1,197 @@
+"""Fragments of a pod's template: how a pipeline says any field of a pod, checked by Kubernetes' schema, merged by its rules.
+
+The schema is the published OpenAPI document, kept as data (`pod_schema.json`, which a test compares with a cluster's). The
+rules are those of strategic merge patches: maps are merged, lists that have a merge key by it, all others replaced; null
+removes, `$patch: delete` empties a map or removes a list's entry, `$patch: replace` forgets what stands below. One
+difference: where a volume gets another source the old one goes, for which Kubernetes wants a `$retainKeys` in the patch.
+"""
+
+import copy
+import functools
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from minima.errors import did_you_mean
+
+SCHEMA = Path(__file__).with_name("pod_schema.json")
+SCHEDULING_POLICY = ("minAvailable", "minResources", "priorityClass", "queue", "scheduleTimeoutSeconds")
+"""Fields of the operator's `runPolicy.schedulingPolicy`, which some schedulers read."""
+DIRECTIVE = "$patch"
+DIRECTIVES = ("delete", "replace", "merge")
+QUANTITY = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([KMGTPE]i|[numkMGTPE]|[eE][+-]?[0-9]+)?")
+Path_ = tuple[str, ...]
+Problems = Iterator[tuple[Path_, str]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fragment:
+    """What one level of a pipeline (all of it, a pool, a stage, the conductor) adds to its objects.
+
+    Attributes:
+        labels: of the object and of its pods.
+        annotations: likewise.
+        template: of its pods: `metadata` and `spec`, in Kubernetes' own words.
+        scheduling_policy: the operator's `runPolicy.schedulingPolicy`.
+    """
+
+    labels: Mapping[str, str] = field(default_factory=dict)
+    annotations: Mapping[str, str] = field(default_factory=dict)
+    template: Mapping[str, Any] = field(default_factory=dict)
+    scheduling_policy: Mapping[str, Any] = field(default_factory=dict)
+
+
+@functools.cache
+def _definitions() -> dict[str, Any]:
+    definitions: dict[str, Any] = json.loads(SCHEMA.read_text(encoding="utf-8"))["definitions"]
+    return definitions
+
+
+def problems(value: Any, path: Path_, definition: str = "PodTemplateSpec") -> Problems:
+    """What is wrong with a fragment by the schema, as pairs of where and what; what is required may be elsewhere."""
+    yield from _problems(value, {"$ref": definition}, path, whole=False)
+
+
+def lacks(template: Mapping[str, Any], path: Path_ = ()) -> Problems:
+    """What is wrong with a merged template, what is required and missing included."""
+    yield from _problems(template, {"$ref": "PodTemplateSpec"}, path, whole=True)
+
+
+def _resolved(node: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A node of the schema, or the definition that it refers to with the node's own rules of merging."""
+    if "$ref" not in node:
+        return node
+    return {**_definitions()[node["$ref"]], **{k: v for k, v in node.items() if k != "$ref"}, "is": node["$ref"]}
+
+
+def _problems(value: Any, node: Mapping[str, Any], path: Path_, *, whole: bool) -> Problems:
+    node = _resolved(node)
+    if value is None and not whole:
+        return  # Removes what is there.
+    expected = _expected(value, node)
+    if expected:
+        yield path, f"found {_told(value)}; {expected}"
+        return
+    if isinstance(value, dict):
+        yield from _of_mapping(value, node, path, whole=whole)
+    elif isinstance(value, list):
+        key = node.get("x-kubernetes-patch-merge-key")
+        for number, item in enumerate(value):
+            here = (*path, str(number))
+            if key and isinstance(item, dict) and item.get(key) is None and DIRECTIVE not in item:
+                yield here, f"found no {key}, by which entries of this list are merged; give one"
+            yield from _problems(item, node["items"], here, whole=whole)
+
+
+def _of_mapping(value: Mapping[str, Any], node: Mapping[str, Any], path: Path_, *, whole: bool) -> Problems:
+    properties = node.get("properties")
+    for key, item in value.items():
+        here = (*path, key)
+        if key == DIRECTIVE and not whole:
+            if item not in DIRECTIVES:
+                yield here, f"found {_told(item)}; {did_you_mean(str(item), DIRECTIVES)}"
+        elif key.startswith("$"):
+            yield here, f"unknown directive; {DIRECTIVE} is valid"
+        elif properties is not None and key not in properties:
+            yield here, f"unknown; {did_you_mean(key, properties)}"
+        else:
+            below = properties[key] if properties is not None else node.get("additionalProperties", {})
+            yield from _problems(item, below, here, whole=whole)
+    if whole:
+        for key in node.get("required", ()):
+            if value.get(key) is None:
+                yield path, f"{key} is missing"
+
+
+def _expected(value: Any, node: Mapping[str, Any]) -> str:
+    """What is valid in place of `value`; empty if it is of the right type."""
+    if node.get("is") == "Quantity":
+        text = str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
+        good = isinstance(text, str) and QUANTITY.fullmatch(text) is not None
+        return "" if good else "a quantity such as 500m or 64Gi is valid"
+    if node.get("is") == "IntOrString" or node.get("format") == "int-or-string":
+        good = isinstance(value, int | str) and not isinstance(value, bool)
+        return "" if good else "a whole number or a string is valid"
+    match node.get("type"):
+        case "string":
+            if not isinstance(value, str):
+                return "a string is valid, in quotes if need be"
+            return did_you_mean(value, node["enum"]) if "enum" in node and value not in node["enum"] else ""
+        case "integer":
+            return "" if isinstance(value, int) and not isinstance(value, bool) else "a whole number is valid"
+        case "boolean":
+            return "" if isinstance(value, bool) else "true or false is valid"
+        case "array":
+            return "" if isinstance(value, list) else "a list is valid"
+        case "object":
+            return "" if isinstance(value, dict) else "a mapping is valid"
+    return ""
+
+
+def _told(value: Any) -> str:
+    text = "nothing" if value is None else repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}…"
+
+
+def merge(template: Mapping[str, Any], fragment: Mapping[str, Any]) -> dict[str, Any]:
+    """A pod's template with a fragment laid over it by strategic merge; neither is changed."""
+    merged = _merged(copy.deepcopy(dict(template)), fragment, {"$ref": "PodTemplateSpec"})
+    assert isinstance(merged, dict)
+    return merged
+
+
+def mounts(templates: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Where fragments, merged in their order, mount volumes in the stage's container."""
+    merged: dict[str, Any] = {}
+    for template in templates:
+        merged = merge(merged, template)
+    containers = (merged.get("spec") or {}).get("containers") or []
+    return [mount["mountPath"] for one in containers for mount in one.get("volumeMounts") or [] if "mountPath" in mount]
+
+
+def _merged(base: Any, patch: Any, node: Mapping[str, Any]) -> Any:
+    node = _resolved(node)
+    if isinstance(patch, dict):
+        if not isinstance(base, dict) or patch.get(DIRECTIVE) == "replace":
+            base = {}
+        properties = node.get("properties") or {}
+        for key, value in patch.items():
+            if key == DIRECTIVE:
+                continue
+            if value is None:
+                base.pop(key, None)
+            elif isinstance(value, dict) and value.get(DIRECTIVE) == "delete":
+                base[key] = {}
+            else:
+                base[key] = _merged(base.get(key), value, properties.get(key) or node.get("additionalProperties", {}))
+        return base
+    if isinstance(patch, list) and "merge" in node.get("x-kubernetes-patch-strategy", ""):
+        return _merged_list(base if isinstance(base, list) else [], patch, node)
+    return copy.deepcopy(patch)
+
+
+def _merged_list(base: list[Any], patch: list[Any], node: Mapping[str, Any]) -> list[Any]:
+    """A list merged by its key, in the order that Kubernetes' own code gives it: what is new goes before the old."""
+    key = node["x-kubernetes-patch-merge-key"]
+    if any(item.get(DIRECTIVE) == "replace" for item in patch):
+        base = []
+    order = [old[key] for old in base]
+    gone = {item[key] for item in patch if item.get(DIRECTIVE) == "delete"}
+    left = {old[key]: old for old in base if old[key] not in gone}
+    right = []
+    for item in patch:
+        if DIRECTIVE in item and item[DIRECTIVE] != "merge":
+            continue
+        old = left.pop(item[key], {})
+        if "retainKeys" in node["x-kubernetes-patch-strategy"]:  # A volume has one source: another takes its place.
+            old = {name: value for name, value in old.items() if name in item}
+        right.append(_merged(old, item, node["items"]))
+    merged, rest = [], list(left.values())
+    for item in right:
+        while rest and item[key] in order and order.index(rest[0][key]) < order.index(item[key]):
+            merged.append(rest.pop(0))
+        merged.append(item)
+    return merged + rest

@@ -1,0 +1,205 @@
+"""What a pipeline, a pool, a stage and the conductor can each say of their objects: short words, and a pod's fragment.
+
+The short ones are what nearly everybody needs; all else is said in Kubernetes' own words under `pod`. What jobgen itself must
+decide is refused with the reason.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from jobgen.pipeline import fragment
+from jobgen.pipeline.fragment import Fragment, Path_, Problems
+from jobgen.pipeline.pipeline import CONTAINER
+from jobgen.pipeline.pools import GPU, LABEL_NAME, LABEL_VALUE, OURS, VARIABLE
+from minima.errors import did_you_mean
+
+KEYS = ("labels", "annotations", "env", "image_pull_secrets", "service_account", "priority_class", "pod")
+SCHEDULING = "scheduling_policy"
+"""One more key, of those that make PyTorchJobs."""
+OBJECT_NAME = re.compile(r"[a-z0-9](?:[-a-z0-9.]{0,251}[a-z0-9])?")
+"""DNS-1123 subdomain, which the names of most objects are."""
+FORMS = {"secret": ("secret", "key"), "config_map": ("config_map", "key"), "field": ("field",), "resource": ("resource",)}
+"""Where the value of a variable may come from, and what each form holds."""
+SECRET_WORDS = {"TOKEN", "SECRET", "PASSWORD", "PASSWD", "CREDENTIAL", "CREDENTIALS", "KEY", "APIKEY"}
+HARMLESS_ENDS = {"PATH", "FILE", "DIR", "NAME", "ID", "URL"}
+SECRET_VALUE = re.compile(
+    r"hf_\w{20,}|gh[pousr]_\w{20,}|sk-[\w-]{20,}|AKIA[0-9A-Z]{16}|eyJ[\w-]+\.eyJ.*|-----BEGIN .*", re.DOTALL
+)
+OUR_LABELS = re.compile(r"minima/.*|training\.kubeflow\.org/.*|app\.kubernetes\.io/(name|instance|component|managed-by)")
+GRACE = 600
+"""Seconds that a training pod has to save; a fragment may give more."""
+IN_CONTAINER = {
+    "command": "jobgen writes the stage's command line",
+    "args": "jobgen writes the stage's command line; its words are the stage's `options`",
+    "image": "the key `image` says it",
+    "ports": "the operator looks for a port of its own",
+    "terminationMessagePath": "stages leave their last words at the default place",
+    "terminationMessagePolicy": "stages leave their last words in their log",
+}
+IN_POD = {
+    "restartPolicy": "the operator restarts pods by exit codes",
+    "hostname": "pods find the host of their rendezvous by it",
+    "subdomain": "the operator's services need it",
+}
+OF_POOL = {"cpu": "cpu", "memory": "memory", GPU: "gpus"}
+
+
+def read(values: Mapping[str, Any], path: Path_, *, container: str) -> tuple[Fragment, list[tuple[Path_, str]]]:
+    """The fragment that the keys of one level make, and what is wrong with them, as pairs of where and what.
+
+    Args:
+        values: the level's mapping; keys of others are left alone.
+        path: where it stands.
+        container: the name of jobgen's container in the pods.
+    """
+    found = list(_problems(values, path, container))
+    if found:
+        return Fragment(), found
+    labels, annotations = dict(values.get("labels") or {}), dict(values.get("annotations") or {})
+    spec: dict[str, Any] = {}
+    if values.get("image_pull_secrets"):
+        spec["imagePullSecrets"] = [{"name": name} for name in values["image_pull_secrets"]]
+    if values.get("service_account"):
+        spec["serviceAccountName"] = values["service_account"]
+    if values.get("priority_class"):
+        spec["priorityClassName"] = values["priority_class"]
+    if values.get("env"):
+        env = [{"name": name, **_source(value)} for name, value in values["env"].items()]
+        spec["containers"] = [{"name": container, "env": env}]
+    short = {"metadata": {"labels": labels, "annotations": annotations}, "spec": spec}
+    template = fragment.merge(short, values.get("pod") or {})
+    policy = dict(values.get(SCHEDULING) or {})
+    return Fragment(labels=labels, annotations=annotations, template=template, scheduling_policy=policy), []
+
+
+def _problems(values: Mapping[str, Any], path: Path_, container: str) -> Problems:
+    for key, pattern, what in (("labels", LABEL_VALUE, "a label's value"), ("annotations", None, "a string")):
+        for name, value in (yield from _pairs(values.get(key), (*path, key))):
+            here = (*path, key, name)
+            if not LABEL_NAME.fullmatch(name):
+                yield here, f"found {name!r}; a name such as team or example.com/team is valid"
+            elif OUR_LABELS.fullmatch(name):
+                yield here, "jobgen and the operator find their objects by it; choose another name"
+            if not isinstance(value, str) or (pattern and not pattern.fullmatch(value)):
+                yield here, f"found {value!r}; {what} is valid, in quotes if need be"
+    names = values.get("image_pull_secrets")
+    if names is not None and not (isinstance(names, list) and all(_is_name(name) for name in names)):
+        yield (*path, "image_pull_secrets"), f"found {names!r}; a list of names of Secrets is valid"
+    for key in ("service_account", "priority_class"):
+        if key in values and not _is_name(values[key]):
+            yield (*path, key), f"found {values[key]!r}; the name of one is valid"
+    for name, value in (yield from _pairs(values.get("env"), (*path, "env"))):
+        yield from ((((*path, "env", name), what)) for what in _of_variable(name, value))
+    if SCHEDULING in values:
+        for name, _ in (yield from _pairs(values[SCHEDULING], (*path, SCHEDULING))):
+            if name not in fragment.SCHEDULING_POLICY:
+                yield (*path, SCHEDULING, name), f"unknown; {did_you_mean(name, fragment.SCHEDULING_POLICY)}"
+    pod = values.get("pod")
+    if pod is not None:
+        wrong = list(fragment.problems(pod, (*path, "pod")))
+        yield from wrong
+        if not wrong:
+            yield from _owned(pod, (*path, "pod"), container)
+
+
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str) and OBJECT_NAME.fullmatch(value) is not None
+
+
+def _pairs(value: Any, path: Path_) -> Any:
+    """Items of a mapping; a problem if it is none."""
+    if value is None:
+        return []
+    if not isinstance(value, dict):
+        yield path, f"found {value!r}; a mapping is valid"
+        return []
+    return list(value.items())
+
+
+def _of_variable(name: str, value: Any) -> Iterator[str]:
+    """What is wrong with a variable of the environment."""
+    if not VARIABLE.fullmatch(name):
+        yield f"found {name!r}; a name of letters, digits and _ is valid"
+    if OURS.fullmatch(name):
+        yield "it is set by jobgen, the operator or torchrun; remove it"
+    if isinstance(value, str):
+        words = name.upper().split("_")
+        secret = set(words) & SECRET_WORDS and words[-1] not in HARMLESS_ENDS
+        if (secret and value) or SECRET_VALUE.fullmatch(value):
+            yield f"a literal credential stands in Git for ever; {name}: {{secret: NAME, key: KEY}} takes it from a Secret"
+        if "\0" in value:
+            yield "found a NUL character; text without it is valid"
+        return
+    valid = (
+        "; a string, or one of {secret: NAME, key: KEY}, {config_map: NAME, key: KEY}, {field: PATH}, {resource: NAME} is valid"
+    )
+    if not isinstance(value, dict):
+        yield f"found {value!r}{valid}"
+        return
+    form = next((keys for first, keys in FORMS.items() if first in value), None)
+    if form is None or set(value) != set(form) or not all(isinstance(item, str) and item for item in value.values()):
+        yield f"found {value!r}{valid}"
+
+
+def _source(value: str | Mapping[str, str]) -> dict[str, Any]:
+    """The value of a variable as Kubernetes has it."""
+    match value:
+        case str():
+            return {"value": value.replace("$", "$$")}  # The kubelet would expand $(NAME).
+        case {"secret": name, "key": key}:
+            return {"valueFrom": {"secretKeyRef": {"name": name, "key": key}}}
+        case {"config_map": name, "key": key}:
+            return {"valueFrom": {"configMapKeyRef": {"name": name, "key": key}}}
+        case {"field": path}:
+            return {"valueFrom": {"fieldRef": {"fieldPath": path}}}
+        case {"resource": name}:
+            return {"valueFrom": {"resourceFieldRef": {"resource": name}}}
+    raise AssertionError(value)
+
+
+def _owned(pod: Mapping[str, Any], path: Path_, container: str) -> Problems:
+    """What a fragment says that is jobgen's to say."""
+    for key in pod.get("metadata", {}).get("labels") or {}:
+        if OUR_LABELS.fullmatch(key):
+            yield (*path, "metadata", "labels", key), "jobgen and the operator find their objects by it; choose another name"
+    spec, here = pod.get("spec") or {}, (*path, "spec")
+    for key, why in IN_POD.items():
+        if key in spec:
+            yield (*here, key), f"refused: {why}"
+    grace = spec.get("terminationGracePeriodSeconds", GRACE)
+    if container == CONTAINER and (grace is None or grace < GRACE):
+        yield (*here, "terminationGracePeriodSeconds"), f"found {grace}; at least {GRACE} is valid, in which a stage saves"
+    for number, volume in enumerate(spec.get("volumes") or []):
+        if volume.get("name") in {"workspace", "shm"}:
+            instead = "the key `workspace` says it" if volume["name"] == "workspace" else "a pool's `shm` says its size"
+            yield (*here, "volumes", str(number)), f"refused: {instead}"
+    for number, one in enumerate(spec.get("containers") or []):
+        yield from _of_container(one, (*here, "containers", str(number)), container)
+
+
+def _of_container(one: Mapping[str, Any], path: Path_, container: str) -> Problems:
+    if one.get("name") != container or fragment.DIRECTIVE in one:
+        yield (
+            path,
+            f"refused: a pod has the one container {container}, for another would keep it running after its end; a sidecar is "
+            "one of `initContainers` with `restartPolicy: Always`",
+        )
+        return
+    for key, why in IN_CONTAINER.items():
+        if key in one:
+            yield (*path, key), f"refused: {why}"
+    for side, amounts in (one.get("resources") or {}).items():
+        for name in amounts if isinstance(amounts, dict) and container == CONTAINER else ():
+            if name in OF_POOL:
+                yield (
+                    (*path, "resources", side, name),
+                    f"refused: the pool's `{OF_POOL[name]}` says it, for the memory plan too",
+                )
+    for number, variable in enumerate(one.get("env") or []):
+        where = (*path, "env", str(number))
+        name = variable.get("name", "")
+        yield from ((where, f"{name}: {what}") for what in _of_variable(name, variable.get("value", "")))
+    for number, mount in enumerate(one.get("volumeMounts") or []):
+        if mount.get("name") in {"workspace", "shm"} or mount.get("mountPath") in {"/dev/shm"}:
+            yield (*path, "volumeMounts", str(number)), "refused: jobgen mounts the workspace and /dev/shm"

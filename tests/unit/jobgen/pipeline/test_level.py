@@ -1,0 +1,223 @@
+"""What a pipeline, a pool, a stage and the conductor can say of their objects, as seen in renders."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from jobgen.manifests import conductor, render
+from jobgen.pipeline import spec
+from jobgen.pipeline.plan import plan
+from minima.errors import UsageError
+
+SMALL = (Path(__file__).parents[3] / "cluster" / "short.yaml").read_text(encoding="utf-8")
+
+
+def pipeline(**changes: Any) -> Any:
+    """The short pipeline with keys of the root, of the pool `pods` of its training, and of its stage `distill`."""
+    content = yaml.safe_load(SMALL)
+    stage = content["stages"]["distill"]
+    content["pools"] = {
+        **content.get("pools", {}),
+        "mine": {"pods": 2, "cpu": "100m", "memory": "2Gi", **changes.pop("pool", {})},
+    }
+    stage |= {"pool": "mine", **changes.pop("stage", {})}
+    content |= changes
+    return spec.parse(yaml.safe_dump(content, sort_keys=False), "p.yaml")
+
+
+def job(made: Any, stage: str = "distill") -> dict[str, Any]:
+    return next(render.job(made, step) for step in plan(made) if step.name == stage)
+
+
+def template(made: Any, stage: str = "distill") -> Any:
+    (replica,) = job(made, stage)["spec"]["pytorchReplicaSpecs"].values()
+    return replica["template"]
+
+
+def conducting(made: Any) -> dict[str, dict[str, Any]]:
+    return {each["kind"]: each for each in conductor.objects(made, "ns")}
+
+
+def test_levels_are_merged_in_their_order() -> None:
+    made = pipeline(
+        env={"A": "pipeline", "B": "pipeline", "C": "pipeline"},
+        pool={"env": {"B": "pool", "C": "pool"}, "pod": {"spec": {"schedulerName": "pool", "runtimeClassName": "nvidia"}}},
+        stage={"env": {"C": "stage"}, "pod": {"spec": {"schedulerName": "stage"}}},
+    )
+    pod = template(made)["spec"]
+    env = {entry["name"]: entry.get("value") for entry in pod["containers"][0]["env"]}
+    assert (env["A"], env["B"], env["C"]) == ("pipeline", "pool", "stage")
+    assert (pod["schedulerName"], pod["runtimeClassName"]) == ("stage", "nvidia")
+    other = template(made, "init-model")["spec"]
+    assert "schedulerName" not in other
+    assert {entry["name"]: entry.get("value") for entry in other["containers"][0]["env"]}["C"] == "pipeline"
+
+
+def test_the_short_words() -> None:
+    made = pipeline(
+        labels={"team": "llm"},
+        annotations={"sidecar.istio.io/inject": "false"},
+        image_pull_secrets=["registry"],
+        service_account="trainer",
+        priority_class="high",
+        env={
+            "HF_TOKEN": {"secret": "hub", "key": "token"},
+            "MODE": {"config_map": "site", "key": "mode"},
+            "NODE": {"field": "spec.nodeName"},
+            "PRICE": "5$",
+        },
+    )
+    whole = job(made)
+    assert whole["metadata"]["labels"]["team"] == "llm"
+    assert whole["metadata"]["annotations"]["sidecar.istio.io/inject"] == "false"
+    assert template(made)["metadata"]["labels"]["team"] == "llm"
+    assert template(made)["metadata"]["annotations"]["sidecar.istio.io/inject"] == "false"
+    pod = template(made)["spec"]
+    assert (pod["imagePullSecrets"], pod["serviceAccountName"]) == ([{"name": "registry"}], "trainer")
+    assert pod["priorityClassName"] == "high"
+    env = {entry.pop("name"): entry for entry in pod["containers"][0]["env"]}
+    assert env["HF_TOKEN"] == {"valueFrom": {"secretKeyRef": {"name": "hub", "key": "token"}}}
+    assert env["MODE"] == {"valueFrom": {"configMapKeyRef": {"name": "site", "key": "mode"}}}
+    assert env["NODE"] == {"valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}}
+    assert env["PRICE"] == {"value": "5$$"}
+    of_conductor = conducting(made)
+    for each in of_conductor.values():
+        assert each["metadata"]["labels"]["team"] == "llm"
+        assert each["metadata"]["annotations"] == {"sidecar.istio.io/inject": "false"}
+    inside = of_conductor["Job"]["spec"]["template"]
+    assert inside["metadata"]["annotations"] == {"sidecar.istio.io/inject": "false"}
+    assert (inside["spec"]["imagePullSecrets"], inside["spec"]["priorityClassName"]) == ([{"name": "registry"}], "high")
+    assert inside["spec"]["serviceAccountName"] == "short-conductor", "the account of the stages has none of its rights"
+
+
+def test_the_conductor_as_an_object() -> None:
+    made = pipeline(
+        conductor={
+            "image": "registry/jobgen@sha256:" + "0" * 64,
+            "service_account": "given",
+            "labels": {"kueue.x-k8s.io/queue-name": "small"},
+            "env": {"HTTPS_PROXY": "http://proxy:3128"},
+            "pod": {
+                "spec": {
+                    "nodeSelector": {"pool": "cpu"},
+                    "tolerations": [{"key": "cpu", "operator": "Exists"}],
+                    "containers": [{"name": "conductor", "resources": {"limits": {"cpu": "2"}}}],
+                }
+            },
+        }
+    )
+    objects = conducting(made)
+    assert "ServiceAccount" not in objects
+    assert objects["RoleBinding"]["subjects"] == [{"kind": "ServiceAccount", "name": "given", "namespace": "ns"}]
+    assert objects["Job"]["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "small"
+    assert "kueue.x-k8s.io/queue-name" not in objects["ConfigMap"]["metadata"]["labels"]
+    pod = objects["Job"]["spec"]["template"]["spec"]
+    assert pod["serviceAccountName"] == "given"
+    assert (pod["nodeSelector"], pod["tolerations"]) == ({"pool": "cpu"}, [{"key": "cpu", "operator": "Exists"}])
+    (container,) = pod["containers"]
+    assert container["image"].startswith("registry/jobgen@")
+    assert container["resources"] == {"requests": {"cpu": "100m", "memory": "512Mi"}, "limits": {"cpu": "2", "memory": "512Mi"}}
+    assert {"name": "HTTPS_PROXY", "value": "http://proxy:3128"} in container["env"]
+    assert container["command"] == ["jobgen", "conduct"]
+
+
+def test_gang_scheduling_and_kueues_priority() -> None:
+    made = pipeline(
+        pool={
+            "labels": {"kueue.x-k8s.io/priority-class": "prod"},
+            "scheduling_policy": {"queue": "gang", "minAvailable": 2},
+            "annotations": {"kueue.x-k8s.io/podset-required-topology": "rack"},
+        }
+    )
+    whole = job(made)
+    assert whole["spec"]["runPolicy"] == {"cleanPodPolicy": "Running", "schedulingPolicy": {"queue": "gang", "minAvailable": 2}}
+    assert whole["metadata"]["labels"]["kueue.x-k8s.io/priority-class"] == "prod"
+    assert template(made)["metadata"]["annotations"]["kueue.x-k8s.io/podset-required-topology"] == "rack"
+
+
+def test_what_a_pod_says_is_in_the_name_of_its_job() -> None:
+    assert (
+        job(pipeline())["metadata"]["name"] != job(pipeline(stage={"pod": {"spec": {"hostNetwork": True}}}))["metadata"]["name"]
+    )
+    assert (
+        job(pipeline())["metadata"]["labels"]["minima/key"] == job(pipeline(env={"A": "b"}))["metadata"]["labels"]["minima/key"]
+    )
+
+
+def test_names_that_kubernetes_allows() -> None:
+    made = pipeline(workspace={"claim": "data.v1", "path": "/workspace"})
+    assert render.job(made, plan(made)[0], "2026-team")["metadata"]["namespace"] == "2026-team"
+
+
+def test_an_input_on_a_volume_of_its_own() -> None:
+    """Only where a fragment mounts it."""
+    volume = {"name": "data", "persistentVolumeClaim": {"claimName": "corpora", "readOnly": True}}
+    mounted = {"name": "pytorch", "volumeMounts": [{"name": "data", "mountPath": "/data", "readOnly": True}]}
+    pod = {"spec": {"volumes": [volume], "containers": [mounted]}}
+    read = {"options": {**yaml.safe_load(SMALL)["stages"]["distill"]["options"], "record_path_or_regex": "/data/records"}}
+    step = next(s for s in plan(pipeline(stage={**read, "pod": pod})) if s.name == "distill")
+    assert "/data/records" in step.argv
+    with pytest.raises(UsageError, match="found /data/records, which no pod sees: they mount /workspace; put it there"):
+        plan(pipeline(stage=read))
+
+
+IN_CONTAINER = {"spec": {"containers": [{"name": "pytorch", "command": ["sh"]}]}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "place", "what"),
+    [
+        ({"pod": {"spec": {"nodeSelektor": {}}}}, "pod.spec.nodeSelektor", "did you mean 'nodeSelector'?"),
+        ({"pool": {"pod": IN_CONTAINER}}, "pools.mine.pod.spec.containers.0.command", "jobgen writes the stage's command line"),
+        ({"stage": {"pod": {"spec": {"restartPolicy": "Never"}}}}, "stages.distill.pod.spec.restartPolicy", "exit codes"),
+        ({"pod": {"spec": {"hostname": "x"}}}, "pod.spec.hostname", "rendezvous"),
+        (
+            {"pod": {"spec": {"containers": [{"name": "proxy", "image": "x"}]}}},
+            "pod.spec.containers.0",
+            "a sidecar is one of `initContainers`",
+        ),
+        ({"pod": {"spec": {"volumes": [{"name": "workspace"}]}}}, "pod.spec.volumes.0", "the key `workspace` says it"),
+        (
+            {"pod": {"spec": {"containers": [{"name": "pytorch", "resources": {"limits": {"nvidia.com/gpu": 1}}}]}}},
+            "pod.spec.containers.0.resources.limits.nvidia.com/gpu",
+            "the pool's `gpus` says it",
+        ),
+        ({"pod": {"spec": {"terminationGracePeriodSeconds": 30}}}, "pod.spec.terminationGracePeriodSeconds", "at least 600"),
+        ({"pod": {"metadata": {"labels": {"minima/key": "x"}}}}, "pod.metadata.labels.minima/key", "choose another name"),
+        ({"labels": {"training.kubeflow.org/job-name": "x"}}, "labels.training.kubeflow.org/job-name", "choose another name"),
+        ({"labels": {"a": 1}}, "labels.a", "found 1"),
+        ({"env": {"RANK": "1"}}, "env.RANK", "set by jobgen, the operator or torchrun"),
+        ({"env": {"A-B": "1"}}, "env.A-B", "letters, digits and _"),
+        ({"env": {"A": 1}}, "env.A", "found 1; a string, or one of"),
+        ({"env": {"A": {"secret": "x"}}}, "env.A", "{secret: NAME, key: KEY}"),
+        ({"env": {"HF_TOKEN": "hf_abc"}}, "env.HF_TOKEN", "a literal credential"),
+        ({"env": {"WANDB_API_KEY": "x"}}, "env.WANDB_API_KEY", "a literal credential"),
+        ({"env": {"URL": "hf_" + "a" * 34}}, "env.URL", "a literal credential"),
+        ({"image_pull_secrets": "x"}, "image_pull_secrets", "a list of names of Secrets"),
+        ({"service_account": "A b"}, "service_account", "the name of one"),
+        ({"scheduling_policy": {"minAvailible": 1}}, "scheduling_policy.minAvailible", "did you mean 'minAvailable'?"),
+        ({"conductor": {"labels": {}}}, "conductor", "image is missing"),
+        ({"conductor": {"image": "x", "pod": {"spec": {"containers": [{"name": "pytorch"}]}}}}, "conductor.pod", "conductor"),
+    ],
+)
+def test_what_is_refused_has_its_place_and_reason(changes: dict[str, Any], place: str, what: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        pipeline(**changes)
+    (line,) = str(caught.value).splitlines()
+    assert place in line
+    assert what in line
+
+
+@pytest.mark.parametrize("name", ["TOKENIZERS_PARALLELISM", "HF_TOKEN_PATH", "SSL_CERT_FILE", "NCCL_IB_HCA", "MONKEY"])
+def test_what_only_looks_like_a_credential(name: str) -> None:
+    pipeline(env={name: "/etc/x"})
+
+
+def test_what_is_missing_after_merging_is_said_with_the_stage() -> None:
+    made = pipeline(stage={"pod": {"spec": {"volumes": [{"name": "data", "persistentVolumeClaim": {}}]}}})
+    with pytest.raises(
+        UsageError, match=r"stages\.distill: pod\.spec\.volumes\.0\.persistentVolumeClaim: claimName is missing"
+    ):
+        job(made)
