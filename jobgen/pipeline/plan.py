@@ -155,8 +155,9 @@ def _unseen(pipeline: Pipeline, stage: Stage, step: Step) -> Iterator[str]:
             reference = stage.references.get(option)
             key = ("inputs", reference.name) if reference else ("stages", stage.name, "options", option)
             found = split_digest(pipeline.inputs[reference.name].path)[0] if reference else path
+            there = ", ".join(folder.rstrip("/") for folder in mounted)
             yield (
-                f"{pipeline.place(*key)}: found {found}, which no pod sees: they mount {', '.join(p[:-1] for p in mounted)}; put it "
+                f"{pipeline.place(*key)}: found {found}, which no pod sees: they mount {there}; put it "
                 f"there, as {WORKSPACE}/…, mount a volume (`pod`), or run with --local, which reads any path"
             )
 

@@ -144,7 +144,9 @@ def test_a_path_that_no_pod_sees_is_an_error_but_not_on_this_machine() -> None:
     with pytest.raises(UsageError) as error:
         plan(spec.parse(text, "p.yaml"))
     first, second = str(error.value).splitlines()
-    assert first.startswith("p.yaml:20: inputs.wudao: found /data/wudao, which no pod sees: they mount /workspace; put it there")
+    assert first.startswith(
+        "p.yaml:20: inputs.wudao: found /data/wudao, which no pod sees: they mount /workspace; put it there"
+    )
     assert "write ${workspace}/…, or run with --local" in first
     assert ": stages.finetune-lora.options.deepspeed: found /etc/deepspeed.json, which no pod sees" in second
     wudao = step(plan(spec.parse(text, "p.yaml"), "/here"), "build-data").options.input_dir  # type: ignore[attr-defined]
