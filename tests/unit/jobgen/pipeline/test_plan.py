@@ -147,7 +147,7 @@ def test_a_path_that_no_pod_sees_is_an_error_but_not_on_this_machine() -> None:
     assert first.startswith(
         "p.yaml:20: inputs.wudao: found /data/wudao, which no pod sees: they mount /workspace; put it there"
     )
-    assert "write ${workspace}/…, or run with --local" in first
+    assert "as ${workspace}/…, mount a volume (`pod`), or run with --local" in first
     assert ": stages.finetune-lora.options.deepspeed: found /etc/deepspeed.json, which no pod sees" in second
     wudao = step(plan(spec.parse(text, "p.yaml"), "/here"), "build-data").options.input_dir  # type: ignore[attr-defined]
     assert wudao == "/data/wudao"
