@@ -6,43 +6,42 @@ one goes on.
 
 import errno
 import sys
-import threading
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from jobgen.artifacts import ASIDE, check_outside_inputs, set_aside
-from jobgen.cluster.namespace import ENDED, RETRIES, UNSCHEDULED_SECONDS, Cluster, label, last_words, of_job, state, waiting_for
+from jobgen.cluster.changes import Changes
+from jobgen.cluster.followers import Followers
+from jobgen.cluster.namespace import ENDED, RETRIES, Cluster, NoOperatorError, RefusedError, label, last_words, of_job, state
+from jobgen.cluster.patience import Patience
 from jobgen.cluster.state import (
     FAILED,
-    FILE,
     FINISHED,
-    KEY,
     QUEUED,
     RESTARTING,
     RUNNING,
     STARTING,
-    Keeper,
     StageState,
-    State,
-    parse,
+    keeper,
 )
+from jobgen.cluster.waits import Wait
 from jobgen.manifests import render
-from jobgen.manifests.conductor import VERDICTS, state_name, version
+from jobgen.manifests.conductor import VERDICTS
 from jobgen.pipeline.pipeline import Pipeline
 from jobgen.pipeline.plan import Step, following, plan
 from jobgen.report import Result, report, say
 from minima.errors import BUG, DataError, LostPeerError, NotReadyError, StageError
 from minima.process.launch import leave
 from minima.workspace import artifact, progress
-from minima.workspace.files import write_atomically
 from minima.workspace.marker import MARKER
 
 POLL = 2.0
 """Seconds between two looks at the cluster."""
-LAST_LINES_SECONDS = 10.0
-"""For the last lines of a job's logs to come."""
+IDLE = 30.0
+"""Seconds between two looks when all jobs run as they should and nothing says that something changed."""
+LINGER = 600.0
+"""Seconds, after a stage failed, in which jobs that cannot get anywhere are still stopped: nobody else would."""
 PATIENCE = 60.0
 """Seconds for a marker to be seen after its job has Succeeded: a network file system may be late."""
 
@@ -90,41 +89,17 @@ class _Conductor:
         self.succeeded: dict[str, float] = {}
         """When a job without a marker was first seen Succeeded."""
         self.pods: dict[str, str] = {}
-        self.followers: dict[str, threading.Thread] = {}
+        self.followers = Followers(cluster)
+        self.patience = Patience(cluster, pipeline.workspace.claim)
+        self.settled: set[str] = set()
+        """Stages whose jobs run as they should."""
+        self.failed: dict[str, int] = {}
+        """Exit codes of stages that failed, the first one first."""
+        self.failed_at = 0.0
         self.said: set[str] = set()
         self.superseded = False
-        self.kept = Keeper(self.first_state(), (self.write_file, self.write_note), self.once)
-
-    def first_state(self) -> State:
-        """Where this begins: an earlier pod of this Job has counted restarts."""
-        before = None
-        try:
-            before = parse(self.cluster.note(state_name(self.pipeline.name), KEY))
-        except StageError as error:
-            self.once(f"its state cannot be read: {error}")
-        stages = []
-        for step in self.steps:
-            old = before.stage(step.name) if before else None
-            restarts = old.restarts if old and old.job == self.objects[step.name]["metadata"]["name"] else 0
-            needs = f"{', '.join(step.needs)} to finish" if step.needs else ""
-            stages.append(StageState(stage=step.name, since=time.time(), waits_for=needs, restarts=restarts))
-        return State(
-            pipeline=self.pipeline.name,
-            version=version(self.pipeline.text),
-            conductor=self.name,
-            since=before.since if before and before.conductor == self.name and self.name else time.time(),
-            stages=tuple(stages),
-        )
-
-    def write_file(self, text: str) -> None:
-        """The state, for who has the workspace."""
-        folder = Path(self.pipeline.workspace.path) / self.pipeline.name
-        if folder.is_dir():
-            write_atomically(folder / FILE, text + "\n", durable=False)
-
-    def write_note(self, text: str) -> None:
-        """The state, for who has the cluster."""
-        self.cluster.write_note(state_name(self.pipeline.name), KEY, text)
+        names = {stage: job["metadata"]["name"] for stage, job in self.objects.items()}
+        self.kept = keeper(cluster, pipeline, self.steps, names, name, self.once)
 
     def end(self, code: int, words: str) -> None:
         """Write the last state; a newer conductor writes its own."""
@@ -134,26 +109,42 @@ class _Conductor:
 
     def run(self, from_stage: str | None, uid: str) -> int:
         check_outside_inputs(self.pipeline, self.steps)
-        if from_stage is not None:
-            self.start_from(from_stage, uid)
-        failures = 0
+        changes = Changes(self.cluster, self.pipeline.name)
+        failures, looked = 0, -IDLE
         while True:
+            code = None
             try:
-                code = self.look()
+                if from_stage is not None:
+                    self.start_from(from_stage, uid)
+                    from_stage = None
+                if changes.happened() or not self.all_settled() or time.monotonic() - looked >= IDLE:
+                    code = self.look()
+                    looked = time.monotonic()
+                for step in self.steps:
+                    if step.name in self.settled:
+                        self.kept.stage(step.name, progress=progress.read(Path(step.output_dir)))
                 failures = 0
                 self.kept.change(waits_for="")
-            except (LostPeerError, OSError) as error:
+            except (LostPeerError, RefusedError, NoOperatorError, OSError) as error:
                 failures += 1
                 if failures > RETRIES or getattr(error, "errno", None) in {errno.ENOSPC, errno.EDQUOT}:
                     raise
                 self.once(f"{error}; tried again")
                 self.kept.change(waits_for=f"{error}; tried again")
-                code = None
+                self.settled.clear()
             if code is not None:
                 self.end(code, self.kept.state.words)
                 return code
             self.kept.write()
             time.sleep(POLL)
+
+    def is_ready(self, step: Step) -> bool:
+        """Whether there is something to do for a stage: it has neither ended nor waits for another one."""
+        return step.name not in self.markers.keys() | self.failed.keys() and all(need in self.markers for need in step.needs)
+
+    def all_settled(self) -> bool:
+        """Whether nothing is to do until something changes."""
+        return all(step.name in self.settled for step in self.steps if self.is_ready(step))
 
     def start_from(self, stage: str, uid: str) -> None:
         """Delete jobs and set artifacts aside, unless an earlier pod of this Job has done so."""
@@ -177,14 +168,15 @@ class _Conductor:
         """Look at everything once and start what can start; the exit code when there is nothing left to do."""
         self.check_superseded()
         jobs = self.cluster.jobs(f"minima/pipeline={self.pipeline.name}")
-        failed = None
         for step in self.steps:
-            if step.name not in self.markers and all(need in self.markers for need in step.needs):
-                failed = self.advance(step, jobs) or failed
-        if failed:
-            if running := self.watched.keys() - self.markers.keys() - {failed[0]}:
+            if self.is_ready(step) and (not self.failed or step.name in self.watched):
+                self.advance(step, jobs)
+        if self.failed:
+            if self.patience.doomed() and time.monotonic() - self.failed_at < LINGER:
+                return None
+            if running := self.watched.keys() - self.markers.keys() - self.failed.keys():
                 say(f"still running, and going on by themselves: {', '.join(sorted(running))}")
-            return failed[1]
+            return next(iter(self.failed.values()))
         if len(self.markers) < len(self.steps):
             return None
         results = {each.stage: each.result for each in self.kept.state.stages if each.result}
@@ -199,8 +191,8 @@ class _Conductor:
             self.superseded = True
             raise NotReadyError(f"a newer conductor took over: {newest[0].metadata.name}")
 
-    def advance(self, step: Step, jobs: list[dict[str, Any]]) -> tuple[str, int] | None:
-        """Bring one stage forward whose inputs are there; its name and exit code if it failed."""
+    def advance(self, step: Step, jobs: list[dict[str, Any]]) -> None:
+        """Bring one stage forward whose inputs are there."""
         job = self.objects[step.name]
         name = job["metadata"]["name"]
         same = [j for j in jobs if label(j, "stage") == step.name and label(j, "key") == step.key]
@@ -214,30 +206,30 @@ class _Conductor:
             if state(ended) == "Succeeded":
                 self.await_marker(step, name)
             elif self.watched.get(step.name) == name:
-                return self.fail(step, ended)
+                self.fail(step, ended)
             else:
                 say(f"{self.title(step)}: {name} failed before; made again")
                 self.cluster.delete(name)
         elif older := next((j for j in same if j["metadata"]["name"] == self.watched.get(step.name)), None):
             if state(older) == "Failed":
-                return self.fail(step, older)
-            self.await_marker(step, older["metadata"]["name"])
+                self.fail(step, older)
+            else:
+                self.await_marker(step, older["metadata"]["name"])
         elif left := self.alive_pods(step):
             # Such as of a job that somebody deleted: it is saving a checkpoint, and holds the folder.
             self.wait(step, f"{left[0].metadata.name} of an earlier job to end")
-        else:
+        elif not self.failed:
             self.check_superseded()  # A deletion above may have taken minutes.
             self.tell_of_others(step, jobs)
             if self.cluster.create(job):
                 say(f"{self.title(step)}: {name}: {' '.join(step.argv)}")
             self.watched[step.name] = name
             self.kept.stage(step.name, state=STARTING, job=name, waits_for="")
-        return None
 
     def wait(self, step: Step, why: str) -> None:
         """Say why a stage does not go on, if it does not: in the log when that is new, in the state for as long as it is so."""
-        if why:
-            self.once(f"{self.title(step)}: waits for {why}")
+        if why and why != self.stage(step).waits_for:
+            say(f"{self.title(step)}: waits for {why}")
         self.kept.stage(step.name, waits_for=why)
 
     def tell_of_others(self, step: Step, jobs: list[dict[str, Any]]) -> None:
@@ -253,21 +245,19 @@ class _Conductor:
         return [pod for pod in self.cluster.pods(selector) if pod.status.phase in {"Pending", "Running"}]
 
     def watch(self, step: Step, job: dict[str, Any], name: str) -> None:
-        """Follow the pods of a job that is under way, and say what is new about it."""
+        """Follow the pods of a job that is under way, and say what is new about it; stop it when it cannot get anywhere."""
         found = job["metadata"]["name"]
         now = STATES[state(job)]
         shown = progress.read(Path(step.output_dir)) if now == RUNNING else None
         self.kept.stage(step.name, state=now, job=found, progress=shown)
-        waits = []
         self.watched[step.name] = found
         self.succeeded.pop(step.name, None)
         if found != name:
             self.once(
                 f"{self.title(step)}: goes on as {found}, made by another version; `jobgen restart` would put it on {name}"
             )
-        if state(job) == "Suspended":
-            waits.append(f"queue {_queue(job)}")
-        for pod in self.cluster.pods(of_job(found)):
+        pods = self.cluster.pods(of_job(found))
+        for pod in pods:
             pod_name, uid = pod.metadata.name, pod.metadata.uid
             before = self.pods.get(pod_name)
             if before not in (None, uid) and f"restart {uid}" not in self.said:
@@ -276,43 +266,34 @@ class _Conductor:
                 self.kept.stage(step.name, restarts=restarts)
                 say(f"{self.title(step)}: {pod_name} was made again (restart {restarts})")
             self.pods[pod_name] = uid
-            waited = (datetime.now(UTC) - pod.metadata.creation_timestamp).total_seconds()
-            if pod.status.phase == "Pending" and waited > UNSCHEDULED_SECONDS:
-                waits.append(f"{pod_name} to start: {waiting_for(pod)}")
             if pod.status.phase != "Pending":
-                self.start_following(step.name, pod)
-        self.wait(step, "; ".join(waits))
+                self.followers.start(step.name, pod)
+        (self.settled.add if self.patience.settled(job, pods) else self.settled.discard)(step.name)
+        reason = self.patience.reason(step, job, pods)
+        self.wait(step, reason.words if reason else "")
+        if reason and self.patience.over(job):
+            self.give_up(step, job, reason)
 
-    def start_following(self, stage: str, pod: Any) -> threading.Thread:
-        """The thread that prints a pod's log."""
-        uid = pod.metadata.uid
-        if uid not in self.followers:
-            self.followers[uid] = threading.Thread(target=self.follow, args=(stage, pod), daemon=True)
-            self.followers[uid].start()
-        return self.followers[uid]
-
-    def follow(self, stage: str, pod: Any) -> None:
-        """Print a pod's log as it comes; the job's state says what became of it."""
-        try:
-            for line in self.cluster.follow(pod):
-                print(f"{stage}/{pod.metadata.name} | {line}", file=sys.stderr, flush=True)
-        except StageError as error:
-            print(f"{stage}/{pod.metadata.name} | ({error})", file=sys.stderr, flush=True)
+    def give_up(self, step: Step, job: dict[str, Any], reason: Wait) -> None:
+        """Stop a job that waiting cannot help, so that it holds nothing; if it did its work before, the pipeline goes on."""
+        name = job["metadata"]["name"]
+        say(f"{self.title(step)}: {name} is stopped, since waiting does not help: {reason.words}")
+        self.cluster.delete(name)
+        self.patience.forget(job)
+        if artifact.finished(step.options) is None:
+            self.failure(step, name, reason.exit_code, reason.words)
 
     def read_out(self, step: Step, name: str) -> list[Any]:
-        """Print what is left of the logs of a job that ended, before what follows; its pods."""
+        """Print what is left of the logs of a job that ended; its pods."""
         pods = self.cluster.pods(of_job(name))
-        # Some may have begun and ended between two looks.
-        threads = [self.start_following(step.name, pod) for pod in pods if pod.status.phase in ENDED]
-        deadline = time.monotonic() + LAST_LINES_SECONDS
-        for thread in threads:
-            thread.join(max(0.0, deadline - time.monotonic()))
+        self.followers.finish(step.name, [pod for pod in pods if pod.status.phase in ENDED])
         return pods
 
     def finish(self, step: Step, marker: dict[str, Any]) -> None:
         if step.name in self.watched:
             self.read_out(step, self.watched[step.name])
         self.markers[step.name] = marker
+        self.settled.discard(step.name)
         result = Result.of(marker, step.output_dir)
         self.kept.stage(step.name, state=FINISHED, waits_for="", exit_code=0, progress=None, result=result)
         word = "finished" if step.name in self.watched else "finished already"
@@ -328,15 +309,21 @@ class _Conductor:
         elif time.monotonic() - since > PATIENCE:
             raise DataError(f"{step.output_dir}: {name} Succeeded, but there is no {MARKER}; is the workspace one file system?")
 
-    def fail(self, step: Step, job: dict[str, Any]) -> tuple[str, int]:
+    def fail(self, step: Step, job: dict[str, Any]) -> None:
         name = job["metadata"]["name"]
-        code, words = last_words(self.read_out(step, name)) or (BUG, "no pod says why")
+        self.failure(step, name, *(last_words(self.read_out(step, name)) or (BUG, "no pod says why")))
+
+    def failure(self, step: Step, name: str, code: int, words: str) -> None:
+        """A stage failed; what is said last of all is what failed first."""
         say(f"{self.title(step)}: {name} failed with exit code {code}: {words}")
-        leave(f"{step.name} failed with exit code {code}: {words}")
         self.kept.stage(step.name, state=FAILED, job=name, waits_for="", exit_code=code, words=words)
-        self.kept.change(words=f"{step.name} failed with exit code {code}: {words}")
+        if not self.failed:
+            self.failed_at = time.monotonic()
+            self.kept.change(words=f"{step.name} failed with exit code {code}: {words}")
+            leave(self.kept.state.words)
         # After any other code the Job would start another conductor, and that one the stage.
-        return step.name, code if code in VERDICTS else BUG
+        self.failed[step.name] = code if code in VERDICTS else BUG
+        self.settled.discard(step.name)
 
     def stage(self, step: Step) -> StageState:
         """What is known of a stage."""
@@ -351,7 +338,3 @@ class _Conductor:
         if text not in self.said:
             self.said.add(text)
             say(text)
-
-
-def _queue(job: dict[str, Any]) -> str:
-    return str(job["metadata"].get("labels", {}).get("kueue.x-k8s.io/queue-name", "?"))

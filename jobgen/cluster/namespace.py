@@ -8,14 +8,14 @@ import contextlib
 import json
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
 import urllib3
 from kubeflow.training import TrainingClient
 from kubeflow.training.constants import constants
-from kubernetes.client import ApiException, BatchV1Api
+from kubernetes.client import ApiException, ApisApi, BatchV1Api
 from kubernetes.config import ConfigException
 
 from jobgen.manifests.render import CONDUCTOR
@@ -23,6 +23,7 @@ from minima.errors import BUG, LostPeerError, NotReadyError, UsageError
 
 JOBS = (constants.GROUP, constants.VERSION)
 PLURAL = constants.PYTORCHJOB_PLURAL
+QUEUES = "kueue.x-k8s.io"
 ENDED = ("Succeeded", "Failed")
 UNSCHEDULED_SECONDS = 30
 """After which a pod that does not start is worth a word."""
@@ -38,7 +39,17 @@ RETRIES = 30
 """Calls in a row that the cluster does not answer, before that is said to be an error."""
 SKEW_SECONDS = 60
 """By which clocks of the cluster and of this machine may differ."""
+INSTALL = 'kubectl apply --server-side -k "github.com/kubeflow/trainer.git/manifests/overlays/standalone?ref=v1.9.4"'
+OPERATOR_RUNS = "`kubectl get pods -A -l control-plane=kubeflow-training-operator` shows whether the operator does"
 STAMP = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d+(?:Z|[+-]\d\d:\d\d))(?: |$)")
+
+
+class RefusedError(UsageError):
+    """The cluster does not know who asks, or does not let them; for a while, it may be about to learn who may do what."""
+
+
+class NoOperatorError(NotReadyError):
+    """The cluster has no PyTorchJobs."""
 
 
 @contextlib.contextmanager
@@ -47,17 +58,26 @@ def told(what: str) -> Iterator[None]:
 
     Raises:
         LostPeerError: no cluster answers, or it is not able to; trying again helps.
-        UsageError: it refuses.
+        RefusedError: it refuses whoever asks (401, 403).
+        UsageError: it refuses what is asked.
     """
     try:
         yield
     except ApiException as error:
         reason = _reason(error)
         if error.status in {0, 408, 429, 500, 502, 503, 504}:
-            raise LostPeerError(f"{what}: the cluster is not able to ({error.status}: {reason}); try again") from None
+            raise LostPeerError(f"{what}: the cluster is not able to ({error.status}: {reason}){_remedy(reason)}") from None
+        if error.status in {401, 403}:
+            raise RefusedError(f"{what}: the cluster refuses ({error.status}: {reason})") from None
         raise UsageError(f"{what}: the cluster refuses ({error.status}: {reason})") from None
     except (urllib3.exceptions.HTTPError, OSError) as error:
         raise LostPeerError(f"{what}: no cluster answers ({error}); `kubectl get nodes` says whether yours does") from None
+
+
+def _remedy(reason: str) -> str:
+    if "failed calling webhook" in reason and "pytorchjob" in reason:
+        return f"; the program behind that webhook has to run: {OPERATOR_RUNS}"
+    return "; try again"
 
 
 def _reason(error: ApiException) -> str:
@@ -86,10 +106,24 @@ class Cluster:
             raise UsageError(f"no cluster is configured ({error}); set KUBECONFIG, or `kubectl config use-context`") from None
         self.custom, self.core = client.custom_api, client.core_api
         self.batch = BatchV1Api(self.core.api_client)
+        self.apis = ApisApi(self.core.api_client)
+
+    def check_operator(self) -> None:
+        """Check that the cluster knows PyTorchJobs; anybody may ask that.
+
+        Raises:
+            NoOperatorError: it does not.
+        """
+        with told("look for the training operator"), _operator():
+            self.custom.get_api_resources(*JOBS, _request_timeout=TIMEOUT)
 
     def jobs(self, selector: str) -> list[dict[str, Any]]:
-        """The PyTorchJobs that a label selector picks, oldest first."""
-        with told(f"list PyTorchJobs in {self.namespace}"):
+        """The PyTorchJobs that a label selector picks, oldest first.
+
+        Raises:
+            NoOperatorError: the cluster knows none.
+        """
+        with told(f"list PyTorchJobs in {self.namespace}"), _operator():
             found = self.custom.list_namespaced_custom_object(
                 *JOBS, self.namespace, PLURAL, label_selector=selector, _request_timeout=TIMEOUT
             )
@@ -139,6 +173,36 @@ class Cluster:
         with told(f"list pods in {self.namespace}"):
             found = self.core.list_namespaced_pod(self.namespace, label_selector=selector, _request_timeout=TIMEOUT).items
         return sorted(found, key=lambda pod: (pod.metadata.creation_timestamp, pod.metadata.name))
+
+    def events(self, names: Iterable[str]) -> list[Any]:
+        """What the cluster noted, in the last hour, about the objects of these names."""
+        found = []
+        with told(f"list events in {self.namespace}"):
+            for name in names:
+                found += self.core.list_namespaced_event(
+                    self.namespace, field_selector=f"involvedObject.name={name}", _request_timeout=TIMEOUT
+                ).items
+        return found
+
+    def workload(self, job: Mapping[str, Any]) -> dict[str, Any] | None:
+        """What Kueue made of a PyTorchJob; None if it made nothing, or is not there."""
+        with told(f"list Kueue's Workloads in {self.namespace}"):
+            try:
+                groups = self.apis.get_api_versions(_request_timeout=TIMEOUT).groups
+                version = next((group.preferred_version.version for group in groups if group.name == QUEUES), "v1beta1")
+                found = self.custom.list_namespaced_custom_object(
+                    QUEUES,
+                    version,
+                    self.namespace,
+                    "workloads",
+                    label_selector=f"{QUEUES}/job-uid={job['metadata']['uid']}",
+                    _request_timeout=TIMEOUT,
+                )
+            except ApiException as error:
+                if error.status != 404:
+                    raise
+                return None
+        return next(iter(found["items"]), None)
 
     def restarts(self, job: Mapping[str, Any]) -> int:
         """How many pods of a job were made again, as far as the cluster's events tell: it keeps them for an hour, and after 25
@@ -242,6 +306,17 @@ class Cluster:
                 self.namespace, field_selector=f"metadata.name={pod.metadata.name}", _request_timeout=TIMEOUT
             ).items
         return next((p for p in found if p.metadata.uid == pod.metadata.uid), None)
+
+
+@contextlib.contextmanager
+def _operator() -> Iterator[None]:
+    """Turn the answer of a cluster that has no such kind into an error that says so."""
+    try:
+        yield
+    except ApiException as error:
+        if error.status != 404:
+            raise
+        raise NoOperatorError(f"the cluster has no PyTorchJobs; install the Kubeflow training operator: {INSTALL}") from None
 
 
 def of_job(name: str) -> str:

@@ -8,20 +8,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from kubernetes.client import V1DeleteOptions
-from kubernetes.dynamic import DynamicClient
 
-from jobgen.cluster.namespace import (
-    ENDED,
-    GONE_SECONDS,
-    PAUSE,
-    RETRIES,
-    UNSCHEDULED_SECONDS,
-    Cluster,
-    last_words,
-    state,
-    told,
-    waiting_for,
-)
+from jobgen.cluster import rights, waits
+from jobgen.cluster.namespace import ENDED, GONE_SECONDS, PAUSE, RETRIES, Cluster, last_words, state, told
 from jobgen.manifests import conductor, render
 from jobgen.manifests.render import CONDUCTOR
 from jobgen.pipeline.pipeline import Pipeline
@@ -30,6 +19,8 @@ from jobgen.report import say
 from minima.errors import BUG, TERMINATED, LostPeerError, NotReadyError, StageError, UsageError, did_you_mean
 
 POLL = 1.0
+ASK_SECONDS = 5.0
+"""Between two looks at a conductor that does not begin."""
 OF_A_POD = re.compile(r"[a-z0-9-]+/[a-z0-9-]+ \| ")
 """How the conductor prints a line of a stage's pod."""
 
@@ -44,6 +35,7 @@ def run_remote(pipeline: Pipeline, cluster: Cluster, *, from_stage: str | None) 
 
     Raises:
         UsageError: no such stage, or the cluster refuses.
+        NotReadyError: the cluster has no training operator.
     """
     if from_stage is not None:
         following(plan(pipeline), from_stage)
@@ -55,7 +47,8 @@ def run_remote(pipeline: Pipeline, cluster: Cluster, *, from_stage: str | None) 
         _delete_conductor(cluster, pipeline.name, name)
         there = None
     if there is None:
-        _apply(cluster, objects)
+        cluster.check_operator()
+        rights.apply(cluster, pipeline, objects)
         say(f"applied {name} to namespace {cluster.namespace}; it goes on without this program")
     else:
         say(f"{name} is at work already")
@@ -64,14 +57,6 @@ def run_remote(pipeline: Pipeline, cluster: Cluster, *, from_stage: str | None) 
     except KeyboardInterrupt:
         say(f"not watching any more; {name} goes on, the same command watches again")
         return TERMINATED
-
-
-def _apply(cluster: Cluster, objects: list[dict[str, Any]]) -> None:
-    with told(f"apply the conductor to {cluster.namespace}"):
-        client = DynamicClient(cluster.core.api_client)
-        for each in objects:
-            kind = client.resources.get(api_version=each["apiVersion"], kind=each["kind"])
-            client.server_side_apply(kind, body=each, namespace=cluster.namespace, field_manager="jobgen", force_conflicts=True)
 
 
 def _delete_conductor(cluster: Cluster, pipeline: str, name: str) -> None:
@@ -125,21 +110,48 @@ class _Reader:
         return [pod for pod in pods if pod.status.phase != "Pending" and pod.metadata.uid not in self.read]
 
 
+class _Beginning:
+    """Says why a conductor does not begin."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self.cluster = cluster
+        self.said = ""
+        self.asked = 0.0
+        self.since: float | None = None
+        """When something was first seen that waiting cannot help."""
+
+    def look(self, job: Any, pods: list[Any]) -> int:
+        """Look at it, now and then; an exit code when waiting does not help. The Job stays, and begins when that is mended."""
+        now = time.time()
+        if now - self.asked < ASK_SECONDS:
+            return 0
+        self.asked = now
+        noted = self.cluster.events([job.metadata.name, *(pod.metadata.name for pod in pods[-1:])])
+        reason = waits.of_conductor(job, pods, noted, now=now)
+        if reason and reason.words != self.said:
+            say(f"waits for {reason.words}")
+        self.said = reason.words if reason else ""
+        self.since = (self.since or now) if reason and reason.exit_code else None
+        if reason and self.since and now - self.since >= reason.patience:
+            say(f"waiting does not help; {job.metadata.name} stays, and begins when that is mended")
+            return reason.exit_code
+        return 0
+
+
 def _watch(cluster: Cluster, pipeline: str, name: str) -> int:
     """Print the logs of the conductor's pods, one after the other, until its Job has a verdict; its exit code."""
     reader = _Reader(cluster)
-    failures, told_at = 0, time.monotonic()
+    beginning = _Beginning(cluster)
+    failures = 0
     while True:
         try:
             pods = cluster.pods(f"batch.kubernetes.io/job-name={name}")
             for pod in reader.left(pods):
                 for line in reader.lines(pod, follow=True):
                     print(line, flush=True)
-                told_at = time.monotonic()
-            if pods and pods[-1].status.phase == "Pending" and time.monotonic() - told_at > UNSCHEDULED_SECONDS:
-                say(f"{pods[-1].metadata.name} does not start: {waiting_for(pods[-1])}")
-                told_at = time.monotonic()
             job = next((job for job in cluster.conductors(pipeline) if job.metadata.name == name), None)
+            if job and (code := beginning.look(job, pods)):
+                return code
             failures = 0
         except LostPeerError as error:
             failures += 1

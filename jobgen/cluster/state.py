@@ -6,13 +6,19 @@ in the workspace, what runs in the cluster, and a conductor that begins finds bo
 
 import json
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
 from typing import Any
 
+from jobgen.cluster.namespace import Cluster
+from jobgen.manifests.conductor import state_name, version
+from jobgen.pipeline.pipeline import Pipeline
+from jobgen.pipeline.plan import Step
 from jobgen.report import Result
 from minima.errors import StageError
 from minima.workspace import progress
+from minima.workspace.files import write_atomically
 from minima.workspace.progress import Progress
 
 FORMAT = 1
@@ -189,6 +195,46 @@ class Keeper:
                 writer(text)
             except (OSError, StageError) as error:  # Nothing is built on it: a pipeline goes on without.
                 self.say(f"its state cannot be written: {error}")
+
+
+def keeper(
+    cluster: Cluster, pipeline: Pipeline, steps: list[Step], jobs: Mapping[str, str], conductor: str, say: Callable[[str], None]
+) -> Keeper:
+    """The keeper of a conductor's state, which it begins where an earlier pod of this conductor ended: that counted restarts.
+
+    Args:
+        cluster: where it writes it, for who has the cluster.
+        pipeline: whose workspace gets it as a file.
+        steps: of the pipeline.
+        jobs: stage to the name of its PyTorchJob.
+        conductor: the Job's name.
+        say: as of `Keeper`.
+    """
+    name, folder = state_name(pipeline.name), Path(pipeline.workspace.path) / pipeline.name
+    before = None
+    try:
+        before = parse(cluster.note(name, KEY))
+    except StageError as error:
+        say(f"its state cannot be read: {error}")
+    stages = []
+    for step in steps:
+        old = before.stage(step.name) if before else None
+        restarts = old.restarts if old and old.job == jobs[step.name] else 0
+        needs = f"{', '.join(step.needs)} to finish" if step.needs else ""
+        stages.append(StageState(stage=step.name, since=time.time(), waits_for=needs, restarts=restarts))
+    first = State(
+        pipeline=pipeline.name,
+        version=version(pipeline.text),
+        conductor=conductor,
+        since=before.since if before and before.conductor == conductor and conductor else time.time(),
+        stages=tuple(stages),
+    )
+
+    def write_file(text: str) -> None:
+        if folder.is_dir():
+            write_atomically(folder / FILE, text + "\n", durable=False)
+
+    return Keeper(first, (write_file, lambda text: cluster.write_note(name, KEY, text)), say)
 
 
 def _bare(state: State) -> tuple[State, ...] | State:

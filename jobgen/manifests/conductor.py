@@ -12,12 +12,15 @@ from minima.errors import BUG, DATA, DISK_FULL, NOT_READY, USAGE, UsageError
 
 FOLDER, FILE = "/etc/minima", "pipeline.yaml"
 RULES = [
-    {"apiGroups": ["kubeflow.org"], "resources": ["pytorchjobs"], "verbs": ["list", "create", "delete"]},
-    {"apiGroups": [""], "resources": ["pods"], "verbs": ["list"]},
+    {"apiGroups": ["kubeflow.org"], "resources": ["pytorchjobs"], "verbs": ["list", "watch", "create", "delete"]},
+    {"apiGroups": [""], "resources": ["pods"], "verbs": ["list", "watch"]},
+    {"apiGroups": [""], "resources": ["events"], "verbs": ["list"]},
     {"apiGroups": [""], "resources": ["pods/log"], "verbs": ["get"]},
-    {"apiGroups": ["batch"], "resources": ["jobs"], "verbs": ["list"]},
+    {"apiGroups": ["batch"], "resources": ["jobs"], "verbs": ["list", "watch"]},
 ]
 """What it asks of the cluster, in its own namespace, beside the one object that it writes to, `state_name`."""
+LARGEST = 2**20
+"""Bytes of a ConfigMap, and so of a pipeline."""
 VERSION = "minima/version"
 """Label of the Job: the hash of the pipeline file that it conducts."""
 VERDICTS = (1, USAGE, DATA, BUG, DISK_FULL, NOT_READY)
@@ -40,11 +43,13 @@ def objects(pipeline: Pipeline, namespace: str | None = None, from_stage: str | 
         from_stage: for `jobgen conduct --from`.
 
     Raises:
-        UsageError: the pipeline names no image for it.
+        UsageError: the pipeline names no image for it, or is too large.
     """
     if not pipeline.conductor:
         place = pipeline.place("conductor")
         raise UsageError(f"{place}: missing; the image of the root Dockerfile, such as `conductor: minima:jobgen`, is valid")
+    if (size := len(pipeline.text.encode())) > LARGEST:
+        raise UsageError(f"{pipeline.source}: found {size:,} bytes; at most {LARGEST:,}, what a ConfigMap holds, are valid")
     name = f"{pipeline.name}-{CONDUCTOR}"
     labels = {**render.labels(pipeline.name, CONDUCTOR), **pipeline.fragment.labels}
     own = pipeline.conductor.fragment
@@ -55,7 +60,7 @@ def objects(pipeline: Pipeline, namespace: str | None = None, from_stage: str | 
         "apiVersion": "rbac.authorization.k8s.io/v1",
         "kind": "Role",
         "metadata": _metadata(name, namespace, labels),
-        "rules": rules(pipeline.name),
+        "rules": rules(pipeline),
     }
     binding = {
         "apiVersion": "rbac.authorization.k8s.io/v1",
@@ -94,10 +99,14 @@ def objects(pipeline: Pipeline, namespace: str | None = None, from_stage: str | 
     return made
 
 
-def rules(pipeline: str) -> list[dict[str, Any]]:
+def rules(pipeline: Pipeline) -> list[dict[str, Any]]:
     """All that the conductor of a pipeline may do, in its own namespace."""
     verbs = ["get", "update", "patch"]
-    return [*RULES, {"apiGroups": [""], "resources": ["configmaps"], "resourceNames": [state_name(pipeline)], "verbs": verbs}]
+    state = {"apiGroups": [""], "resources": ["configmaps"], "resourceNames": [state_name(pipeline.name)], "verbs": verbs}
+    # Who applies a Role must have all of its rights, and no queue is no reason to have these.
+    queued = any(stage.pool.queue for stage in pipeline.stages.values())
+    queues = {"apiGroups": ["kueue.x-k8s.io"], "resources": ["workloads"], "verbs": ["list"]}
+    return [*RULES, state, *([queues] if queued else [])]
 
 
 def state_name(pipeline: str) -> str:

@@ -19,6 +19,16 @@ def progress(folder: Path) -> int:
     return max(steps, default=0) or len(list(folder.glob("*.tfrecord")))
 
 
+def progressed(folder: Path) -> float:
+    """When `progress` last grew, in seconds since the epoch; 0 if it never did."""
+    made = [*(folder / CHECKPOINTS).glob("step-*"), *folder.glob("*.tfrecord")]
+    times = []
+    for place in made:
+        with contextlib.suppress(FileNotFoundError):  # A newer checkpoint replaced it.
+            times.append(place.stat().st_mtime)
+    return max(times, default=0.0)
+
+
 @contextlib.contextmanager
 def counted(folder: Path, max_attempts: int, file: str = FILE) -> Iterator[None]:
     """Count this start, unless it ends by what is for a person to mend; progress since the last one begins the count again.

@@ -1,7 +1,7 @@
 """What jobgen makes of a cluster's answers, with a cluster that is a list; the real one is in tests/cluster."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -49,7 +49,7 @@ class Fake:
 
     def put(self, job: dict[str, Any], condition: str) -> None:
         status = {"conditions": [{"type": condition, "status": "True"}]} if condition else {}
-        meta = {**job["metadata"], "creationTimestamp": NOW.isoformat()}
+        meta = {**job["metadata"], "creationTimestamp": NOW.isoformat(), "uid": f"uid of {job['metadata']['name']}"}
         self.there.append({**job, "metadata": meta, "status": status})
 
     def delete(self, name: str) -> None:
@@ -58,6 +58,12 @@ class Fake:
     def pods(self, selector: str) -> list[Any]:
         failed = [j for j in self.there if state(j) == "Failed" and selector.endswith(j["metadata"]["name"])]
         return [pod(65, "the last words") for _ in failed]
+
+    def events(self, names: Iterable[str]) -> list[Any]:
+        return []
+
+    def workload(self, job: dict[str, Any]) -> None:
+        return None
 
     def restarts(self, job: dict[str, Any]) -> int:
         return 0
@@ -111,6 +117,7 @@ def steps(pipeline: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     made = plan.plan(pipeline, str(tmp_path))
     monkeypatch.setattr(conduct, "plan", lambda _: made)
     monkeypatch.setattr(conduct, "POLL", 0.0)
+    monkeypatch.setattr(conduct, "Changes", lambda *_: SimpleNamespace(happened=lambda: False))
     return made
 
 

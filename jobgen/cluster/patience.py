@@ -1,0 +1,102 @@
+"""How long jobs have waited, and for what: the cluster is asked for more only where a pod does not simply run."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from jobgen.cluster import waits
+from jobgen.cluster.namespace import ENDED, Cluster, state
+from jobgen.cluster.waits import AFTER, QUEUE, Wait
+from jobgen.pipeline.plan import Step
+from minima.workspace.attempts import progressed
+
+ASK_SECONDS = 10.0
+"""Between two looks at what the cluster noted about a job."""
+MOST_PODS = 4
+"""Pods of a job about which the cluster is asked: in a group they wait for the same."""
+
+
+@dataclass
+class _Known:
+    events: list[Any] = field(default_factory=list)
+    workload: dict[str, Any] | None = None
+    asked: float = 0.0
+    wait: Wait | None = None
+    since: float | None = None
+    """When something was first seen that waiting cannot help."""
+
+
+class Patience:
+    """Of one conductor.
+
+    Args:
+        cluster: to ask.
+        claim: of the workspace.
+    """
+
+    def __init__(self, cluster: Cluster, claim: str) -> None:
+        self._cluster, self._claim = cluster, claim
+        self._known: dict[str, _Known] = {}
+        """By a job's uid."""
+
+    def reason(self, step: Step, job: Mapping[str, Any], pods: list[Any]) -> Wait | None:
+        """What a job that has not ended waits for; None while it goes on."""
+        known, now = self._of(job), time.time()
+        if self.settled(job, pods):
+            known.wait = known.since = None
+            return None
+        if now - known.asked > ASK_SECONDS:
+            busy = [pod for pod in pods if not _runs(pod)][:MOST_PODS]
+            names = [job["metadata"]["name"], *(pod.metadata.name for pod in busy)]
+            names += [self._claim] if any(pod.status.phase == "Pending" for pod in busy) else []
+            known.events = self._cluster.events(names)
+            if job["metadata"].get("labels", {}).get(QUEUE):
+                known.workload = self._cluster.workload(job)
+            known.asked = now
+        known.wait = waits.of_job(
+            job,
+            pods,
+            known.events,
+            known.workload,
+            progressed=progressed(Path(step.output_dir)),
+            limit=2 * step.options.max_attempts,
+            now=now,
+        )
+        hopeless = known.wait is not None and known.wait.exit_code > 0
+        known.since = (known.since or now) if hopeless else None
+        return known.wait
+
+    def settled(self, job: Mapping[str, Any], pods: list[Any]) -> bool:
+        """Whether a job runs as it should, so that it may be left alone until something changes."""
+        wanted = sum(replica["replicas"] for replica in job["spec"]["pytorchReplicaSpecs"].values())
+        queued = job["metadata"].get("labels", {}).get(QUEUE) and not self._of(job).workload
+        runs = [_runs(pod) or pod.status.phase in ENDED for pod in pods]
+        some = any(_runs(pod) for pod in pods)
+        return state(job) == "Running" and len(pods) == wanted and all(runs) and some and not queued
+
+    def over(self, job: Mapping[str, Any]) -> bool:
+        """Whether it has waited long enough for what waiting cannot help."""
+        known = self._of(job)
+        return known.wait is not None and known.since is not None and time.time() - known.since >= known.wait.patience
+
+    def doomed(self) -> bool:
+        """Whether some job will have to be given up, if nothing changes."""
+        return any(known.since is not None for known in self._known.values())
+
+    def forget(self, job: Mapping[str, Any]) -> None:
+        """It is gone."""
+        self._known.pop(job["metadata"]["uid"], None)
+
+    def _of(self, job: Mapping[str, Any]) -> _Known:
+        return self._known.setdefault(job["metadata"]["uid"], _Known())
+
+
+def _runs(pod: Any) -> bool:
+    """Whether all of a pod runs, and has for a while, as far as its node says."""
+    containers = pod.status.container_statuses or []
+    ready = any(c.type == "Ready" and c.status == "True" for c in pod.status.conditions or [])
+    leaving = pod.metadata.deletion_timestamp
+    aged = time.time() - pod.metadata.creation_timestamp.timestamp() > AFTER
+    return pod.status.phase == "Running" and ready and aged and not leaving and all(c.state.running for c in containers)

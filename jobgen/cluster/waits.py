@@ -1,0 +1,323 @@
+"""Why a job does not go on: the cluster's own words, what to do, and whether waiting can help. Pure.
+
+Reasons and messages are those of Kubernetes 1.36, Training Operator 1.9.4 and Kueue 0.17.
+"""
+
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from jobgen.cluster.namespace import ENDED, seconds, state
+from jobgen.manifests.checks import CONTAINER
+from jobgen.manifests.render import CONDUCTOR
+from jobgen.pipeline.pools import amount
+from minima.errors import BUG, NOT_READY, USAGE, UsageError
+
+AFTER = 10.0
+"""Seconds that things may take before what they wait for is worth a word."""
+SILENT = 30.0
+"""Seconds after which somebody who should have said something, such as the operator, is said not to answer."""
+PATIENCE = 120.0
+"""Seconds in which a registry may come back, or somebody make what is missing, before a job is given up."""
+FORGOTTEN = 1200.0
+"""Seconds after which an event tells of the past: the operator tries again at least this often."""
+NO_IMAGE = (
+    "ErrImagePull",
+    "ImagePullBackOff",
+    "InvalidImageName",
+    "ErrImageNeverPull",
+    "ImageInspectError",
+    "RegistryUnavailable",
+)
+NO_CONTAINER = ("CreateContainerConfigError", "CreateContainerError", "RunContainerError")
+QUEUE = "kueue.x-k8s.io/queue-name"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wait:
+    """One reason.
+
+    Attributes:
+        words: the cluster's own, and what to do.
+        exit_code: to end with if it is the same for `patience` seconds; 0 where waiting may help for ever.
+        patience: in seconds.
+    """
+
+    words: str
+    exit_code: int = 0
+    patience: float = PATIENCE
+
+
+def of_job(
+    job: Mapping[str, Any],
+    pods: Sequence[Any],
+    events: Sequence[Any],
+    workload: Mapping[str, Any] | None,
+    *,
+    progressed: float,
+    limit: int,
+    now: float,
+) -> Wait | None:
+    """What a PyTorchJob that has not ended waits for; None while it goes on. What waiting cannot help goes first.
+
+    Args:
+        job: the PyTorchJob.
+        pods: of it.
+        events: of it, of its pods and of its claim.
+        workload: Kueue's, of it.
+        progressed: when its stage last came further, in seconds since the epoch.
+        limit: how often a pod may be made again without that.
+        now: in seconds since the epoch.
+    """
+    found = [
+        *_made_again(job, events, progressed, limit),
+        *_refused(job, pods, events, now),
+        *(wait for pod in pods if (wait := of_pod(pod, events, now=now))),
+        *_in_queue(job, pods, workload, now),
+        *_of_operator(job, pods, now),
+    ]
+    return max(found, key=lambda wait: wait.exit_code > 0, default=None)
+
+
+def of_conductor(job: Any, pods: Sequence[Any], events: Sequence[Any], *, now: float) -> Wait | None:
+    """What a conductor waits for that does not begin; None while it does or when it has ended.
+
+    Args:
+        job: the batch Job.
+        pods: of it, oldest first.
+        events: of it and of its pods.
+        now: in seconds since the epoch.
+    """
+    if pods and pods[-1].status.phase not in ENDED:
+        return of_pod(pods[-1], events, now=now, container=CONDUCTOR)
+    if (job.status and job.status.conditions) or now - job.metadata.creation_timestamp.timestamp() < AFTER:
+        return None
+    if refused := _newest(_about(events, job.metadata.uid, "FailedCreate"), now):
+        return _refusal(refused, f"{job.metadata.name}: its pod is refused")
+    if not pods and now - job.metadata.creation_timestamp.timestamp() > SILENT:
+        return Wait(words=f"{job.metadata.name}: the cluster has not made a pod of it; `kubectl describe job` may say why")
+    return None
+
+
+def of_pod(pod: Any, events: Iterable[Any], *, now: float, container: str = CONTAINER) -> Wait | None:
+    """What a pod waits for, or is kept by; None while it goes on or when it has ended."""
+    name, node, status = pod.metadata.name, pod.spec.node_name, pod.status
+    age = now - pod.metadata.creation_timestamp.timestamp()
+    own = [event for event in events if event.involved_object.uid == pod.metadata.uid]
+    told = next((f" ({event.reason}: {event.message})" for event in own if event.reason == "NodeNotReady"), "")
+    lost = (
+        f"{name}: its node {node} does not answer{told}; `kubectl describe node {node}` may say why; if the machine is gone "
+        f"for good, `kubectl delete node {node}` lets the pod be made again elsewhere"
+    )
+    if pod.metadata.deletion_timestamp:
+        # The time by which it should have ended.
+        return Wait(words=lost) if node and now - pod.metadata.deletion_timestamp.timestamp() > SILENT else None
+    if status.phase in ENDED or age < AFTER:
+        return None
+    containers = [*(status.init_container_statuses or []), *(status.container_statuses or [])]
+    over = next((c.state.terminated for c in containers if c.name == container and c.state.terminated), None)
+    left = [c.name for c in containers if c.name != container and c.state.running]
+    if over and left:
+        return _kept(name, container, over, left, now)
+    if any(c.state.running and c.ready for c in containers) and _condition(pod, "Ready") == "False":
+        # Only the node's controller says that: the kubelet would take back the container's readiness too.
+        return Wait(words=lost)
+    for each in containers:
+        if each.state.waiting and (wait := _not_begun(name, each.state.waiting, own, age)):
+            return wait
+    if status.phase != "Pending":
+        return None
+    unplaced = next((c for c in status.conditions or [] if c.type == "PodScheduled" and c.status == "False"), None)
+    if unplaced:
+        return _unplaced(name, unplaced.message or unplaced.reason, events)
+    if age > SILENT and not containers:
+        silent = f"{name}: no scheduler has looked at it; `kubectl get pods --namespace kube-system` shows whether one runs"
+        return Wait(words=lost if node else silent)
+    return None
+
+
+def _kept(name: str, container: str, over: Any, left: list[str], now: float) -> Wait | None:
+    """A pod whose program ended, and that does not end, because something was put beside it."""
+    if over.finished_at and now - over.finished_at.timestamp() < AFTER:
+        return None
+    said = f" ({over.message.strip()})" if over.exit_code and over.message else ""
+    words = (
+        f"{name}: its container {container} ended with exit code {over.exit_code}{said}, but {', '.join(left)} keeps the pod; "
+        "let nothing put a container into this namespace's training pods (Istio: the namespace's label istio-injection)"
+    )
+    return Wait(words=words, exit_code=over.exit_code or BUG, patience=AFTER)
+
+
+def _not_begun(name: str, waiting: Any, own: list[Any], age: float) -> Wait | None:
+    """A container that is not there yet."""
+    # The words of a pause between two pulls hold those of the pull.
+    message = (waiting.message or "").rpartition(": ErrImagePull: ")[2].strip()
+    if waiting.reason in NO_IMAGE:
+        words = (
+            f"{name}: its image cannot be had: {message or waiting.reason}; correct `image` (of the conductor: `conductor`) in "
+            "the pipeline, or let the namespace's service account pull it"
+        )
+        return Wait(words=words, exit_code=USAGE)
+    if waiting.reason in NO_CONTAINER:
+        return Wait(
+            words=f"{name}: {waiting.reason}: {message}; make what is missing in the namespace, or mend what asks for it",
+            exit_code=NOT_READY,
+        )
+    if said := max((e for e in own if e.type == "Warning"), key=_time, default=None):
+        missing = re.search(r'(?:configmap|secret|persistentvolumeclaim) ".*" not found', said.message)
+        remedy = (
+            "make it in the namespace, or mend what asks for it" if missing else f"`kubectl describe pod {name}` shows more"
+        )
+        return Wait(words=f"{name}: {said.reason}: {said.message}; {remedy}", exit_code=NOT_READY if missing else 0)
+    if age > SILENT:
+        last = max(own, key=_time, default=None)
+        return Wait(words=f"{name}: {last.message if last else waiting.reason}")
+    return None
+
+
+def _unplaced(name: str, message: str, events: Iterable[Any]) -> Wait:
+    """A pod that no node takes."""
+    said = re.split(r"\.? (?:not found$|no new claims |preemption: )", message)[0].rstrip(".")
+    if missing := re.search(r'persistentvolumeclaim "(.*?)" not found', said):
+        return Wait(
+            words=f"{name}: {said}; make the claim {missing[1]} in the namespace, or correct `workspace.claim`",
+            exit_code=NOT_READY,
+        )
+    if "unbound immediate PersistentVolumeClaims" in said:
+        claims = [e for e in events if e.involved_object.kind == "PersistentVolumeClaim" and e.type == "Warning"]
+        why = max(claims, key=_time).message if claims else "`kubectl describe pvc` may say why"
+        return Wait(words=f"{name}: {said}: {why}; it starts when the claim is bound to a volume")
+    return Wait(
+        words=f"{name}: no node takes it: {said}; it starts when one has room, or when the pool's node_selector, tolerations "
+        "and sizes are those of your nodes"
+    )
+
+
+def _made_again(job: Mapping[str, Any], events: Iterable[Any], progressed: float, limit: int) -> Iterator[Wait]:
+    """A pod that is made again and again, though its stage comes no further: `ExitCode` knows no limit.
+
+    Counted in events, which the cluster keeps for an hour: so it does not matter who looks, or for how long, or whether the
+    program began.
+    """
+    # One of its name may have been stopped within the hour.
+    since = max(progressed, seconds(job["metadata"]["creationTimestamp"]))
+    uids: dict[str, set[str]] = {}
+    for event in events:
+        if event.involved_object.kind == "Pod" and _time(event) >= since:
+            uids.setdefault(event.involved_object.name, set()).add(event.involved_object.uid)
+    name, most = max(((name, len(found) - 1) for name, found in uids.items()), key=lambda pair: pair[1], default=("", 0))
+    if most < min(3, limit):
+        return
+    warned = [e for e in events if e.type == "Warning" and e.involved_object.name in {name, job["metadata"]["name"]}]
+    told = [e for e in warned if e.reason in {"StartError", "Failed", "ContainerCannotRun", "OOMKilled", "Error"}]
+    why = max(told, key=_time).message if told else "its log, and `kubectl describe pod`, may say why"
+    why = re.sub(r"^Error(?:: | pod \S+ container \S+ )", "", why)
+    words = f"{name}: made again and again without progress: {why}"
+    if most >= limit:
+        yield Wait(words=f"{words}; given up after {limit} times", exit_code=BUG, patience=0)
+    else:
+        yield Wait(words=f"{words}; given up after {limit} times within an hour", exit_code=BUG, patience=math.inf)
+
+
+def _refused(job: Mapping[str, Any], pods: Sequence[Any], events: Iterable[Any], now: float) -> Iterator[Wait]:
+    """Pods that are not there because the cluster does not let the operator make them."""
+    wanted = sum(replica["replicas"] for replica in job["spec"]["pytorchReplicaSpecs"].values())
+    told = [e for e in _about(events, job["metadata"]["uid"], "FailedCreatePod") if "already exists" not in e.message]
+    if len(pods) < wanted and state(job) != "Suspended" and (refused := _newest(told, now)):
+        yield _refusal(refused, f"{job['metadata']['name']}: its pods are refused")
+
+
+def _refusal(event: Any, what: str) -> Wait:
+    """Why the cluster makes no pod, and whether it ever will."""
+    said = re.sub(r'^(?:\(combined from similar events\): )?Error creating: (?:pods ".*?" is forbidden: )?', "", event.message)
+    remedies = {
+        "failed calling webhook": ("the program behind that webhook does not answer; its admin can start it", 0),
+        "exceeded quota": ("it starts when others of the namespace end", 0),
+        "violates PodSecurity": ("jobgen's pods meet `restricted`: find what changes them, such as a mutating webhook", USAGE),
+        "error looking up service account": ("make it, or run `jobgen run` again, which does", NOT_READY),
+    }
+    default = ("change the pool or the image as these words say, or ask the cluster's admin", USAGE)
+    remedy, code = next((value for words, value in remedies.items() if words in said), default)
+    if said.startswith("exceeded quota") and _too_much(said):
+        remedy, code = "that is more than the whole quota: make the pool smaller, or ask for more", USAGE
+    # What else is used changes all the time.
+    return Wait(words=f"{what}: {re.sub(', used: .*?(?=, limited)', '', said)}; {remedy}", exit_code=code)
+
+
+def _too_much(said: str) -> bool:
+    """Whether a quota's words ask for more than it holds when nobody uses any."""
+    asked, most = (
+        dict(re.findall(r"([^\s,=]+)=([^\s,]+)", part)) for part in re.split(r", used: .*, limited: ", said, maxsplit=1)
+    )
+    try:
+        return any(amount(asked[name]) > amount(limit) for name, limit in most.items() if name in asked)
+    except UsageError:  # A quantity in a form of its own.
+        return False
+
+
+def _in_queue(job: Mapping[str, Any], pods: Sequence[Any], workload: Mapping[str, Any] | None, now: float) -> Iterator[Wait]:
+    """A job that Kueue holds back, or one that it should and does not know of."""
+    queue = job["metadata"].get("labels", {}).get(QUEUE)
+    if not queue:
+        return
+    if state(job) != "Suspended":
+        if pods and not workload and now - seconds(job["metadata"]["creationTimestamp"]) > SILENT:
+            yield Wait(
+                words=f"{job['metadata']['name']}: not in queue {queue}, and runs without: no Kueue made a Workload of it; "
+                "its admin can turn on the integration kubeflow.org/pytorchjob"
+            )
+        return
+    conditions = {c["type"]: c for c in (workload or {}).get("status", {}).get("conditions", [])}
+    told = next((c for kind in ("QuotaReserved", "Admitted") if (c := conditions.get(kind)) and c["status"] == "False"), None)
+    said = told["message"] if told else "Kueue has not said why"
+    words = f"queue {queue}: {said}"
+    if "doesn't exist" in said:
+        yield Wait(
+            words=f"{words}; make it (manifests/queues has an example), or correct the pool's `queue`", exit_code=NOT_READY
+        )
+    elif "> maximum capacity" in said:
+        yield Wait(
+            words=f"{words}; the queue can never hold it: make the pool smaller, or name another `queue`", exit_code=USAGE
+        )
+    else:
+        yield Wait(words=f"{words}; `kubectl get workloads` shows who is before it")
+
+
+def _of_operator(job: Mapping[str, Any], pods: Sequence[Any], now: float) -> Iterator[Wait]:
+    """A job that nobody looks at."""
+    name = job["metadata"]["name"]
+    remedy = "`kubectl get pods -A -l control-plane=kubeflow-training-operator` shows whether it runs"
+    known = job.get("status", {}).get("conditions") or pods or job["spec"]["runPolicy"].get("suspend")
+    if not known and now - seconds(job["metadata"]["creationTimestamp"]) > SILENT:
+        yield Wait(words=f"{name}: the training operator has not looked at it; {remedy}")
+    ended = [time for pod in pods if pod.status.phase in ENDED and (time := _ended(pod))]
+    if ended and len(ended) == len(pods) and now - max(ended) > SILENT:
+        yield Wait(words=f"{name}: its pods have ended, and the training operator has not noticed; {remedy}")
+
+
+def _ended(pod: Any) -> float:
+    over = [c.state.terminated.finished_at for c in pod.status.container_statuses or [] if c.state.terminated]
+    return max((time.timestamp() for time in over if time), default=0.0)
+
+
+def _condition(pod: Any, kind: str) -> str:
+    return next((c.status for c in pod.status.conditions or [] if c.type == kind), "")
+
+
+def _about(events: Iterable[Any], uid: str, reason: str) -> list[Any]:
+    return [event for event in events if event.involved_object.uid == uid and event.reason == reason]
+
+
+def _newest(events: list[Any], now: float) -> Any:
+    newest = max(events, key=_time, default=None)
+    return newest if newest and now - _time(newest) < FORGOTTEN else None
+
+
+def _time(event: Any) -> float:
+    """When an event last came; some have only the one time, and some only the other."""
+    series = event.series.last_observed_time if event.series else None
+    found: datetime = series or event.last_timestamp or event.event_time or event.metadata.creation_timestamp
+    return found.timestamp()

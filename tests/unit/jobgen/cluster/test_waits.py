@@ -1,0 +1,205 @@
+"""What each wait says, on objects that a real cluster gave: recorded.json holds what is read of them, a case a line.
+
+That a cluster says the same today is for tests/cluster/test_waits.py.
+"""
+
+import json
+import math
+from datetime import UTC, datetime
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from kubernetes.client import ApiClient
+
+from jobgen.cluster import waits
+from jobgen.cluster.waits import Wait
+
+RECORDED: dict[str, Any] = json.loads(Path(__file__).with_name("recorded.json").read_text())
+AT: float = RECORDED.pop("at")
+
+
+def model(content: Any, kind: str) -> Any:
+    return ApiClient().deserialize(SimpleNamespace(data=json.dumps(content)), kind)
+
+
+def recorded(case: str) -> dict[str, Any]:
+    found = RECORDED[case]
+    return {
+        "job": model(found["job"], "V1Job") if case.startswith("conductor-") else found["job"],
+        "pods": model(found["pods"], "list[V1Pod]"),
+        "events": model(found["events"], "list[CoreV1Event]"),
+        "workload": found["workload"],
+    }
+
+
+def of(case: str, *, progressed: float = 0, limit: int = 20, now: float = AT, **changes: Any) -> Wait | None:
+    found = recorded(case) | changes
+    if case.startswith("conductor-"):
+        return waits.of_conductor(found["job"], found["pods"], found["events"], now=now)
+    return waits.of_job(**found, progressed=progressed, limit=limit, now=now)
+
+
+@pytest.mark.parametrize(
+    ("case", "exit_code", "words"),
+    [
+        ("badname", 64, 'its image cannot be had: Failed to apply default image tag "Minima:cpu:x"'),
+        ("image", 64, 'its image cannot be had: failed to pull and unpack image "registry.invalid/minima:none"'),
+        ("config", 75, 'CreateContainerConfigError: secret "nosuch" not found; make what is missing'),
+        ("configmap", 75, 'FailedMount: MountVolume.SetUp failed for volume "x" : configmap "nosuch" not found; make it'),
+        ("claim", 75, 'persistentvolumeclaim "nosuch" not found; make the claim nosuch in the namespace'),
+        (
+            "unbound",
+            0,
+            'unbound immediate PersistentVolumeClaims: storageclass.storage.k8s.io "nosuch" not found; it starts when',
+        ),
+        (
+            "gpu",
+            0,
+            "no node takes it: 0/2 nodes are available: 1 Insufficient nvidia.com/gpu, 1 node(s) had untolerated taint(s);",
+        ),
+        (
+            "taint",
+            0,
+            "1 node(s) didn't match Pod's node affinity/selector, 1 node(s) had untolerated taint(s); it starts when one",
+        ),
+        ("limit", 64, "its pods are refused: maximum memory usage per Container is 8Gi, but limit is 16Gi; change the pool"),
+        (
+            "quota",
+            64,
+            "exceeded quota: q, requested: requests.cpu=3, limited: requests.cpu=2; that is more than the whole quota",
+        ),
+        ("policy", 64, "'no-policy' denied request: images must be signed; change the pool or the image"),
+        (
+            "security",
+            64,
+            'violates PodSecurity "restricted:latest": allowPrivilegeEscalation != false (container "pytorch" must',
+        ),
+        ("dead", 0, "its node dead does not answer (NodeNotReady: Node is not ready); `kubectl describe node dead`"),
+        (
+            "dead2",
+            0,
+            "its node dead does not answer; `kubectl describe node dead` may say why; if the machine is gone for good",
+        ),
+        ("noqueue", 75, "queue nosuch: LocalQueue nosuch doesn't exist; make it (manifests/queues has an example)"),
+        (
+            "queue2",
+            0,
+            "queue full: couldn't assign flavors to pod set master: insufficient unused quota for cpu in flavor exp",
+        ),
+        ("queue3", 64, "> maximum capacity (50m); the queue can never hold it"),
+        ("sidecar", 70, "its container pytorch ended with exit code 0, but proxy keeps the pod; let nothing put a container"),
+        ("start", 70, "without progress: failed to create containerd task: "),
+        (
+            "unmanaged",
+            0,
+            "the training operator has not looked at it; `kubectl get pods -A -l control-plane=kubeflow-training-opera",
+        ),
+        ("conductor-claim", 75, 'persistentvolumeclaim "nosuch" not found; make the claim nosuch in the namespace'),
+        ("conductor-image", 64, 'its image cannot be had: failed to pull and unpack image "registry.invalid/minima:none"'),
+        (
+            "conductor-quota",
+            64,
+            "its pod is refused: exceeded quota: q, requested: requests.cpu=3, limited: requests.cpu=2; that is more",
+        ),
+        (
+            "conductor-sa",
+            75,
+            'error looking up service account exp/csa-conductor: serviceaccount "csa-conductor" not found; make it',
+        ),
+        (
+            "conductor-security",
+            64,
+            'its pod is refused: violates PodSecurity "restricted:latest": allowPrivilegeEscalation != false',
+        ),
+    ],
+)
+def test_the_words_and_whether_waiting_can_help(case: str, exit_code: int, words: str) -> None:
+    found = of(case)
+    assert found is not None
+    assert words in found.words
+    assert found.exit_code == exit_code
+
+
+def test_every_recorded_case_is_looked_at() -> None:
+    assert len(RECORDED) == 26  # All of the table, and the next.
+
+
+def test_a_pod_that_its_lost_node_never_deletes() -> None:
+    assert of("dead-deleted", now=AT + 60) == of("dead")
+    assert of("dead-deleted") is None  # It has half a minute more than its time to end.
+
+
+def test_nothing_is_said_of_what_has_just_begun() -> None:
+    """A job's first seconds: pods that are not placed, images that are not there yet."""
+    for case in ("claim", "image", "config", "gpu", "conductor-sa", "unmanaged", "conductor-image"):
+        begun = recorded(case)
+        place = begun["pods"][-1:] or [begun["job"]]
+        created = (
+            place[0]["metadata"]["creationTimestamp"] if isinstance(place[0], dict) else place[0].metadata.creation_timestamp
+        )
+        at = waits.seconds(created) if isinstance(created, str) else created.timestamp()
+        assert of(case, now=at + 9) is None, case
+
+
+def test_restarts_count_from_the_last_progress_and_up_to_the_limit() -> None:
+    again = of("start", limit=26)
+    assert again is not None
+    assert (again.patience, "given up after 26 times within an hour" in again.words) == (math.inf, True)
+    assert of("start", limit=25, progressed=AT) is None  # It came further since.
+    events = recorded("start")["events"]
+    times = sorted(waits._time(e) for e in events if e.reason == "Scheduled")
+    younger = {
+        **RECORDED["start"]["job"],
+        "metadata": {**RECORDED["start"]["job"]["metadata"], "creationTimestamp": _stamp(times[-2])},
+    }
+    assert of("start", job=younger) is None  # What an earlier job of this name did does not count.
+    half = of("start", limit=20, progressed=times[12])
+    assert half is not None
+    assert half.patience == math.inf
+
+
+def _stamp(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat()
+
+
+def test_an_hour_old_refusal_is_forgotten() -> None:
+    later = of("policy", now=AT + 3600)
+    assert later is not None
+    assert "the training operator has not looked at it" in later.words
+
+
+def test_what_waiting_cannot_help_goes_first() -> None:
+    """One pod of a group has no node, and the other no image."""
+    both = [*recorded("gpu")["pods"], *recorded("image")["pods"]]
+    found = of("gpu", pods=both)
+    assert found is not None
+    assert found.exit_code == 64
+    assert "image" in found.words
+
+
+def test_a_queue_that_nobody_keeps() -> None:
+    """Kueue without its integration: the label is there, and the pods run."""
+    job = json.loads(json.dumps(RECORDED["queue2"]["job"]))
+    job["status"]["conditions"] = [{"type": "Running", "status": "True"}]
+    later = of("queue2", job=job, pods=[_running()], workload=None)
+    assert later is not None
+    assert "not in queue full, and runs without: no Kueue made a Workload of it" in later.words
+    assert later.exit_code == 0
+    assert of("queue2", job=job, pods=[_running()]) is None
+
+
+def _running() -> Any:
+    (pod,) = recorded("dead")["pods"]
+    for condition in pod.status.conditions:
+        condition.status = "True"
+    return pod
+
+
+def test_pods_that_ended_and_an_operator_that_does_not_notice() -> None:
+    (pod,) = recorded("sidecar")["pods"]
+    pod.status.phase = "Succeeded"
+    found = of("sidecar", pods=[pod], now=AT + 60)
+    assert found is not None
+    assert "the training operator has not noticed" in found.words
