@@ -226,6 +226,8 @@ def _env(step: Step) -> list[dict[str, Any]]:
     values["OMP_NUM_THREADS"] = str(max(1, math.floor(amount(pool.cpu)) // step.processes))
     if step.options.elastic:
         values["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] = str(SAVING_SECONDS)
+    if pool.gpus:
+        values["MINIMA_GPUS"] = str(pool.gpus)  # A stage that sees fewer ends, instead of computing on the CPU.
     env: list[dict[str, Any]] = [{"name": name, "value": value} for name, value in values.items()]
     if step.pods > 1 and step.options.independent:
         index = {"fieldRef": {"fieldPath": "metadata.labels['training.kubeflow.org/replica-index']"}}

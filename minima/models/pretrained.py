@@ -28,12 +28,36 @@ TOKENIZER_FILES = (
 )
 WEIGHTS = "model.safetensors"
 WEIGHTS_INDEX = "model.safetensors.index.json"
+GPUS = "MINIMA_GPUS"
+"""Variable with the number of GPUs that a pod asked for; jobgen sets it."""
+DRIVER = Path("/proc/driver/nvidia/version")
 _VALID = f"a model folder has config.json (model_type llama) and {WEIGHTS} or {WEIGHTS_INDEX} with its shards"
 
 
 def device() -> torch.device:
-    """The accelerator of this process (torchrun's LOCAL_RANK chooses among several), or the CPU."""
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if torch.cuda.is_available() else torch.device("cpu")
+    """The accelerator of this process (torchrun's LOCAL_RANK chooses among several), or the CPU.
+
+    Raises:
+        UsageError: the pod was given GPUs (`GPUS` says how many) and this process sees fewer: it must not compute on a CPU,
+            a hundred times slower, and end well.
+    """
+    given = int(os.environ.get(GPUS, "0"))
+    seen = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if seen < given:
+        raise UsageError(
+            f"this pod was given {given} GPUs, and sees {seen}: {_driver()}. Valid: a driver of 580 or newer (what CUDA "
+            f"{torch.version.cuda or '13.0'} of this image needs) and NVIDIA's container runtime (`runtimeClassName: nvidia`, "
+            "where it is not the default); `minima doctor` on that node shows both"
+        )
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if seen else torch.device("cpu")
+
+
+def _driver() -> str:
+    """What the kernel says of NVIDIA's driver."""
+    try:
+        return DRIVER.read_text(encoding="utf-8").splitlines()[0].strip()
+    except (OSError, IndexError):
+        return f"there is no {DRIVER}, so no driver reaches into the container"
 
 
 def placement(model: Any) -> dict[str, Any]:

@@ -8,6 +8,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, LlamaConfig
 
+from jobgen.manifests import render
+from jobgen.pipeline import spec
+from jobgen.pipeline.plan import plan
 from minima.errors import DataError, UsageError
 from minima.models import pretrained
 from tests.unit import tiny
@@ -165,3 +168,27 @@ def test_the_marker_says_where_and_how_a_model_was_computed_with() -> None:
     llama = tiny.llama(dtype=torch.bfloat16)
     llama.set_attn_implementation("eager")
     assert pretrained.placement(llama) == {"device": "cpu", "dtype": "bfloat16", "attention": "eager"}
+
+
+def test_a_pod_with_gpus_that_sees_none_does_not_compute_on_its_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The variable is the one that a rendered job has."""
+    pipeline = spec.load("minima-3b")
+    for step in plan(pipeline):
+        (replica,) = render.job(pipeline, step)["spec"]["pytorchReplicaSpecs"].values()
+        env = {e["name"]: e.get("value", "") for e in replica["template"]["spec"]["containers"][0]["env"]}
+        assert env.get(pretrained.GPUS, "0") == str(step.pool.gpus)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert pretrained.device() == torch.device("cpu")
+    monkeypatch.setenv(pretrained.GPUS, "8")
+    monkeypatch.setattr(pretrained, "DRIVER", tmp_path / "version")
+    with pytest.raises(UsageError, match=r"given 8 GPUs, and sees 0: there is no .*580 or newer"):
+        pretrained.device()
+    (tmp_path / "version").write_text("NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.104.05\nGCC\n")
+    with pytest.raises(
+        UsageError, match=r"sees 0: NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.104.05\. Valid: a driver"
+    ):
+        pretrained.device()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    assert pretrained.device() == torch.device("cuda", 3)
