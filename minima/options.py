@@ -171,8 +171,16 @@ class BuildData(Options):
     makes = RECORDS
 
     input_dir: str = option("Folder with the text.", input="text")
-    input_regex: str = option("Which files of it, as a glob; .jsonl and .txt (one document a line), also .gz.", "*.jsonl")
-    text_key: str = option("Key of the text in a .jsonl document.", "text")
+    input_regex: str = option(
+        "Which files of it, as a glob: .jsonl, .json, .txt, .parquet, .arrow, also .gz, .zst, .bz2 or .xz, or without an end.",
+        "*.jsonl",
+    )
+    text_key: tuple[str, ...] = option("Keys of the text in an object or a row; several are joined by a line break.", ("text",))
+    document: str = option("What one document of a text file is.", "line", choices=("line", "paragraph", "file"))
+    encoding: str = option("Encoding of text and JSON, such as gb18030.", "utf-8")
+    max_bad_fraction: float = option(
+        "Share of the documents that may be unreadable; they are counted and left out.", 0.0, minimum=0, maximum=1
+    )
     tokenizer_name_or_path: str = option("Model folder whose tokenizer is used.", input="model")
     max_seq_length: int = option("Length of an example in tokens.", 4096, minimum=8)
     dev_proportion: float = option("Share of the documents that is held out for perplexity.", 0.001, minimum=0, maximum=0.5)
@@ -182,6 +190,15 @@ class BuildData(Options):
 
     def problems(self) -> Iterator[tuple[str, str]]:
         yield from _leads_out(self.input_regex)
+        if not self.text_key or not all(self.text_key):
+            yield "text_key", "no key; the key of the text in an object is valid, such as text or content"
+        try:
+            ascii_like = "\n".encode(self.encoding) == b"\n"
+        except (LookupError, UnicodeError):
+            yield "encoding", f"{self.encoding!r} is no encoding that Python knows; valid: utf-8, gb18030, big5, latin-1, …"
+        else:
+            if not ascii_like:
+                yield "encoding", f"{self.encoding} has other line ends than ASCII; convert the text to utf-8"
 
 
 @dataclass(frozen=True, kw_only=True)

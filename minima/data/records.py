@@ -42,50 +42,77 @@ _FAST = 1 << 28
 _REMEDY = "make the file again (`jobgen run … --from STAGE`), or copy it again"
 
 
+def index_of(path: Path) -> Path:
+    """Where the index of a record file lies."""
+    return path.with_name(path.name + INDEX_SUFFIX)
+
+
+class Writer:
+    """Writes the TFRecord file `path` with its index, record by record; after `close` each is there whole, else not at all.
+
+    Args:
+        path: the file; one that is there already is replaced.
+        check_lease: called before anything of that name is touched; what it raises leaves the old file as it was.
+    """
+
+    def __init__(self, path: str | Path, *, check_lease: Callable[[], None] = lambda: None) -> None:
+        self.count = self._offset = 0
+        self._check_lease = check_lease
+        self._places = Path(path), index_of(Path(path))
+        self._new = [place.with_name(f".{place.name}.{os.getpid()}") for place in self._places]
+        self._out, self._index = open(self._new[0], "wb"), open(self._new[1], "w", encoding="ascii")  # noqa: SIM115
+
+    def add(self, example: Mapping[str, np.ndarray]) -> None:
+        """Write one record of int64 features by name, each `[N]`.
+
+        Raises:
+            ValueError: a feature is not a vector of whole numbers that fit into int64.
+        """
+        record = frame(encode(example))
+        self._out.write(record)
+        self._index.write(f"{self._offset} {len(record)}\n")
+        self._offset += len(record)
+        self.count += 1
+
+    def close(self) -> None:
+        """Put both files in place."""
+        with self._out, self._index:
+            for file in (self._out, self._index):
+                file.flush()
+                os.fsync(file.fileno())
+        self._check_lease()
+        # At no moment is there an index of another file's records; without an index a file is still valid.
+        self._places[1].unlink(missing_ok=True)
+        for new, place in zip(self._new, self._places, strict=True):
+            os.replace(new, place)
+        sync(self._places[0].parent)
+
+    def drop(self) -> None:
+        """Leave nothing behind of what was not closed."""
+        for file, new in zip((self._out, self._index), self._new, strict=True):
+            file.close()
+            new.unlink(missing_ok=True)
+
+
 def write(
     path: str | Path,
     examples: Iterable[Mapping[str, np.ndarray]],
     *,
     check_lease: Callable[[], None] = lambda: None,
 ) -> int:
-    """Write `examples` as the TFRecord file `path` with its index; each is there either whole or not at all.
-
-    Args:
-        path: the file; one that is there already is replaced.
-        examples: for each record its int64 features by name, each `[N]`.
-        check_lease: called before anything of that name is touched; what it raises leaves the old file as it was.
-
-    Returns:
-        The number of records.
+    """Write `examples` with a `Writer`, whose arguments these are; returns the number of records.
 
     Raises:
-        ValueError: a feature is not a vector of whole numbers that fit into int64.
+        ValueError: as `Writer.add` says.
     """
-    place = Path(path)
-    index = place.with_name(place.name + INDEX_SUFFIX)
-    new_place, new_index = (p.with_name(f".{p.name}.{os.getpid()}") for p in (place, index))
-    count = offset = 0
+    writer = Writer(path, check_lease=check_lease)
     try:
-        with open(new_place, "wb") as out, open(new_index, "w", encoding="ascii") as lines:
-            for example in examples:
-                record = frame(encode(example))
-                out.write(record)
-                lines.write(f"{offset} {len(record)}\n")
-                offset += len(record)
-                count += 1
-            for file in (out, lines):
-                file.flush()
-                os.fsync(file.fileno())
-        check_lease()
-        # At no moment is there an index of another file's records; without an index a file is still valid.
-        index.unlink(missing_ok=True)
-        os.replace(new_place, place)
-        os.replace(new_index, index)
+        for example in examples:
+            writer.add(example)
+        writer.close()
     finally:
-        new_place.unlink(missing_ok=True)
-        new_index.unlink(missing_ok=True)
-    sync(place.parent)
-    return count
+        writer.drop()
+    return writer.count
 
 
 def find(path_or_regex: str | Path) -> list[Path]:

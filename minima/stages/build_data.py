@@ -1,7 +1,8 @@
 """Stage `build-data`: tokenise, shuffle and pack running text into TFRecord shards with an index.
 
 The text is cut into spans (corpus.py). Each becomes, on its own, a shard of training examples and one of held-out examples
-(packing.py), so that the result is the same whichever process or pod makes it. A shard without examples is left out.
+(packing.py), so that the result is the same whichever process or pod makes it; pod 0 makes the last shard of what they leave.
+A shard without examples is left out.
 
 A finished span leaves `.span-….json`, from which a restart and other pods learn that its shards are there.
 """
@@ -14,12 +15,13 @@ import re
 import shutil
 import sys
 import time
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from minima.data import corpus, packing, records
-from minima.data.packing import Advance, Built, Counts, Job
+from minima.data.documents import Bad, Form
+from minima.data.packing import NAMED, Advance, Built, Counts, Job
 from minima.errors import DataError, listed
 from minima.options import BuildData, split_digest
 from minima.process import workers
@@ -33,21 +35,23 @@ POLL = 2.0
 """Seconds between two looks for the shards of other pods."""
 INTERVAL = 10.0
 """Seconds between two lines on what is waited for."""
-_SHARD = re.compile(r"(?:(?:train|dev)-\d+-of-(\d+)\.tfrecord(?:\.index)?|\.span-\d+-of-(\d+)\.json)")
+_SHARD = re.compile(r"(?:(?:train|dev)-\d+-of-(\d+)\.tfrecord(?:\.index)?|\.(?:span|rest)-\d+-of-(\d+)\.(?:json|npz))")
 
 
 def run(options: BuildData, output: Output) -> dict[str, Any]:
     """Build the shards of this pod, and wait for those of the others.
 
     Returns:
-        `documents`, `train_examples`, `dev_examples`, `tokens`, `dropped_tokens` and `characters_per_token` of all pods.
+        of all pods: the fields of `Counts` but for the characters, and `characters_per_token`.
 
     Raises:
         UsageError: the pod's number is wrong.
-        DataError: the text or the tokenizer cannot be used, or the text is too small for one example.
+        DataError: the text or the tokenizer cannot be used, too much of it is bad, or it is too little for one example.
     """
     pod, pods = workers.pod()
-    spans = corpus.spans(split_digest(options.input_dir)[0], options.input_regex, options.shard_megabytes)
+    text = split_digest(options.input_dir)[0]
+    spans = corpus.spans(text, options.input_regex, options.shard_megabytes, options.document)
+    _check_two(spans, options)
     packing.load_once(split_digest(options.tokenizer_name_or_path)[0])  # An error of it comes before any work.
     staging = output.folder / f".pod-{pod}"
     shutil.rmtree(staging, ignore_errors=True)
@@ -63,36 +67,82 @@ def run(options: BuildData, output: Output) -> dict[str, Any]:
     events = contextlib.closing(workers.stream(packing.build, mine, options.num_processors))
     output.progress.phase("tokenising", sum(job.size for job in mine), "bytes")
     done, tokens = 0.0, 0
+    seen, bad = Counts(), list[Built]()
     with events as stream:
         for event in stream:
             if isinstance(event, Advance):
                 done, tokens = done + event.size, tokens + event.tokens
                 output.progress.at(round(done), tokens=tokens)
-            else:
+                continue
+            seen += event.counts
+            if event.bad:
+                bad.append(event)
+            if event.whole:
                 output.check_lease()
                 _publish(output.folder, event, identities[event.job.index])
+    if bad and not options.max_bad_fraction:
+        bad.sort(key=lambda built: built.job.index)
+        _check_bad(seen, [one for built in bad for one in built.bad], options)
     shutil.rmtree(staging, ignore_errors=True)
     output.progress.phase(WAITING)
-    counts = _wait(output.folder, jobs, identities)
+    notes = _wait(output.folder, jobs, identities)
+    counts = sum((note.counts for note in notes), Counts())
+    _check_bad(counts, [one for note in notes for one in note.bad], options)
     if pod == 0:
         for left in output.folder.glob(".pod-*"):  # Of pods that a smaller count did not start again.
             shutil.rmtree(left, ignore_errors=True)
-    _check_counts(counts, options)
+        counts += _build_rest(counts, len(jobs), options, output)
+        _check_counts(counts, options)
     ids = counts.tokens - 2 * counts.documents
     metrics = {name: value for name, value in asdict(counts).items() if name != "characters"}
     return {**metrics, "characters_per_token": round(counts.characters / max(1, ids), 4)}
 
 
+def _check_two(spans: list[corpus.Span], options: BuildData) -> None:
+    """Check that there is a document to hold out and one to train on, which the first few tell."""
+    folder = split_digest(options.input_dir)[0]
+    form = Form(options.text_key, options.document, options.encoding)
+    texts = (one for span in spans for one in corpus.read(folder, span, form) if isinstance(one, str))
+    first = next(texts, None)
+    if options.dev_proportion and first is not None and all(text == first for text in texts):
+        raise DataError(
+            f"{folder}: all of its text is one document, so none can be held out; hold out nothing with --dev_proportion 0, or "
+            "give more documents (of a text file, --document says what is one)"
+        )
+
+
+def _build_rest(counts: Counts, spans: int, options: BuildData, output: Output) -> Counts:
+    """Make the last shard, of what the spans left; says what is dropped."""
+    staging = output.folder / ".pod-0"
+    staging.mkdir()
+    _unlink_shards(output.folder, packing.shard_name(spans, spans))
+    found, files = packing.build_rest(output.folder, staging, spans, options, counts)
+    output.check_lease()
+    for place in files:
+        os.replace(place, output.folder / place.name)
+    sync(output.folder)
+    shutil.rmtree(staging)
+    if found.dropped_tokens:
+        _say(f"dropped {found.dropped_tokens} of {counts.tokens} tokens, which fill no example of {options.max_seq_length}")
+    if counts.bad_documents:
+        _say(f"left out {counts.bad_documents} bad documents, beside {counts.documents} good ones")
+    return found
+
+
+def _say(what: str) -> None:
+    print(f"build-data: {what}", file=sys.stderr)
+
+
 def _identity(job: Job, output: Output) -> str:
     """What the shards of a span are made of, as a hash: a shard that another run left is never taken for this one's."""
-    stat = (job.folder / job.span.file).stat()
+    stats = {part.file: (job.folder / part.file).stat() for part in job.span.parts}
     made_of = {
         "format": FORMAT,
         "options": artifact.identity(job.options),
         "inputs": {name: [entry["key"], entry.get("fingerprint")] for name, entry in output.inputs.items()},
         "shard": job.name,
         "span": asdict(job.span),
-        "file": [stat.st_size, stat.st_mtime_ns],
+        "files": {name: [stat.st_size, stat.st_mtime_ns] for name, stat in stats.items()},
     }
     return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()
 
@@ -101,12 +151,20 @@ def _note(folder: Path, job: Job) -> Path:
     return folder / f".span-{job.name}.json"
 
 
-def _finished(folder: Path, job: Job, identity: str) -> Counts | None:
-    """What was made of a span, if its shards are there and are this run's."""
+@dataclass(frozen=True)
+class _Note:
+    """What was made of a span, and the first of its bad documents."""
+
+    counts: Counts
+    bad: list[Bad]
+
+
+def _finished(folder: Path, job: Job, identity: str) -> _Note | None:
+    """The note of a span, if its shards are there and are this run's."""
     try:
         note = json.loads(_note(folder, job).read_bytes())
         if note["identity"] == identity and all((folder / n).stat().st_size == size for n, size in note["files"].items()):
-            return Counts(**note["counts"])
+            return _Note(Counts(**note["counts"]), [Bad(*one) for one in note["bad"]])
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         pass  # Not there, not whole, or another version's: made again.
     return None
@@ -116,41 +174,58 @@ def _publish(folder: Path, built: Built, identity: str) -> None:
     for name in built.files:
         os.replace(Path(built.job.staging) / name, folder / name)
     sync(folder)
-    note = {"identity": identity, "files": built.files, "counts": asdict(built.counts)}
+    note = {"identity": identity, "files": built.files, "counts": asdict(built.counts), "bad": built.bad}
     write_atomically(_note(folder, built.job), json.dumps(note, indent=1) + "\n")
 
 
 def _unpublish(folder: Path, job: Job) -> None:
     """Remove what another run left under the names of a span, first what would call it finished."""
     _note(folder, job).unlink(missing_ok=True)
-    for split in ("train", "dev"):
+    _unlink_shards(folder, job.name)
+    packing.rest_place(folder, job.index, job.count).unlink(missing_ok=True)
+
+
+def _unlink_shards(folder: Path, name: str) -> None:
+    for split in packing.SPLITS:
         for suffix in (records.SUFFIX, records.SUFFIX + records.INDEX_SUFFIX):
-            (folder / f"{split}-{job.name}{suffix}").unlink(missing_ok=True)
+            (folder / f"{split}-{name}{suffix}").unlink(missing_ok=True)
 
 
 def _remove_other_shards(folder: Path, count: int) -> None:
     """Remove the shards of a run that cut the text into another number of them; no pod of this run writes such names."""
     for place in sorted(folder.iterdir()):
         match = _SHARD.fullmatch(place.name)
-        if match and int(match[1] or match[2]) != count:
+        if match and int(match[1] or match[2]) != count + 1:
             place.unlink(missing_ok=True)
 
 
-def _wait(folder: Path, jobs: list[Job], identities: list[str]) -> Counts:
-    """Wait until the shards of all pods are there; what was made in all."""
-    done: dict[int, Counts] = {}
+def _wait(folder: Path, jobs: list[Job], identities: list[str]) -> list[_Note]:
+    """Wait until the shards of all pods are there; what was made of each span."""
+    done: dict[int, _Note] = {}
     told = time.monotonic()
     while True:
         for job in jobs:
-            if job.index not in done and (counts := _finished(folder, job, identities[job.index])) is not None:
-                done[job.index] = counts
+            if job.index not in done and (note := _finished(folder, job, identities[job.index])) is not None:
+                done[job.index] = note
         if len(done) == len(jobs):
-            return sum(done.values(), Counts())
+            return [done[job.index] for job in jobs]
         if time.monotonic() - told >= INTERVAL:
             told = time.monotonic()
             lacking = listed([job.name for job in jobs if job.index not in done], 3)
             print(f"waiting for {len(jobs) - len(done)} of {len(jobs)} shards of other pods: {lacking}", file=sys.stderr)
         time.sleep(POLL)
+
+
+def _check_bad(counts: Counts, bad: list[Bad], options: BuildData) -> None:
+    total = counts.documents + counts.bad_documents
+    if counts.bad_documents <= options.max_bad_fraction * total:
+        return
+    named = "\n".join(f"{where}: {what}" for where, what in bad[:NAMED])
+    more = f"\nand {counts.bad_documents - NAMED} more" if counts.bad_documents > NAMED else ""
+    raise DataError(
+        f"{split_digest(options.input_dir)[0]}: {counts.bad_documents} of {total} documents are bad:\n{named}{more}\n"
+        f"mend them, or leave such documents out with --max_bad_fraction (now {options.max_bad_fraction:g})"
+    )
 
 
 def _check_counts(counts: Counts, options: BuildData) -> None:
@@ -159,13 +234,7 @@ def _check_counts(counts: Counts, options: BuildData) -> None:
         raise DataError(
             f"{where}: every document that --input_regex {options.input_regex!r} finds is empty; is it the right folder?"
         )
+    too_little = f"{where}: {counts.tokens} tokens in {counts.documents} documents"
     if counts.train_examples == 0:
-        raise DataError(
-            f"{where}: no shard fills one training example of {length} tokens ({counts.tokens} tokens in all); "
-            "give more text, lower --max_seq_length, or raise --shard_megabytes"
-        )
-    if options.dev_proportion > 0 and counts.dev_examples == 0:
-        raise DataError(
-            f"{where}: the documents held out of {counts.documents} fill no example of {length} tokens in any shard; raise "
-            f"--dev_proportion ({options.dev_proportion}), lower --max_seq_length, or hold out nothing with --dev_proportion 0"
-        )
+        rest = ", beside what is held out (--dev_proportion)" if counts.dev_documents else ""
+        raise DataError(f"{too_little} fill no training example of {length}{rest}; give more text, or lower --max_seq_length")

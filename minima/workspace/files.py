@@ -1,9 +1,11 @@
 """Files that are there whole or not at all, also after a crash of the machine."""
 
+import fnmatch
 import hashlib
 import os
 import uuid
-from pathlib import Path
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
 
 
 def write_atomically(place: Path, text: str, *, durable: bool = True) -> None:
@@ -35,3 +37,38 @@ def file_digest(place: Path) -> str:
     """SHA-256 of a file, in hex."""
     with open(place, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def walk(folder: Path) -> list[str]:
+    """All files below a folder, relative to it, sorted: what a stage may read there, and what a digest is made of.
+
+    Links are followed, but not back into a folder that leads to them. Left out is what begins with `.` or `_` (caches,
+    markers) with all that is below it. A link that leads nowhere is listed, for somebody meant it to be a file.
+    """
+    return sorted(_walk(folder, "", (os.path.realpath(folder),)))
+
+
+def _walk(folder: Path, prefix: str, above: tuple[str, ...]) -> Iterator[str]:
+    for entry in os.scandir(folder):
+        if entry.name.startswith((".", "_")):
+            continue
+        if not entry.is_dir():
+            yield prefix + entry.name
+        elif (real := os.path.realpath(entry.path)) not in above:
+            yield from _walk(Path(entry.path), f"{prefix}{entry.name}/", (*above, real))
+
+
+def matching(names: list[str], pattern: str) -> list[str]:
+    """Those of `names`, relative with `/`, that a glob matches; `**` stands for any folders, also none."""
+    wanted = list(PurePosixPath(pattern).parts)
+    return [name for name in names if _matches(name.split("/"), wanted)]
+
+
+def _matches(parts: list[str], wanted: list[str]) -> bool:
+    if not parts or not wanted:
+        return parts == wanted
+    if wanted[0] == "**" and len(wanted) > 1:
+        return _matches(parts, wanted[1:]) or _matches(parts[1:], wanted)
+    if wanted == ["**"]:
+        return True
+    return fnmatch.fnmatchcase(parts[0], wanted[0]) and _matches(parts[1:], wanted[1:])

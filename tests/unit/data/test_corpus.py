@@ -1,105 +1,189 @@
+import bz2
 import contextlib
 import gzip
 import itertools
 import json
-import os
+import lzma
 import random
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import pyarrow
+import pyarrow.ipc
+import pyarrow.parquet
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minima.data import corpus
-from minima.data.corpus import Document, Span
+from minima.data import containers, corpus, documents
+from minima.data.corpus import Span
+from minima.data.documents import Bad, Form
 from minima.errors import DataError
 
+TEXTS = ["one\ntwo", "é\u2028x", "汉字 is text", "😀", 'a "quoted" [one], {two}']
+OBJECTS: list[dict[str, Any]] = [{"id": n, "title": f"t{n}", "text": text} for n, text in enumerate(TEXTS)]
 
-def read(folder: Path, pattern: str = "*", megabytes: int = 1, key: str = "text") -> list[str]:
-    return [d.text for s in corpus.spans(folder, pattern, megabytes) for d in corpus.documents(folder, s, key)]
+
+def found(folder: Path, pattern: str = "*", megabytes: int = 1, form: Form = Form()) -> list[str | Bad]:  # noqa: B008
+    spans = corpus.spans(folder, pattern, megabytes, form.document)
+    return [one for span in spans for one in corpus.read(folder, span, form)]
 
 
 def jsonl(*texts: str) -> bytes:
     return "".join(json.dumps({"text": text}) + "\n" for text in texts).encode()
 
 
-def test_kinds_of_files_in_the_order_of_their_names(tmp_path: Path) -> None:
-    (tmp_path / "d.txt").write_bytes("第一\r\n\n  \nlast".encode())
-    (tmp_path / "c.jsonl.gz").write_bytes(gzip.compress(jsonl("zipped")))
-    (tmp_path / "b.txt.gz").write_bytes(gzip.compress("一\n二\n".encode()))
-    (tmp_path / "a.jsonl").write_bytes(
-        b"\xef\xbb\xbf" + jsonl("one\ntwo", "é\u2028x", "", " \n") + b'{"id": 1, "text": "\\ud83d\\ude00"}'
-    )
-    (tmp_path / "_SUCCESS.json").write_text("{}")
-    (tmp_path / ".hidden.txt").write_text("no")
-    assert read(tmp_path) == ["one\ntwo", "é\u2028x", "😀", "一", "二", "zipped", "第一", "last"]
-    assert read(tmp_path, "*.jsonl") == ["one\ntwo", "é\u2028x", "😀"]
+def zstd(content: bytes) -> bytes:
+    packed: bytes = pyarrow.Codec("zstd").compress(content, asbytes=True)
+    return packed
+
+
+PACK: dict[str, Callable[[bytes], bytes]] = {".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress, ".zst": zstd}
+
+
+def parquet(place: Path, **arguments: Any) -> None:
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(OBJECTS), place, **arguments)
+
+
+def arrow(place: Path) -> None:
+    table = pyarrow.Table.from_pylist(OBJECTS)
+    with pyarrow.ipc.new_stream(str(place), table.schema) as out:
+        out.write_table(table, max_chunksize=2)
+
+
+LINES = "".join(json.dumps(one, ensure_ascii=False) + "\n" for one in OBJECTS).encode()
+ARRAY = json.dumps(OBJECTS, ensure_ascii=False).encode()
+WAYS: dict[str, bytes | Callable[[Path], None]] = {
+    "a.jsonl": b"\xef\xbb\xbf" + LINES.replace(b"\n", b"\r\n\n"),
+    "wiki_00": LINES,
+    "part.00000": LINES,
+    "c4-train.00000-of-01024.json.gz": gzip.compress(LINES) + gzip.compress(b""),
+    "b.json": ARRAY,
+    "c.json": b"\xef\xbb\xbf" + json.dumps(OBJECTS, indent=2).encode() + b"\n",
+    "d.json": b"\n".join(json.dumps(one, indent=1).encode() for one in OBJECTS),
+    "no-end": ARRAY,
+    "e.json.bz2": bz2.compress(ARRAY),
+    "f.jsonl.xz": lzma.compress(LINES),
+    "00.jsonl.zst": zstd(LINES[:100]) + zstd(LINES[100:]),
+    "train-00000-of-00001.parquet": parquet,
+    "groups.parquet": lambda place: parquet(place, row_group_size=2),
+    "data-00000-of-00001.arrow": arrow,
+}
+
+
+@pytest.mark.parametrize("name", WAYS)
+@pytest.mark.parametrize("block", [7, 1 << 20])
+def test_every_way_in_which_documents_come_gives_the_same(
+    tmp_path: Path, name: str, block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    way = WAYS[name]
+    way(tmp_path / name) if callable(way) else (tmp_path / name).write_bytes(way)
+    if ".json" not in name or name == "a.jsonl":  # How little of a file is looked at does not change what it is.
+        monkeypatch.setattr(containers, "BLOCK", block)
+    assert found(tmp_path) == TEXTS
+    several = Form(("title", "text"))
+    assert found(tmp_path, form=several) == [f"t{n}\n{text}" for n, text in enumerate(TEXTS)]
+
+
+@pytest.mark.parametrize("size", range(1, 40))
+def test_an_array_is_the_same_however_much_of_it_is_read_at_once(
+    tmp_path: Path, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = ' [ {"n": 1.5e3, "t": "a\\"]["} ,\n\t12, -3.25, "汉",[1,[2]], null, true,{}]\n'
+    (tmp_path / "a.json").write_text(content)
+    monkeypatch.setattr(containers, "BLOCK", size)
+    read = list(containers.values(tmp_path / "a.json"))
+    assert [value for _, value in read] == json.loads(content)
+    assert [line for line, _ in read] == [1, *[2] * 7]
+
+
+def test_kinds_of_text(tmp_path: Path) -> None:
+    poem = "\n\nfirst line\nsecond line\r\n  \n\nthird line\n"
+    (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbf" + poem.encode())
+    assert found(tmp_path) == ["first line", "second line", "third line"]
+    assert found(tmp_path, form=Form(document="paragraph")) == ["first line\nsecond line", "third line"]
+    assert found(tmp_path, form=Form(document="file")) == [poem]
+    (tmp_path / "a.txt").write_bytes("汉字\n".encode("gb18030"))
+    assert found(tmp_path, form=Form(encoding="gb18030")) == ["汉字"]
+    (tmp_path / "a.txt").rename(tmp_path / "wiki_00")
+    (tmp_path / "wiki_00").write_text('<doc id="1" title="A">\nA\n\nabout A\n</doc>\n\n<doc id="2" title="B">\nB\n</doc>\n')
+    for document in ("line", "file"):
+        assert found(tmp_path, form=Form(document=document)) == ["A\n\nabout A", "B"]
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    lines=st.lists(st.integers(0, 40), max_size=60),
+    size=st.integers(1, 50),
+    ends=st.booleans(),
+    document=st.sampled_from(["line", "paragraph"]),
+)
+def test_parts_are_the_file_cut_between_documents(
+    tmp_path_factory: pytest.TempPathFactory, lines: list[int], size: int, ends: bool, document: str
+) -> None:
+    folder = tmp_path_factory.mktemp("parts")
+    content = b"".join(b"x" * n + b"\n" for n in lines) + b"y" * (not ends)
+    (folder / "a.txt").write_bytes(content)
+    parts = list(documents.parts(folder, "a.txt", size, document))
+    assert b"".join(content[p.begin : p.end] for p in parts) == content
+    for before, after in itertools.pairwise(parts):
+        assert before.end == after.begin
+        assert content[before.end - 1 : before.end] == b"\n"
+        assert before.end - before.begin >= size
+    form = Form(document=document)
+    text = content.decode()
+    expected = text.split("\n") if document == "line" else [p.strip("\n") for p in re.split(r"\n{2,}", text)]
+    assert [d for p in parts for d in documents.read(folder, p, form)] == [one for one in expected if one]
+
+
+def test_large_files_are_cut_and_small_ones_go_together(tmp_path: Path) -> None:
+    line = b"z" * 1000 + b"\n"
+    for name in ("b.txt", "a.txt"):
+        (tmp_path / name).write_bytes(line * 2500)
+    for number in range(30):
+        (tmp_path / f"c{number:02d}.txt").write_bytes(line)
+    spans = corpus.spans(tmp_path, "*", 1)
+    step = -(-(1 << 20) // 1001) * 1001
+    cuts = [(0, step), (step, 2 * step), (2 * step, 2_502_500)]
+    assert [(p.file, p.begin, p.end) for s in spans for p in s.parts][:6] == [(n, *c) for n in ("a.txt", "b.txt") for c in cuts]
+    assert [[p.file for p in s.parts] for s in spans[:2]] == [["a.txt"], ["a.txt"]]
+    assert len(spans) == 5
+    assert spans[-1].parts[-1].file == "c29.txt"
+    assert sum(span.size for span in spans) == 5030 * 1001
+    assert isinstance(spans[0], Span)
+
+
+def test_row_groups_are_parts(tmp_path: Path) -> None:
+    parquet(tmp_path / "a.parquet", row_group_size=2)
+    parts = list(documents.parts(tmp_path, "a.parquet", 1))
+    assert [(p.begin, p.end) for p in parts] == [(0, 1), (1, 2), (2, 3)]
+    assert [t for p in parts for t in documents.read(tmp_path, p, Form())] == TEXTS
 
 
 def test_glob_reaches_into_folders_only_if_it_says_so(tmp_path: Path) -> None:
     (tmp_path / "in" / "ner").mkdir(parents=True)
     (tmp_path / "a.txt").write_text("a")
     (tmp_path / "in" / "ner" / "b.txt").write_text("b")
-    assert read(tmp_path, "*.txt") == ["a"]
-    assert read(tmp_path, "**/*.txt") == ["a", "b"]
+    (tmp_path / "_SUCCESS.json").write_text("{}")
+    (tmp_path / ".hidden.txt").write_text("no")
+    assert found(tmp_path, "*.txt") == ["a"]
+    assert found(tmp_path, "**/*.txt") == ["a", "b"]
     assert corpus.files(tmp_path, "in/*/*.txt") == ["in/ner/b.txt"]
-    with pytest.raises(DataError, match=r"no file matches --input_regex '\*\.jsonl'; the folder holds a\.txt, in/ \('\*\*/'"):
+    assert corpus.files(tmp_path, "./**") == ["a.txt", "in/ner/b.txt"]
+    with pytest.raises(DataError, match=r"no file matches --input_regex '\*\.jsonl'; the folder holds .*a\.txt, in/ \('\*\*/'"):
         corpus.files(tmp_path, "*.jsonl")
     with pytest.raises(DataError, match="not a folder"):
         corpus.files(tmp_path / "a.txt", "*")
-    (tmp_path / "c.parquet").write_text("x")
-    with pytest.raises(DataError, match=r"matches c\.parquet; valid kinds of files: \.jsonl, \.txt"):
+    (tmp_path / "c.csv").write_text("x")
+    with pytest.raises(
+        DataError, match=r"matches c\.csv; valid kinds of files: \.jsonl, \.json, \.txt, \.parquet, \.arrow, each"
+    ):
         corpus.files(tmp_path, "*")
-
-
-@settings(deadline=None)
-@given(lines=st.lists(st.integers(0, 40), max_size=60), size=st.integers(1, 50), ends=st.booleans())
-def test_spans_are_the_file_cut_at_the_ends_of_lines(
-    tmp_path_factory: pytest.TempPathFactory, lines: list[int], size: int, ends: bool
-) -> None:
-    folder = tmp_path_factory.mktemp("spans")
-    content = b"".join(b"x" * n + b"\n" for n in lines) + b"y" * (not ends)
-    (folder / "a.txt").write_bytes(content)
-    spans = list(corpus._spans(folder, "a.txt", size))
-    assert b"".join(content[s.begin : s.end] for s in spans) == content
-    for before, after in itertools.pairwise(spans):
-        assert before.end == after.begin
-        assert content[before.end - 1 : before.end] == b"\n"
-        assert before.end - before.begin >= size
-    expected = [line for line in content.decode().split("\n") if line]
-    found = [d for s in spans for d in corpus.documents(folder, s, "text")]
-    assert [d.text for d in found] == expected
-    assert all(content[d.offset :].startswith(d.text.encode()) for d in found)
-
-
-def test_megabytes_and_order_of_the_listing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    line = b"z" * 1000 + b"\n"
-    for name in ("b.txt", "a.txt"):
-        (tmp_path / name).write_bytes(line * 2500)
-    (tmp_path / "c.txt.gz").write_bytes(gzip.compress(line * 2500))
-    spans = corpus.spans(tmp_path, "*", 1)
-    step = -(-(1 << 20) // 1001) * 1001
-    cuts = [(0, step), (step, 2 * step), (2 * step, 2_502_500)]
-    assert spans[:-1] == [Span(name, *cut) for name in ("a.txt", "b.txt") for cut in cuts]
-    assert spans[-1].file == "c.txt.gz"
-    assert len(list(corpus.documents(tmp_path, spans[-1], "text"))) == 2500
-    real = os.scandir
-
-    class Shuffled(list[os.DirEntry[str]]):
-        def __enter__(self) -> "Shuffled":
-            return self
-
-        def __exit__(self, *error: object) -> None: ...
-
-    def shuffled(path: str) -> Shuffled:
-        entries = Shuffled(real(path))
-        random.Random(3).shuffle(entries)
-        return entries
-
-    monkeypatch.setattr(os, "scandir", shuffled)
-    assert corpus.spans(tmp_path, "*", 1) == spans
+    (tmp_path / "gone.txt").symlink_to("nowhere")
+    with pytest.raises(DataError, match=r"gone\.txt: links that lead to no file"):
+        corpus.files(tmp_path, "*.txt")
 
 
 @pytest.mark.parametrize(
@@ -112,39 +196,76 @@ def test_megabytes_and_order_of_the_listing(tmp_path: Path, monkeypatch: pytest.
         (b'{"text": null}', "'text' is null, not a string"),
         (b'{"text": [1]}', "'text' is a JSON list, not a string"),
         (b'{"text": "\\ud83d"}', "half a surrogate pair"),
-        (b'{"text": "\xff"}', "not UTF-8 (byte 0xff at column 11)"),
+        (b'{"text": "\xff"}', "not UTF-8 (byte 0xff at column 11); --encoding"),
         (b"[" * 100_000, "nested too deeply"),
         (b'{"n": ' + b"9" * 5000 + b"}", "digits"),
     ],
 )
 @pytest.mark.parametrize("packed", [False, True])
-def test_a_bad_line_is_named(tmp_path: Path, line: bytes, what: str, packed: bool) -> None:
-    content = jsonl("a", "b") + b"\n" + line + b"\n" + jsonl("c")
+def test_a_bad_line_is_named_and_the_others_are_read(tmp_path: Path, line: bytes, what: str, packed: bool) -> None:
+    content = jsonl("a", "b") + b"\n" + line + b"\n" + b"\xef\xbb\xbf" + jsonl("c")
     place = tmp_path / ("a.jsonl.gz" if packed else "a.jsonl")
     place.write_bytes(gzip.compress(content) if packed else content)
-    with pytest.raises(DataError, match=rf"^{re.escape(str(place))}:4: .*{re.escape(what)}"):
-        read(tmp_path)
+    read = found(tmp_path)
+    assert [read[0], read[1], read[3]] == ["a", "b", "c"]
+    assert isinstance(read[2], Bad)
+    assert read[2].where == f"{place}:4"
+    assert what in read[2].what
 
 
-def test_line_numbers_count_from_the_beginning_of_the_file(tmp_path: Path) -> None:
+def test_where_bad_documents_stand(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_bytes(jsonl("x" * 1000) * 3000 + b"nonsense\n")
     assert len(corpus.spans(tmp_path, "*", 1)) == 3
-    with pytest.raises(DataError, match=r"a\.jsonl:3001: not JSON"):
-        read(tmp_path)
+    (tmp_path / "b.json").write_text('[\n{"text": "x"},\n\n{"text": 1}]')
+    (tmp_path / "c.txt").write_bytes(b"fine\n\nfine\nfine\n" + "汉字".encode("gbk") + b"\n")
+    pyarrow.parquet.write_table(pyarrow.table({"text": ["a", "b", None]}), tmp_path / "d.parquet", row_group_size=1)
+    for document, line in (("line", 5), ("paragraph", 3)):
+        bad = [one for one in found(tmp_path, form=Form(document=document)) if isinstance(one, Bad)]
+        assert [one.where for one in bad] == [
+            f"{tmp_path}/a.jsonl:3001",
+            f"{tmp_path}/b.json:4",
+            f"{tmp_path}/c.txt:{line}",
+            f"{tmp_path}/d.parquet, row 2",
+        ]
+    assert found(tmp_path, "c.txt", form=Form(encoding="gb18030"))[-1] == "汉字"
 
 
-def test_text_that_is_not_utf8(tmp_path: Path) -> None:
-    (tmp_path / "a.txt").write_bytes(b"fine\n" + "汉字".encode("gbk") + b"\n")
-    with pytest.raises(DataError, match=r"a\.txt:2: not UTF-8 \(byte 0xba at column 1\)"):
-        read(tmp_path)
+def flipped(content: bytes) -> bytes:
+    return content[:60] + bytes([content[60] ^ 255]) + content[61:]
 
 
-@pytest.mark.parametrize("damage", [lambda b: b[:-20], lambda b: b"no gzip", lambda b: b[:40] + bytes([b[40] ^ 255]) + b[41:]])
-def test_damaged_compression(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
-    packed = gzip.compress(random.Random(0).randbytes(300).hex().encode() + b"\n")
-    (tmp_path / "a.txt.gz").write_bytes(damage(packed))
-    with pytest.raises(DataError, match=r"a\.txt\.gz: damaged"):
-        read(tmp_path)
+@pytest.mark.parametrize("end", [".gz", ".bz2", ".xz", ".zst"])
+@pytest.mark.parametrize("damage", [lambda b: b[:-20], lambda b: b"no archive", flipped])
+def test_damaged_compression(tmp_path: Path, end: str, damage: Callable[[bytes], bytes]) -> None:
+    pack = PACK[end]
+    if end == ".zst" and damage is flipped:
+        return  # Arrow writes no checksum into Zstandard.
+    packed = pack(random.Random(0).randbytes(300).hex().encode() + b"\n")
+    (tmp_path / f"a.txt{end}").write_bytes(damage(packed))
+    with pytest.raises(DataError, match=rf"a\.txt{end}: damaged"):
+        found(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "content", [b'[{"text": "a"}, {"text": "b"', b'[{"text": "a"} x', b'[{"text": "a"},', b'{\n"text": "a"\n', b"[" * 90_000]
+)
+def test_an_array_that_ends_too_early(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a.json").write_bytes(content)
+    with pytest.raises(DataError, match=r"a\.json.*(is not JSON \(|nested too deeply)"):
+        found(tmp_path)
+
+
+def test_columns_and_files_that_are_not_there(tmp_path: Path) -> None:
+    parquet(tmp_path / "a.parquet")
+    with pytest.raises(DataError, match=r"a\.parquet: no column 'txt'; --text_key names .* did you mean 'text'"):
+        found(tmp_path, form=Form(("txt",)))
+    (tmp_path / "a.parquet").write_text("version https://git-lfs.github.com/spec/v1\n")
+    with pytest.raises(DataError, match=r"a\.parquet: not a Parquet file .* Git LFS pointer"):
+        found(tmp_path)
+    (tmp_path / "a.parquet").unlink()
+    (tmp_path / "a.arrow").write_text("nothing of that sort")
+    with pytest.raises(DataError, match=r"a\.arrow: damaged"):
+        found(tmp_path)
 
 
 def test_files_without_a_byte(tmp_path: Path) -> None:
@@ -166,19 +287,22 @@ LINE = st.one_of(
     JSON.map(lambda value: json.dumps(value).encode()),
     st.text(st.characters(categories=["L", "Cs", "Zs", "Cc"]), max_size=12).map(lambda t: json.dumps({"text": t}).encode()),
 )
+NAMES = ["a.jsonl", "a.txt", "a.jsonl.gz", "a.json", "a", "a.zst", "a.xz", "a.json.bz2"]
 
 
-@settings(deadline=None, max_examples=400)
-@given(lines=st.lists(LINE, max_size=6), name=st.sampled_from(["a.jsonl", "a.txt", "a.jsonl.gz"]), zipped=st.booleans())
+@settings(deadline=None, max_examples=300)
+@given(lines=st.lists(LINE, max_size=6), name=st.sampled_from(NAMES), zipped=st.booleans(), array=st.booleans())
 def test_any_bytes_give_documents_or_a_data_error(
-    tmp_path_factory: pytest.TempPathFactory, lines: list[bytes], name: str, zipped: bool
+    tmp_path_factory: pytest.TempPathFactory, lines: list[bytes], name: str, zipped: bool, array: bool
 ) -> None:
     folder = tmp_path_factory.mktemp("any")
-    content = b"\n".join(lines)
-    (folder / name).write_bytes(gzip.compress(content) if zipped else content)
+    content = b"[" * array + (b",\n" if array else b"\n").join(lines)
+    pack = PACK.get(Path(name).suffix, bytes)
+    (folder / name).write_bytes(pack(content) if zipped else content)
     with contextlib.suppress(DataError):
-        for span in corpus.spans(folder, "*", 1):
-            for document in corpus.documents(folder, span, "text"):
-                assert isinstance(document, Document)
-                assert document.text.strip()
-                document.text.encode()
+        for one in found(folder):
+            if isinstance(one, Bad):
+                assert one.where.startswith(str(folder / name))
+                continue
+            assert one.strip()
+            one.encode()

@@ -1,5 +1,8 @@
+import gzip
+import itertools
 import json
 import random
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -8,10 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow
+import pyarrow.parquet
 import pytest
 import sentencepiece
 
-from minima.data import corpus, packing, records, tokenization
+from minima import flags
+from minima.data import corpus, documents, packing, records, tokenization
+from minima.data.documents import Bad, Form
 from minima.data.records import Records
 from minima.errors import DataError, NotReadyError, UsageError
 from minima.options import BuildData
@@ -109,10 +116,16 @@ def indices(place: Path) -> list[np.ndarray]:
     return [read[number]["indices"] for number in range(len(read))]
 
 
-def stream(llama: Path, documents: list[corpus.Document]) -> list[int]:
+def stream(llama: Path, chosen: list[packing.Document]) -> list[int]:
     """The ids of documents by SentencePiece itself."""
     judge = sentencepiece.SentencePieceProcessor(model_file=str(llama / "sp.model"))
-    return [i for d in documents for i in (*judge.encode(d.text), judge.eos_id(), judge.bos_id())]
+    return [i for d in chosen for i in (*judge.encode(d.text), judge.eos_id(), judge.bos_id())]
+
+
+def texts(source: Path, span: corpus.Span) -> list[str]:
+    found = list(corpus.read(source, span, Form()))
+    assert not any(isinstance(one, Bad) for one in found)
+    return [str(one) for one in found]
 
 
 def test_examples_in_order_are_the_permuted_documents_but_for_the_declared_rest(
@@ -120,62 +133,126 @@ def test_examples_in_order_are_the_permuted_documents_but_for_the_declared_rest(
 ) -> None:
     folder, metrics = built
     spans = corpus.spans(source, "*", 1)
-    assert [s.file for s in spans] == ["big.jsonl", "big.jsonl", "nothing.txt", "small.txt"]
-    dropped = tokens = characters = 0
-    originals: list[tuple[str, str]] = []
+    assert [[p.file for p in s.parts] for s in spans] == [["big.jsonl"], ["big.jsonl", "nothing.txt", "small.txt"]]
+    tokens = characters = held = 0
+    rests: dict[str, list[int]] = {"train": [], "dev": []}
     for index, span in enumerate(spans):
-        documents = list(corpus.documents(source, span, "text"))
-        originals += [(span.file, d.text) for d in documents]
-        split = packing.divide(documents, span.file, 776, 0.1)
-        assert sorted(d.offset for part in split for d in part) == [d.offset for d in documents]
-        for name, part in zip(("train", "dev"), split, strict=True):
-            place = folder / f"{name}-{index:05d}-of-00004.tfrecord"
-            examples = indices(place) if place.exists() else []
+        sides = packing.divide(texts(source, span), 776, 0.1)
+        held += len(sides[1])
+        for name, part in zip(("train", "dev"), sides, strict=True):
+            examples = indices(folder / f"{name}-{index:05d}-of-00003.tfrecord")
             found = [int(i) for example in examples for i in example]
             expected = stream(llama, part)
             assert found == expected[: len(found)]
+            rests[name] += expected[len(found) :]
             assert len(expected) - len(found) == len(expected) % LENGTH
-            assert place.exists() == (len(expected) >= LENGTH)
             assert all(len(example) == LENGTH for example in examples)
-            dropped += len(expected) - len(found)
             tokens += len(expected)
             characters += sum(len(d.text) for d in part)
+    for name, rest in rests.items():
+        place = folder / f"{name}-00002-of-00003.tfrecord"
+        last = [int(i) for example in indices(place) for i in example] if place.exists() else []
+        whole = len(rest) if name == "dev" else len(rest) // LENGTH * LENGTH
+        assert last == rest[:whole]
     count = {name: len(Records(records.find(f"{folder}/{name}-*.tfrecord"))) for name in ("train", "dev")}
     assert metrics == {
         "documents": 1660,
+        "dev_documents": held,
+        "bad_documents": 0,
         "train_examples": count["train"],
         "dev_examples": count["dev"],
         "tokens": tokens,
-        "dropped_tokens": dropped,
+        "dropped_tokens": len(rests["train"]) % LENGTH,
         "characters_per_token": round(characters / (tokens - 2 * 1660), 4),
     }
-    assert tokens == LENGTH * (count["train"] + count["dev"]) + dropped
-    assert len(originals) == 1660
 
 
 def test_shuffled_and_not_the_order_of_the_file(source: Path) -> None:
-    documents = list(corpus.documents(source, corpus.spans(source, "big*", 64)[0], "text"))
-    train, dev = packing.divide(documents, "big.jsonl", 776, 0.1)
-    again, _ = packing.divide(reversed(documents), "big.jsonl", 776, 0.1)
-    assert train == again
-    ranks = np.array([d.offset for d in train]).argsort().argsort()
+    read = texts(source, corpus.spans(source, "big*", 64)[0])
+    place = {text: number for number, text in enumerate(read)}
+    train, dev = packing.divide(read, 776, 0.1)
+    assert packing.divide(reversed(read), 776, 0.1) == (train, dev)
+    ranks = np.array([place[d.text] for d in train]).argsort().argsort()
     assert abs(np.corrcoef(ranks, np.arange(len(ranks)))[0, 1]) < 0.1
     assert 110 < len(dev) < 210  # 160 expected, standard deviation 12
-    other, held = packing.divide(documents, "big.jsonl", 777, 0.1)
-    assert [d.offset for d in other] != [d.offset for d in train]
-    assert {d.offset for d in held} != {d.offset for d in dev}
-    _, fewer = packing.divide(documents, "big.jsonl", 776, 0.05)
-    assert {d.offset for d in fewer} < {d.offset for d in dev}
-    assert packing.divide(documents, "big.jsonl", 776, 0)[1] == []
+    other, held = packing.divide(read, 777, 0.1)
+    assert [d.text for d in other] != [d.text for d in train]
+    assert {d.text for d in held} != {d.text for d in dev}
+    _, fewer = packing.divide(read, 776, 0.05)
+    assert {d.text for d in fewer} < {d.text for d in dev}
+    assert packing.divide(read, 776, 0)[1] == []
 
 
-def test_held_out_documents_do_not_depend_on_the_size_of_shards(source: Path) -> None:
-    held = []
-    for megabytes in (1, 64):
-        spans = corpus.spans(source, "big*", megabytes)
-        parts = [packing.divide(corpus.documents(source, s, "text"), s.file, 776, 0.1)[1] for s in spans]
-        held.append(sorted(d for part in parts for d in part))
-    assert held[0] == held[1]
+def test_equal_documents_are_on_one_side_and_do_not_follow_one_another() -> None:
+    train, dev = packing.divide([f"{n % 40}" for n in range(400)], 776, 0.2)
+    assert {d.text for d in train}.isdisjoint(d.text for d in dev)
+    assert len(train) + len(dev) == 400
+    assert sum(a.text == b.text for a, b in itertools.pairwise(train)) < 40
+
+
+def small_source(folder: Path, layout: str, documents: list[str]) -> Path:
+    """The same documents in one file, in some, or in one each, and in other forms."""
+    folder.mkdir()
+    lines = [json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in documents]
+    match layout:
+        case "parquet":
+            pyarrow.parquet.write_table(pyarrow.table({"text": documents}), folder / "a.parquet", row_group_size=100)
+        case "gz":
+            (folder / "a.jsonl.gz").write_bytes(gzip.compress("".join(lines).encode()))
+        case _:
+            files = int(layout)
+            for number in range(files):
+                (folder / f"{number:04d}.jsonl").write_text("".join(lines[number::files]))
+    return folder
+
+
+@pytest.mark.parametrize("dev_proportion", [0.1, 0.001, 1e-9])
+def test_the_same_text_in_other_files_keeps_its_tokens_and_its_held_out_documents(
+    llama: Path, tmp_path: Path, dev_proportion: float
+) -> None:
+    rng = random.Random(3)
+    written = [f"{n} {text(rng, rng.randrange(1, 30))}" for n in range(300)]
+    written += written[:20]
+    found = {}
+    for layout in ("1", "7", "320", "gz", "parquet"):
+        source = small_source(tmp_path / layout, layout, written)
+        out = tmp_path / f"out-{layout}"
+        metrics = run(source, llama, out, dev_proportion=dev_proportion, input_regex="*")
+        dev = [int(i) for place in sorted(out.glob("dev-*.tfrecord")) for one in indices(place) for i in one]
+        eos = sentencepiece.SentencePieceProcessor(model_file=str(llama / "sp.model")).eos_id()
+        ends = [n + 2 for n, one in enumerate(dev) if one == eos]
+        held = sorted(tuple(dev[begin:end]) for begin, end in itertools.pairwise([0, *ends]))
+        assert len(dev) >= LENGTH
+        assert metrics["dev_documents"] == len(held)
+        assert metrics["dropped_tokens"] < LENGTH
+        train = LENGTH * len(Records(records.find(f"{out}/train-*.tfrecord")))
+        assert train + len(dev) + metrics["dropped_tokens"] == metrics["tokens"]
+        found[layout] = held, {**metrics, "dropped_tokens": 0, "train_examples": 0, "dev_examples": 0}
+    assert all(one == found["1"] for one in found.values())
+
+
+def test_the_same_with_many_spans_and_small_pieces(llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is held at once changes neither the tokens nor who is held out."""
+    rng = random.Random(4)
+    written = [f"{n} {text(rng, 20)}" for n in range(120)]
+    whole = small_source(tmp_path / "whole", "1", written)
+    expected = run(whole, llama, tmp_path / "out-whole", dev_proportion=1e-9)
+    monkeypatch.setattr(packing, "PIECE", 700)
+    in_pieces = run(small_source(tmp_path / "gz", "gz", written), llama, tmp_path / "out-gz", dev_proportion=1e-9)
+    monkeypatch.setattr(
+        corpus, "spans", lambda folder, *_: [corpus.Span((p,)) for p in documents.parts(Path(folder), "0000.jsonl", 900)]
+    )
+    in_spans = run(whole, llama, tmp_path / "out-spans", dev_proportion=1e-9)
+    assert expected["dev_documents"] < 20
+    assert in_pieces == {**expected, "dropped_tokens": in_pieces["dropped_tokens"]}
+    assert len(list((tmp_path / "out-spans").glob("train-*.tfrecord"))) > 5
+    assert in_spans == {**expected, "dropped_tokens": in_spans["dropped_tokens"]}
+    assert len({out: held_out_ids(tmp_path / out) for out in ("out-whole", "out-gz", "out-spans")}.values()) == 3
+    assert len({tuple(sorted(held_out_ids(tmp_path / out))) for out in ("out-whole", "out-gz", "out-spans")}) == 1
+
+
+def held_out_ids(folder: Path) -> tuple[int, ...]:
+    return tuple(int(i) for place in sorted(folder.glob("dev-*.tfrecord")) for one in indices(place) for i in one)
 
 
 def test_two_processes_give_the_same_bytes(
@@ -212,8 +289,8 @@ def test_two_pods_give_the_same_bytes_and_each_makes_its_part(
     threads[1].start()
     for thread in threads:
         thread.join()
-    assert made == {0: [0, 2], 1: [1, 3]}
-    assert found == {0: built[1], 1: built[1]}
+    assert made == {0: [0], 1: [1]}
+    assert found[0] == built[1], "pod 0 makes the last shard, and the marker"
     assert contents(tmp_path / "pods") == contents(built[0])
 
 
@@ -260,7 +337,7 @@ def test_a_restart_goes_on_where_the_lease_was_lost(
     assert there == {p for p in contents(built[0]) if "00000-of-" in p and not p.startswith(".")}
     made.clear()
     assert build_data.run(options, output(options)) == built[1]
-    assert made == [1, 2, 3]
+    assert made == [1]
     assert contents(first.folder) == contents(built[0])
     made.clear()
     assert build_data.run(options, output(options)) == built[1]
@@ -284,12 +361,20 @@ def test_shards_of_other_text_or_damaged_ones_are_made_again(
     out = tmp_path / "out"
     run(source, llama, out)
     made = jobs_made(monkeypatch)
-    shard = out / "train-00001-of-00004.tfrecord"
-    shard.write_bytes(shard.read_bytes()[:-5])
-    (out / "dev-00000-of-00004.tfrecord").unlink()
-    (out / ".span-00003-of-00004.json").write_text('{"identity": ')
-    assert run(source, llama, out) == built[1]
-    assert made == [0, 1, 3]
+    for damage in ("train", "dev", "note", "rest"):
+        match damage:
+            case "train":
+                shard = out / "train-00001-of-00003.tfrecord"
+                shard.write_bytes(shard.read_bytes()[:-5])
+            case "dev":
+                (out / "dev-00001-of-00003.tfrecord").unlink()
+            case "note":
+                (out / ".span-00001-of-00003.json").write_text('{"identity": ')
+            case "rest":
+                (out / ".rest-00001-of-00003.npz").unlink()
+        made.clear()
+        assert run(source, llama, out) == built[1]
+        assert made == [1]
     assert contents(out) == contents(built[0])
 
 
@@ -298,11 +383,11 @@ def test_changed_text_of_the_same_size(llama: Path, tmp_path: Path) -> None:
     source.mkdir()
     (source / "a.txt").write_text("the of and to\n" * 200)
     out = tmp_path / "out"
-    run(source, llama, out)
+    run(source, llama, out, dev_proportion=0.0)
     before = contents(out)
     (source / "a.txt").write_text("and to the of\n" * 200)
-    run(source, llama, out)
-    assert contents(out)["train-00000-of-00001.tfrecord"] != before["train-00000-of-00001.tfrecord"]
+    run(source, llama, out, dev_proportion=0.0)
+    assert contents(out)["train-00000-of-00002.tfrecord"] != before["train-00000-of-00002.tfrecord"]
 
 
 def test_too_little_text(llama: Path, tmp_path: Path) -> None:
@@ -310,14 +395,24 @@ def test_too_little_text(llama: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="is empty; is it the right folder"):
         run(tmp_path, llama, tmp_path / "out", input_regex="*.txt")
     (tmp_path / "a.txt").write_text("of the\n")
-    with pytest.raises(DataError, match=r"no shard fills one training example of 32 tokens .* lower --max_seq_length"):
+    with pytest.raises(DataError, match=r"tokens in 1 documents fill no training example of 32; .* lower --max_seq_length"):
         run(tmp_path, llama, tmp_path / "out", input_regex="*.txt", dev_proportion=0.0)
+    (tmp_path / "a.txt").write_text("of the\nand to in\n")
+    with pytest.raises(DataError, match=r"fill no training example of 32, beside what is held out \(--dev_proportion\)"):
+        run(tmp_path, llama, tmp_path / "out", input_regex="*.txt")
     (tmp_path / "a.txt").write_text("of the and to in he that was\n" * 100)
-    with pytest.raises(DataError, match=r"held out of 100 fill no example .* raise --dev_proportion \(1e-09\)"):
-        run(tmp_path, llama, tmp_path / "out", input_regex="*.txt", dev_proportion=1e-9)
     metrics = run(tmp_path, llama, tmp_path / "out", input_regex="*.txt", dev_proportion=0.0)
     assert metrics["dev_examples"] == 0
     assert not list((tmp_path / "out").glob("dev-*"))
+
+
+def test_one_document_cannot_be_held_out_and_trained_on(llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = jobs_made(monkeypatch)
+    for lines in (1, 300):
+        (tmp_path / "a.txt").write_text(f"{'of the and to ' * 100}\n" * lines)
+        with pytest.raises(DataError, match=r"all of its text is one document, .* --dev_proportion 0, or give more documents"):
+            run(tmp_path, llama, tmp_path / "out", input_regex="*.txt", dev_proportion=0.001)
+    assert made == []
 
 
 def test_a_folder_without_tokenizer_is_refused_before_any_work(source: Path, tmp_path: Path) -> None:
@@ -327,14 +422,59 @@ def test_a_folder_without_tokenizer_is_refused_before_any_work(source: Path, tmp
     assert contents(tmp_path / "out") == {}
 
 
-def test_a_bad_line_ends_the_stage_with_its_place(llama: Path, tmp_path: Path) -> None:
+def test_all_bad_documents_are_counted_the_first_named_and_the_rest_is_built_where_that_is_allowed(
+    llama: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = tmp_path / "text"
     folder.mkdir()
-    (folder / "a.jsonl").write_text('{"text": "fine"}\n')
-    (folder / "b.jsonl").write_text('{"text": "fine"}\n{"txt": 1}\n')
-    with pytest.raises(DataError, match=r"b\.jsonl:2: no key 'text'"):
+    good, bad = '{"text": "of the and to in he that was"}\n', '{"txt": 1}\n'
+    (folder / "a.jsonl").write_text(good * 30 + bad + good * 30)
+    (folder / "b.jsonl").write_text(bad * 12 + '{"text": "fine"}\n' + "{\n")
+    with pytest.raises(DataError) as caught:
+        run(folder, llama, tmp_path / "out", dev_proportion=0.0)
+    said = str(caught.value).split("\n")
+    assert said[0] == f"{folder}: 14 of 75 documents are bad:"
+    assert [line.partition(": ")[0] for line in said[1:11]] == [
+        f"{folder}/a.jsonl:31",
+        *[f"{folder}/b.jsonl:{n}" for n in range(1, 10)],
+    ]
+    assert said[11] == "and 4 more"
+    assert "--max_bad_fraction (now 0)" in said[12]
+    assert not list((tmp_path / "out").glob("*.tfrecord"))
+    with pytest.raises(DataError, match="14 of 75 documents are bad"):
+        run(folder, llama, tmp_path / "out", dev_proportion=0.0, max_bad_fraction=0.1)
+    metrics = run(folder, llama, tmp_path / "out", dev_proportion=0.0, max_bad_fraction=0.2)
+    assert (metrics["documents"], metrics["bad_documents"]) == (61, 14)
+    assert "build-data: left out 14 bad documents, beside 61 good ones" in capsys.readouterr().err
+
+
+def test_after_a_bad_document_nothing_is_taken_for_finished(
+    llama: Path, source: Path, tmp_path: Path, built: tuple[Path, dict[str, Any]]
+) -> None:
+    folder = tmp_path / "text"
+    folder.mkdir()
+    (folder / "a.jsonl").write_text("x\n" + (source / "big.jsonl").read_text() + "y\n")
+    with pytest.raises(DataError, match=r"(?s): 2 of 1602 documents are bad:.*a\.jsonl:1: .*a\.jsonl:1602: "):
         run(folder, llama, tmp_path / "out")
-    assert not list((tmp_path / "out").glob("*00001-of-*"))
+    assert not [name for name in contents(tmp_path / "out") if "-of-" in name and not name.startswith(".pod")]
+
+
+def test_what_is_dropped_is_said(llama: Path, source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    metrics = run(source, llama, tmp_path / "out", input_regex="small.txt")
+    assert 0 < metrics["dropped_tokens"] < LENGTH
+    said = f"build-data: dropped {metrics['dropped_tokens']} of {metrics['tokens']} tokens, which fill no example of {LENGTH}"
+    assert said in capsys.readouterr().err
+
+
+def test_options_that_cannot_work() -> None:
+    for wrong, said in (
+        ("--encoding=utf-16", "--encoding: utf-16 has other line ends than ASCII"),
+        ("--encoding=klingon", "--encoding: 'klingon' is no encoding that Python knows; valid: utf-8"),
+        ("--text_key", "--text_key: no key; the key of the text"),
+        ("--document=page", "--document: found 'page'; valid: file, line, paragraph"),
+    ):
+        with pytest.raises(UsageError, match=re.escape(said)):
+            flags.parse(BuildData, ["--input_dir=a", "--tokenizer_name_or_path=b", "--output_dir=c", wrong])
 
 
 def test_progress_is_that_of_the_bytes_read(source: Path, llama: Path, tmp_path: Path) -> None:

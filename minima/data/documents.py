@@ -1,0 +1,248 @@
+"""Documents of running text, streamed out of parts of files.
+
+A part is some bytes of a plain file of lines, or some row groups of a Parquet file; any other file is one part.
+"""
+
+import itertools
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow
+import pyarrow.ipc
+
+from minima.data import containers
+from minima.data.containers import ARROW, BOM, JSON_LINES, PARQUET, TEXT
+from minima.errors import DataError, did_you_mean
+
+LINE, PARAGRAPH, FILE = "line", "paragraph", "file"
+"""What is a document of a text file."""
+_WIKI = re.compile(rb"<doc [^>]*>\s*")
+
+
+@dataclass(frozen=True)
+class Form:
+    """How documents stand in the files.
+
+    Attributes:
+        text_key: keys of the text in an object or a row; several texts are joined by a line break.
+        document: of a text file, what is one document: LINE, PARAGRAPH or FILE.
+        encoding: of text and JSON.
+    """
+
+    text_key: tuple[str, ...] = ("text",)
+    document: str = LINE
+    encoding: str = "utf-8"
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of one file: its name relative to the corpus, with `/`, and bytes or row groups from `begin` to before `end`."""
+
+    file: str
+    begin: int
+    end: int
+    size: int
+    """Bytes, as they stand in the file."""
+
+
+class Bad(NamedTuple):
+    """What should have been a document: where it stands, and what is wrong with it."""
+
+    where: str
+    what: str
+
+
+def parts(folder: Path, name: str, size: int, document: str = LINE) -> Iterator[Part]:
+    """Cut a file into parts of at least `size` bytes, where its kind allows it.
+
+    Raises:
+        DataError: a Parquet file that is none.
+    """
+    place = folder / name
+    total = place.stat().st_size
+    if total == 0:
+        return
+    kind = containers.kind(place)
+    if kind == PARQUET:
+        metadata = containers.parquet(place).metadata
+        begin = groups = 0
+        for group in range(metadata.num_row_groups):
+            groups += metadata.row_group(group).total_byte_size
+            if groups >= size or group + 1 == metadata.num_row_groups:
+                share = total * (group + 1 - begin) // max(1, metadata.num_row_groups)
+                yield Part(name, begin, group + 1, share)
+                begin, groups = group + 1, 0
+    elif containers.is_packed(place) or not (kind == JSON_LINES or (kind == TEXT and document != FILE and not _is_wiki(place))):
+        yield Part(name, 0, total, total)
+    else:
+        with open(place, "rb") as file:
+            begin = 0
+            while begin < total:
+                end = total
+                if begin + size < total:
+                    file.seek(begin + size - 1)
+                    file.readline()
+                    while kind == TEXT and document == PARAGRAPH and (line := file.readline()) and not line.isspace():
+                        pass
+                    end = file.tell()
+                yield Part(name, begin, end, end - begin)
+                begin = end
+
+
+def read(folder: Path, part: Part, form: Form) -> Iterator[str | Bad]:
+    """The documents of a part in the order of the file; blank ones are left out.
+
+    Raises:
+        DataError: the file is damaged, so that what follows cannot be read.
+    """
+    place = folder / part.file
+    kind = containers.kind(place)
+    convert: Callable[[Any], str] = partial(_of_object, form=form)
+    found: Iterable[tuple[int, Any]]
+    if kind in {PARQUET, ARROW}:
+        found = _rows(place, part, form, kind)
+    elif kind == TEXT:
+        found, convert = _texts(place, part, form), partial(_decoded, form=form)
+    elif kind == JSON_LINES:
+        found, convert = _lines(place, part), partial(_of_line, form=form)
+    else:
+        found = containers.values(place, form.encoding)
+    with containers.damage(place):
+        for number, raw in found:
+            try:
+                text = convert(raw)
+            except ValueError as error:
+                yield Bad(_where(place, part, kind, number), _explained(error))
+                continue
+            if text and not text.isspace():
+                yield text
+
+
+def _where(place: Path, part: Part, kind: str, number: int) -> str:
+    if kind in {PARQUET, ARROW}:
+        return f"{place}, row {number}"
+    return f"{place}:{number + (_line_breaks(place, part.begin) if part.begin else 0)}"
+
+
+def _line_breaks(place: Path, end: int) -> int:
+    with open(place, "rb") as file:
+        count = 0
+        while end > 0:
+            block = file.read(min(end, containers.BLOCK))
+            count += block.count(b"\n")
+            end -= len(block)
+        return count
+
+
+def _all_lines(place: Path, part: Part) -> Iterator[tuple[int, bytes]]:
+    if containers.is_packed(place):
+        return containers.lines(place)
+    return containers.lines(place, part.begin, part.end)
+
+
+def _lines(place: Path, part: Part) -> Iterator[tuple[int, bytes]]:
+    """The lines that are not blank, without their ends."""
+    for number, line in _all_lines(place, part):
+        content = line.removesuffix(b"\n").removesuffix(b"\r").removeprefix(BOM)
+        if content and not content.isspace():
+            yield number, content
+
+
+def _texts(place: Path, part: Part, form: Form) -> Iterator[tuple[int, bytes]]:
+    """The documents of a text file, each with the number of its first line in the part."""
+    wiki = _is_wiki(place)
+    if form.document == LINE and not wiki:
+        yield from _lines(place, part)
+        return
+    if form.document == FILE and not wiki:
+        with containers.opened(place) as file:
+            yield 1, file.read().removeprefix(BOM)
+        return
+    block: list[bytes] = []
+    first = 1
+    for number, line in itertools.chain(_all_lines(place, part), [(0, b"")]):
+        ends = not line or (bool(_WIKI.match(line)) or line.startswith(b"</doc>") if wiki else line.isspace())
+        if ends and block:
+            yield first, b"".join(block).removeprefix(BOM).strip(b"\r\n")
+            block = []
+        elif not ends:
+            first = first if block else number
+            block.append(line)
+
+
+def _is_wiki(place: Path) -> bool:
+    """Whether a text file is what WikiExtractor writes: `<doc id=… title=…>`, the article, `</doc>`."""
+    return bool(_WIKI.match(containers.head(place, 4096)))
+
+
+def _rows(place: Path, part: Part, form: Form, kind: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    if kind == PARQUET:
+        file = containers.parquet(place)
+        there = file.schema_arrow.names
+        number = sum(file.metadata.row_group(group).num_rows for group in range(part.begin))
+    else:
+        number, source = 0, pyarrow.ipc.open_stream(pyarrow.memory_map(str(place)))
+        there = source.schema.names
+    for key in form.text_key:
+        if key not in there:
+            raise DataError(f"{place}: no column {key!r}; --text_key names that of the text: {did_you_mean(key, there)}")
+    keys = list(form.text_key)
+    if kind == PARQUET:
+        batches = file.iter_batches(1024, row_groups=list(range(part.begin, part.end)), columns=keys)
+    else:
+        batches = (batch.select(keys) for batch in source)
+    for batch in batches:
+        for row in batch.to_pylist():
+            yield number, row
+            number += 1
+
+
+def _decoded(content: bytes, form: Form) -> str:
+    return content.decode(form.encoding)
+
+
+def _of_line(line: bytes, form: Form) -> str:
+    """The text of a line of JSON; raises ValueError with what is wrong."""
+    try:
+        value = json.loads(line.decode(form.encoding))
+    except RecursionError:
+        raise ValueError("JSON that is nested too deeply") from None
+    return _of_object(value, form)
+
+
+def _of_object(value: Any, form: Form) -> str:
+    """The text of an object; raises ValueError with what is wrong."""
+    if not isinstance(value, dict):
+        example = f'{{"{form.text_key[0]}": "…"}}'
+        raise ValueError(f"a JSON {type(value).__name__}, where a document is an object such as {example}")
+    texts = []
+    for key in form.text_key:
+        if key not in value:
+            keys = did_you_mean(key, value) if value else "the object is empty"
+            raise ValueError(f"no key {key!r}; --text_key names the key of the text: {keys}")
+        text = value[key]
+        if not isinstance(text, str):
+            kind = "null" if text is None else f"a JSON {type(text).__name__}"
+            raise ValueError(f"{key!r} is {kind}, not a string; --text_key names the key of the text")
+        if not text.isascii():
+            text.encode()  # An escape can name half a character.
+        texts.append(text)
+    return "\n".join(text for text in texts if text.strip()) if len(texts) > 1 else texts[0]
+
+
+def _explained(error: ValueError) -> str:
+    """What is wrong, for an error message about a document."""
+    match error:
+        case UnicodeDecodeError():
+            found = f"byte {error.object[error.start]:#04x} at column {error.start + 1}"
+            return f"not {error.encoding.upper()} ({found}); --encoding names another one, such as gb18030"
+        case UnicodeEncodeError():
+            return f"half a surrogate pair ({error.object[error.start]!a}), which is no character; repair or drop the line"
+        case json.JSONDecodeError():
+            return f"not JSON ({error.msg} at column {error.colno}); a .jsonl file has one JSON object a line"
+    return str(error)
