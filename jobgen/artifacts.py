@@ -13,6 +13,8 @@ from minima.options import inputs, split_digest
 from minima.workspace.lease import Lease
 
 ASIDE = "_aside"
+LOGS = "_logs"
+"""In a pipeline's folder: what each stage wrote that ran on this machine."""
 
 
 def set_aside(steps: list[Step], from_stage: str, aside: Path) -> list[Path]:
@@ -22,9 +24,20 @@ def set_aside(steps: list[Step], from_stage: str, aside: Path) -> list[Path]:
         Where they are now.
     """
     chosen = following(steps, from_stage)
-    found = [Path(s.output_dir) for s in steps if s.name in chosen and Path(s.output_dir).exists()]
+    return move_aside([Path(s.output_dir) for s in steps if s.name in chosen and Path(s.output_dir).exists()], aside)
+
+
+def move_aside(folders: list[Path], aside: Path) -> list[Path]:
+    """Move artifacts to `aside`, after naming them.
+
+    Returns:
+        Where they are now.
+
+    Raises:
+        NotReadyError: a stage writes in one of them; then all are where they were.
+    """
     moves = []
-    for folder in found:
+    for folder in folders:
         number = 1
         while (place := aside / f"{folder.name}.{number}").exists():
             number += 1

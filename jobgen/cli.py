@@ -48,15 +48,21 @@ def _command(given: argparse.Namespace) -> int:
                 case "validate":
                     return files.validate(given)
             return files.write_manifests(given)
-        case "run" | "conduct":
+        case "run" | "gc" | "conduct":
             from jobgen.commands import runs
 
-            return runs.run(given) if given.command == "run" else runs.conduct(given)
+            return {"run": runs.run, "gc": runs.gc, "conduct": runs.conduct}[given.command](given)
         case "completion":
             from jobgen.commands import completion
 
             return completion.script(given.shell)
     from jobgen.commands import clusters
 
-    commands = {"status": clusters.status, "logs": clusters.logs, "diff": clusters.diff, "restart": clusters.restart}
-    return commands[given.command](given)
+    return {
+        "list": clusters.show,
+        "status": clusters.status,
+        "logs": clusters.logs,
+        "diff": clusters.diff,
+        "restart": clusters.restart,
+        "stop": clusters.stop,
+    }[given.command](given)

@@ -1,7 +1,6 @@
 """`jobgen run --local`: the stages of a pipeline on this machine, each by the command line that its pod gets."""
 
 import contextlib
-import glob
 import os
 import shlex
 import shutil
@@ -13,7 +12,7 @@ import time
 from pathlib import Path
 from types import FrameType
 
-from jobgen.artifacts import ASIDE, check_outside_inputs, set_aside
+from jobgen.artifacts import ASIDE, LOGS, check_outside_inputs, set_aside
 from jobgen.pipeline.pipeline import Pipeline
 from jobgen.pipeline.plan import Step, plan
 from jobgen.report import Result, headline, report, titled
@@ -24,8 +23,6 @@ from minima.workspace import artifact, progress
 from minima.workspace.marker import MARKER
 from minima.workspace.progress import duration
 
-LOGS = "_logs"
-"""In the pipeline's folder: what each stage wrote."""
 LOOK = 0.5
 """Seconds between two looks at the progress of a stage."""
 
@@ -47,8 +44,6 @@ def run_local(pipeline: Pipeline, *, workspace: str, from_stage: str | None, ver
         NotReadyError: an input from outside is not there.
         DataError: a finished artifact, or an input from outside, is not what it was.
     """
-    if not workspace or glob.has_magic(workspace):
-        raise UsageError(f"--workspace: found {workspace!r}; a folder's path without the characters *, ? and [ is valid")
     root = Path(workspace).absolute()
     steps = plan(pipeline, str(root))
     program = _program()

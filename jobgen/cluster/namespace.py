@@ -142,31 +142,33 @@ class Cluster:
                 return False
         return True
 
-    def delete(self, job: str) -> None:
-        """Delete a PyTorchJob, and wait until its last pod has ended.
+    def delete(self, *jobs: str) -> None:
+        """Delete PyTorchJobs, all at once, and wait until their last pods have ended.
 
         Raises:
             NotReadyError: a pod is still there after `GONE_SECONDS`.
         """
-        with told(f"delete {job}"):
-            try:
-                self.custom.delete_namespaced_custom_object(
-                    *JOBS,
-                    self.namespace,
-                    PLURAL,
-                    job,
-                    propagation_policy="Background",
-                    grace_period_seconds=0,
-                    _request_timeout=TIMEOUT,
-                )
-            except ApiException as error:
-                if error.status != 404:
-                    raise
+        for job in jobs:
+            with told(f"delete {job}"):
+                try:
+                    self.custom.delete_namespaced_custom_object(
+                        *JOBS,
+                        self.namespace,
+                        PLURAL,
+                        job,
+                        propagation_policy="Background",
+                        grace_period_seconds=0,
+                        _request_timeout=TIMEOUT,
+                    )
+                except ApiException as error:
+                    if error.status != 404:
+                        raise
         deadline = time.monotonic() + GONE_SECONDS
-        while left := self.pods(of_job(job)):
-            if time.monotonic() > deadline:
-                raise NotReadyError(f"{job}: deleted, but pod {left[0].metadata.name} is still there; look at its node")
-            time.sleep(1)
+        for job in jobs:
+            while left := self.pods(of_job(job)):
+                if time.monotonic() > deadline:
+                    raise NotReadyError(f"{job}: deleted, but pod {left[0].metadata.name} is still there; look at its node")
+                time.sleep(1)
 
     def pods(self, selector: str) -> list[Any]:
         """The pods that a label selector picks, oldest first."""

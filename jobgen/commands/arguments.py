@@ -1,6 +1,7 @@
 """What every command takes: argparse alone, so that help and completion need nothing else."""
 
 import argparse
+import glob
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
@@ -24,6 +25,7 @@ VALIDATE_KEYS = (
     "memory",
     "gpu_memory",
 )
+LIST_KEYS = ("pipeline", "state", "finished", "stages", "running", "age", "conductor", "words")
 DIFF_KEYS = ("stage", "what", "why", "job")
 
 
@@ -163,6 +165,28 @@ def parser() -> Parser:
     _stage(again)
     _where(again)
 
+    listing = command("list", "show the pipelines of a namespace", "jobgen list -n minima", LIST_KEYS)
+    _where(listing)
+
+    halt = command(
+        "stop",
+        "delete a pipeline's conductor and running jobs, which save checkpoints first",
+        "jobgen stop my-model.yaml -n minima\n  jobgen stop my-model -n minima",
+    )
+    halt.add_argument("pipeline", metavar="FILE|NAME", help="a pipeline file, or a name that `jobgen list` shows")
+    _where(halt)
+
+    collect = command(
+        "gc",
+        "show artifacts, jobs and ConfigMaps that nothing of a pipeline file refers to; with --yes remove them",
+        "jobgen gc my-model.yaml -n minima\n  jobgen gc my-model.yaml --local --yes",
+    )
+    _pipeline(collect)
+    collect.add_argument("--local", action="store_true", help="on this machine (default: in the cluster that kubectl uses)")
+    _workspace(collect)
+    _where(collect)
+    _yes(collect, "remove what was shown")
+
     conduct = command(
         "conduct", "what `run` and the form `conductor` run in the cluster", "jobgen conduct pipeline.yaml --namespace minima"
     )
@@ -181,8 +205,31 @@ def parser() -> Parser:
     return made
 
 
+def local_workspace(given: argparse.Namespace) -> str:
+    """The workspace on this machine, with --local; empty for a cluster.
+
+    Raises:
+        UsageError: both are meant.
+    """
+    if not given.local:
+        if given.workspace is not None:
+            raise UsageError("--workspace: goes with --local; in a cluster the pipeline's `workspace` is used")
+        return ""
+    for option in ("namespace", "context"):
+        if getattr(given, option, None) is not None:
+            raise UsageError(f"--{option}: is of a cluster, --local of this machine; give one of them")
+    found = WORKSPACE if given.workspace is None else str(given.workspace)
+    if not found or glob.has_magic(found):
+        raise UsageError(f"--workspace: found {found!r}; a folder's path without the characters *, ? and [ is valid")
+    return found
+
+
 def _pipeline(of: Parser) -> None:
     of.add_argument("pipeline", metavar="FILE|NAME", help=PIPELINE)
+
+
+def _yes(of: Parser, what: str) -> None:
+    of.add_argument("--yes", action="store_true", help=f"{what} (default: only show it)")
 
 
 def _stage(of: Parser) -> None:

@@ -1,11 +1,14 @@
 """The commands that look at a cluster, and those that clear something away there."""
 
 import argparse
+import shlex
+from pathlib import Path
 
 from jobgen.cluster import kubeconfig
 from jobgen.cluster.namespace import Cluster
 from jobgen.manifests import render
 from jobgen.pipeline import spec
+from jobgen.pipeline.pipeline import NAME
 
 
 def cluster_of(given: argparse.Namespace) -> Cluster:
@@ -25,6 +28,27 @@ def status(given: argparse.Namespace) -> int:
     from jobgen.cluster.status import status
 
     return status(spec.load(given.pipeline), cluster_of(given), output=given.output, watch=given.watch)
+
+
+def show(given: argparse.Namespace) -> int:
+    """Show the pipelines of a namespace."""
+    from jobgen.cluster.pipelines import show
+
+    return show(cluster_of(given), output=given.output)
+
+
+def stop(given: argparse.Namespace) -> int:
+    """End what is at work for a pipeline."""
+    from jobgen.cluster.pipelines import stop
+
+    name = given.pipeline
+    # One that is in the cluster needs no file here.
+    if not NAME.fullmatch(name) or Path(name).exists():
+        name = spec.load(given.pipeline).name
+    cluster = cluster_of(given)
+    words = ["jobgen", "run", given.pipeline, "--namespace", cluster.namespace]
+    again = shlex.join([*words, *(["--context", given.context] if given.context else [])])
+    return stop(name, cluster, again=again)
 
 
 def diff(given: argparse.Namespace) -> int:

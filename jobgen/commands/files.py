@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from jobgen.commands.arguments import VALIDATE_KEYS, WORKSPACE
+from jobgen.commands.arguments import VALIDATE_KEYS, local_workspace
 from jobgen.manifests import conductor, gitops, render
 from jobgen.pipeline import spec
 from jobgen.pipeline.pipeline import NAME, Pipeline
@@ -39,12 +39,9 @@ def init(name: str, start: str) -> int:
 def validate(given: argparse.Namespace) -> int:
     """Check a pipeline and print its plan."""
     pipeline = spec.load(given.pipeline)
-    if given.local:
-        steps = plan(pipeline, str(Path(WORKSPACE if given.workspace is None else given.workspace).absolute()))
-    else:
-        if given.workspace is not None:
-            raise UsageError("--workspace: goes with --local; in a cluster the pipeline's `workspace` is used")
-        steps = plan(pipeline)
+    workspace = local_workspace(given)
+    steps = plan(pipeline, str(Path(workspace).absolute()) if workspace else None)
+    if not workspace:
         render.files(pipeline)
     if given.output == "json":
         print(json.dumps([_row(step) for step in steps], indent=1))

@@ -1,31 +1,40 @@
-"""The commands that run a pipeline: run and conduct."""
+"""The commands that are of this machine or of a cluster: run, conduct and gc."""
 
 import argparse
 import signal
 import sys
 
-from jobgen.commands.arguments import WORKSPACE
+from jobgen.commands.arguments import local_workspace
 from jobgen.pipeline import spec
-from minima.errors import TERMINATED, UsageError
+from minima.errors import TERMINATED
 
 
 def run(given: argparse.Namespace) -> int:
     """Run a pipeline, here or in a cluster."""
     pipeline = spec.load(given.pipeline)
-    if given.local:
-        for option in ("namespace", "context"):
-            if getattr(given, option) is not None:
-                raise UsageError(f"--{option}: is of a cluster, --local of this machine; give one of them")
+    workspace = local_workspace(given)
+    if workspace:
         from jobgen.local import run_local
 
-        workspace = WORKSPACE if given.workspace is None else given.workspace
         return run_local(pipeline, workspace=workspace, from_stage=given.from_stage, verbose=given.verbose)
-    if given.workspace is not None:
-        raise UsageError("--workspace: goes with --local; in a cluster the pipeline's `workspace` is used")
     from jobgen.cluster.remote import run_remote
     from jobgen.commands.clusters import cluster_of
 
     return run_remote(pipeline, cluster_of(given), from_stage=given.from_stage)
+
+
+def gc(given: argparse.Namespace) -> int:
+    """Show what nothing refers to, and remove it."""
+    pipeline = spec.load(given.pipeline)
+    workspace = local_workspace(given)
+    if workspace:
+        from jobgen.garbage import collect
+
+        return collect(pipeline, workspace=workspace, yes=given.yes)
+    from jobgen.cluster import garbage
+    from jobgen.commands.clusters import cluster_of
+
+    return garbage.collect(pipeline, cluster_of(given), yes=given.yes)
 
 
 def conduct(given: argparse.Namespace) -> int:

@@ -19,7 +19,7 @@ ELSEWHERE = {
 }
 NOT_RUN = {"kubectl apply --server-side -k", "docker ", "kind ", "kubectl apply -k manifests/kind"}
 """Needs the public internet or Docker; the README says that it was not run."""
-IN_A_CLUSTER = re.compile(r"\.venv/bin/jobgen (run|status|logs|diff|restart) .*-n ")
+IN_A_CLUSTER = re.compile(r"\.venv/bin/jobgen (run|status|logs|diff|restart|stop|gc|list) .*-n ")
 """tests/cluster runs these commands, on another pipeline too."""
 
 

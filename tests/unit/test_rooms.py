@@ -27,6 +27,7 @@ JOBGEN_BELOW = {
     "screen": set(),
     "pipeline": set(),
     "artifacts": {"pipeline", "report"},
+    "garbage": {"pipeline", "artifacts", "report"},
     "manifests": {"pipeline"},
     "cluster": {"pipeline", "manifests", "artifacts", "report", "screen"},
     "local": {"pipeline", "artifacts", "report", "screen"},

@@ -81,6 +81,13 @@ def test_without_a_cluster(here: Path, kubeconfig: str, code: int, expected: str
         (["logs", "smoke"], "STAGE; `jobgen logs --help` shows what is valid"),
         (["run", "smoke", "--local", "-n", "a"], "--namespace: is of a cluster, --local of this machine; give one of them"),
         (["run", "smoke", "--local", "--context", "a"], "--context: is of a cluster, --local of this machine"),
+        *(
+            (["run", "smoke", "--local", "--workspace", folder], f"--workspace: found {folder!r}; a folder's path without")
+            for folder in ("", "wo*rk", "work?", "[work]")
+        ),
+        (["gc", "smoke", "--local", "--workspace", "w*"], "--workspace: found 'w*'"),
+        (["gc", "smoke", "--workspace", "w"], "--workspace: goes with --local"),
+        (["stop", "Smoke", "-n", "a"], "Smoke: no such file or shipped pipeline; did you mean 'smoke'?"),
         (["validate", "smoke", "--workspace", "w"], "--workspace: goes with --local"),
         (["run", "smoke", "--namespace", "A"], "--namespace: found 'A'"),
         (["run", "smoke", "--namespace", "a", "--workspace", "w"], "--workspace: goes with --local"),
@@ -191,11 +198,11 @@ def test_run_is_handed_to_the_local_runner(monkeypatch: pytest.MonkeyPatch) -> N
 
     monkeypatch.setattr(local, "run_local", run_local)
     assert cli.run(["run", "smoke", "--local", "--from", "distill", "--workspace", "w"]) == 75
-    assert called == [("smoke", {"workspace": "w", "from_stage": "distill"})]
+    assert called == [("smoke", {"workspace": "w", "from_stage": "distill", "verbose": False})]
 
 
 @pytest.mark.parametrize(
-    "words", [[], ["--help"], *([c, "--help"] for c in ("init", "validate", "render", "run")), ["--version"]]
+    "words", [[], ["--help"], *([command, "--help"] for command in arguments.parser().commands), ["--version"]]
 )
 def test_help_everywhere(words: list[str]) -> None:
     done = python("-m", "jobgen", *words)
@@ -203,7 +210,7 @@ def test_help_everywhere(words: list[str]) -> None:
     assert done.stderr == ""
     if "--version" not in words:
         assert "usage: jobgen" in done.stdout
-        assert "example:\n  jobgen " in done.stdout
+        assert "example:\n  " in done.stdout
 
 
 def test_only_what_a_command_needs_is_imported() -> None:

@@ -1,0 +1,179 @@
+"""`jobgen gc` in a cluster: jobs and ConfigMaps from here, artifacts by a pod, since only pods see the workspace.
+
+The pod is the conductor's with another command: the same image, user, claim and pipeline file, so it names the very folders
+that the conductor names; it needs no rights in the cluster, and sees the workspace read-only until it is told to remove.
+"""
+
+import copy
+import time
+import uuid
+from typing import Any
+
+from jobgen.cluster.namespace import (
+    ENDED,
+    TIMEOUT,
+    UNSCHEDULED_SECONDS,
+    Cluster,
+    label,
+    last_words,
+    state,
+    told,
+    waiting_for,
+)
+from jobgen.cluster.remote import verdict
+from jobgen.manifests import conductor, render
+from jobgen.manifests.render import CONDUCTOR
+from jobgen.pipeline.pipeline import Pipeline
+from jobgen.pipeline.plan import plan
+from jobgen.report import say, table
+from minima.errors import BUG, UsageError
+
+COMPONENT = "gc"
+DEADLINE_SECONDS = 3600
+"""For the pod to start and end."""
+KEPT_SECONDS = 600
+"""For which the Job stays after its end, where nobody deletes it."""
+POLL = 1.0
+
+
+def collect(pipeline: Pipeline, cluster: Cluster, *, yes: bool) -> int:
+    """Show what nothing of the pipeline file refers to: PyTorchJobs, conductors, ConfigMaps, and artifacts in the workspace;
+    with `yes` remove it.
+
+    Returns:
+        0, or the exit code of the pod.
+
+    Raises:
+        UsageError: another version of the pipeline is at work, whose inputs might go.
+    """
+    keys = {(step.name, step.key) for step in plan(pipeline)}
+    version = conductor.version(pipeline.text)
+    jobs = [
+        job for job in cluster.jobs(f"minima/pipeline={pipeline.name}") if (label(job, "stage"), label(job, "key")) not in keys
+    ]
+    conductors = [job for job in cluster.conductors(pipeline.name) if job.metadata.labels.get(conductor.VERSION) != version]
+    at_work = [job["metadata"]["name"] for job in jobs if state(job) not in ENDED]
+    at_work += [job.metadata.name for job in conductors if not verdict(job)]
+    if at_work:
+        raise UsageError(
+            f"{at_work[0]}: at work for another version of {pipeline.name}, whose artifacts this one does not refer to; "
+            "`jobgen stop` ends it, or give the file that it runs"
+        )
+    maps = _maps(pipeline, cluster, {job.metadata.name for job in conductors})
+    found = [["PyTorchJob", job["metadata"]["name"]] for job in jobs]
+    found += [["Job", job.metadata.name] for job in conductors]
+    found += [["ConfigMap", name] for name in maps]
+    print(
+        table(["what", "name"], found)
+        if found
+        else f"no object in {cluster.namespace} that {pipeline.source} does not refer to"
+    )
+    if code := _in_the_workspace(pipeline, cluster, yes=yes):
+        return code
+    if yes:
+        cluster.delete(*(job["metadata"]["name"] for job in jobs))
+        for job in conductors:
+            with told(f"delete {job.metadata.name}"):
+                cluster.batch.delete_namespaced_job(
+                    job.metadata.name, cluster.namespace, propagation_policy="Background", _request_timeout=TIMEOUT
+                )
+        for name in maps:
+            with told(f"delete {name}"):
+                cluster.core.delete_namespaced_config_map(name, cluster.namespace, _request_timeout=TIMEOUT)
+        if found:
+            print(f"removed {len(found)} objects of namespace {cluster.namespace}")
+    return 0
+
+
+def _maps(pipeline: Pipeline, cluster: Cluster, gone: set[str]) -> list[str]:
+    """The ConfigMaps with a pipeline file that is not this one, and that no conductor mounts but those that go."""
+    selector = f"minima/pipeline={pipeline.name},app.kubernetes.io/component={CONDUCTOR}"
+    with told(f"list ConfigMaps in {cluster.namespace}"):
+        found = cluster.core.list_namespaced_config_map(
+            cluster.namespace, label_selector=selector, _request_timeout=TIMEOUT
+        ).items
+    mounted = {
+        volume.config_map.name
+        for job in cluster.conductors(pipeline.name)
+        if job.metadata.name not in gone
+        for volume in job.spec.template.spec.volumes
+        if volume.config_map
+    }
+    files = [each.metadata.name for each in found if (each.data or {}).get(conductor.FILE, pipeline.text) != pipeline.text]
+    return [name for name in files if name not in mounted]
+
+
+def _in_the_workspace(pipeline: Pipeline, cluster: Cluster, *, yes: bool) -> int:
+    """Run `jobgen gc --local` in a pod, and print what it says; its exit code."""
+    job, held = objects(pipeline, f"{pipeline.name}-{COMPONENT}-{uuid.uuid4().hex[:8]}", yes=yes)
+    name = job["metadata"]["name"]
+    with told(f"create {name}"):
+        made = cluster.batch.create_namespaced_job(cluster.namespace, job, _request_timeout=TIMEOUT)
+    try:
+        owner = {"apiVersion": "batch/v1", "kind": "Job", "name": name, "uid": made.metadata.uid}
+        held["metadata"]["ownerReferences"] = [owner]  # It goes with the Job, whatever becomes of this program.
+        with told(f"create ConfigMap {name}"):
+            cluster.core.create_namespaced_config_map(cluster.namespace, held, _request_timeout=TIMEOUT)
+        return _watch(cluster, name)
+    finally:
+        with told(f"delete {name}"):
+            cluster.batch.delete_namespaced_job(
+                name, cluster.namespace, propagation_policy="Background", _request_timeout=TIMEOUT
+            )
+
+
+def objects(pipeline: Pipeline, name: str, *, yes: bool) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The Job, and the ConfigMap with the pipeline file."""
+    pod = copy.deepcopy(conductor.objects(pipeline)[-1]["spec"]["template"]["spec"])
+    del pod["serviceAccountName"]
+    pod["automountServiceAccountToken"] = False
+    (container,) = pod["containers"]
+    container["name"] = COMPONENT
+    container["command"] = ["jobgen", "gc"]
+    container["args"] = [f"{conductor.FOLDER}/{conductor.FILE}", "--local", "--workspace", pipeline.workspace.path]
+    container["args"] += ["--yes"] if yes else []
+    container["env"] = [entry for entry in container["env"] if "value" in entry]
+    for mount in container["volumeMounts"]:
+        if mount["name"] == "workspace" and not yes:
+            mount["readOnly"] = True
+    for volume in pod["volumes"]:
+        if "configMap" in volume:
+            volume["configMap"]["name"] = name
+    labels = render.labels(pipeline.name, COMPONENT)
+    job = {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {"name": name, "labels": labels},
+        "spec": {
+            "backoffLimit": 0,
+            "activeDeadlineSeconds": DEADLINE_SECONDS,
+            "ttlSecondsAfterFinished": KEPT_SECONDS,
+            "template": {"metadata": {"labels": dict(labels)}, "spec": pod},
+        },
+    }
+    metadata = {"name": name, "labels": dict(labels)}
+    return job, {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": {conductor.FILE: pipeline.text}}
+
+
+def _watch(cluster: Cluster, name: str) -> int:
+    """Print what the pod says, until the Job has a verdict; the exit code."""
+    read, told_at = False, time.monotonic()
+    while True:
+        pods = cluster.pods(f"batch.kubernetes.io/job-name={name}")
+        if pods and pods[-1].status.phase != "Pending" and not read:
+            for line in cluster.follow(pods[-1]):
+                print(line, flush=True)
+            read = True
+        elif not read and time.monotonic() - told_at > UNSCHEDULED_SECONDS:
+            say(f"{name} does not start: {waiting_for(pods[-1]) if pods else f'it has no pod; `kubectl describe job {name}`'}")
+            told_at = time.monotonic()
+        with told(f"read {name}"):
+            job = cluster.batch.read_namespaced_job(name, cluster.namespace, _request_timeout=TIMEOUT)
+        match verdict(job):
+            case "Complete":
+                return 0
+            case "Failed":
+                code, words = last_words(pods) or (BUG, f"not done in {DEADLINE_SECONDS} s")
+                say(f"{name} failed with exit code {code}: {words}")
+                return code
+        time.sleep(POLL)
