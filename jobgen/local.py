@@ -18,7 +18,7 @@ from jobgen.pipeline.plan import Step, plan
 from jobgen.report import Result, headline, report, titled
 from jobgen.screen import Screen
 from minima.errors import TERMINATED, NotReadyError, UsageError
-from minima.process.workers import die_with_parent
+from minima.process.family import die_with_parent
 from minima.workspace import artifact, progress
 from minima.workspace.marker import MARKER
 from minima.workspace.progress import duration

@@ -1,5 +1,6 @@
 """The program `minima`: one verb for each stage, and `digest` and `doctor`."""
 
+import contextlib
 import os
 import sys
 from importlib import metadata
@@ -7,7 +8,7 @@ from importlib import metadata
 from minima import flags
 from minima.errors import NotReadyError, UsageError, did_you_mean
 from minima.options import VERBS
-from minima.process import launch
+from minima.process import launch, stop
 from minima.workspace.inputs import input_files, path_digest
 
 OTHERS = {
@@ -18,7 +19,12 @@ OTHERS = {
 
 def main() -> None:
     """Run the command line and exit with its code."""
-    sys.exit(run(sys.argv[1:]))
+    stop.watch(" ".join(sys.argv[1:2]))
+    code = run(sys.argv[1:])
+    with contextlib.suppress(OSError):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(code)  # What libraries do in their finalisers can neither hang nor change the code.
 
 
 def run(words: list[str]) -> int:

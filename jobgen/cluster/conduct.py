@@ -32,7 +32,7 @@ from jobgen.pipeline.pipeline import Pipeline
 from jobgen.pipeline.plan import Step, following, plan
 from jobgen.report import Result, report, say
 from minima.errors import BUG, DataError, LostPeerError, NotReadyError, StageError
-from minima.process.launch import leave
+from minima.process.words import leave
 from minima.workspace import artifact, progress
 from minima.workspace.marker import MARKER
 

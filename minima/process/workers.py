@@ -1,22 +1,19 @@
-"""Processes: which of several pods this one is, worker processes, and that none outlives the one that started it."""
+"""Worker processes of a stage in one pod, and which of several pods this one is."""
 
-import ctypes
-import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
-from multiprocessing import resource_tracker
-from multiprocessing.connection import Connection, wait
-from multiprocessing.context import SpawnProcess
+from multiprocessing.connection import Connection, Pipe, wait
 from typing import Any, TypeVar
 
 from minima.errors import LostPeerError, StageError, UsageError
+from minima.process.family import die_with_parent
 
 POD_INDEX = "MINIMA_POD_INDEX"
 POD_COUNT = "MINIMA_POD_COUNT"
-_PR_SET_PDEATHSIG = 1
-_LIBC = ctypes.CDLL(None, use_errno=True)
 Item = TypeVar("Item")
 Value = TypeVar("Value")
 
@@ -33,26 +30,11 @@ def pod() -> tuple[int, int]:
     return int(words[0]), int(words[1])
 
 
-def die_with_parent(parent: int | None = None) -> None:
-    """Have the kernel kill this process when its parent ends, however it ends (prctl(2), PR_SET_PDEATHSIG).
-
-    Args:
-        parent: the parent's process id, if known: the parent may already have died before this call.
-
-    Raises:
-        OSError: the system has no such call.
-    """
-    if _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
-        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed: stages run on Linux only")
-    if parent is not None and os.getppid() != parent:
-        os.kill(os.getpid(), signal.SIGKILL)
-
-
 def stream(task: Callable[[Item], Iterable[Value]], items: Sequence[Item], processes: int) -> Generator[Value, None, None]:
     """Yield what `task` yields for each item, in the order of arrival; the values of one item keep theirs.
 
     Args:
-        task: a function of a module, since other processes import it by name.
+        task: a function of a module other than `__main__`, since other processes import it by name.
         items: what to work on; an item goes to the next process that is free.
         processes: how many; with one, or one item, the work is done in this process.
 
@@ -65,12 +47,12 @@ def stream(task: Callable[[Item], Iterable[Value]], items: Sequence[Item], proce
             yield from task(item)
         return
     waiting = deque(items)
-    running: dict[Connection, SpawnProcess] = {}
+    running: dict[Connection, subprocess.Popen[bytes]] = {}
     try:
         for _ in range(min(processes, len(items))):
-            connection, process = _start(task)
+            connection, process = _start()
             running[connection] = process
-            connection.send(waiting.popleft())
+            _send(connection, process, sys.path, task, waiting.popleft())
         while running:
             ready = wait(list(running))
             for connection in [c for c in running if c in ready]:
@@ -83,7 +65,7 @@ def stream(task: Callable[[Item], Iterable[Value]], items: Sequence[Item], proce
                 if not done:
                     yield value
                 elif waiting:
-                    connection.send(waiting.popleft())
+                    _send(connection, running[connection], waiting.popleft())
                 else:
                     _end(connection, running.pop(connection))
     finally:
@@ -91,41 +73,46 @@ def stream(task: Callable[[Item], Iterable[Value]], items: Sequence[Item], proce
             _end(connection, process)
 
 
-def _start(task: Callable[[Item], Iterable[Value]]) -> tuple[Connection, SpawnProcess]:
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe()
-    process = context.Process(target=_work, args=(task, theirs), daemon=True)
-    # A terminal sends Ctrl-C to all processes, but only the first has something to say. A blocked signal stays blocked in a
-    # process started meanwhile. Python's own tracker process, started with the first, would unblock it: it goes before.
-    resource_tracker.ensure_running()
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+def _start() -> tuple[Connection, subprocess.Popen[bytes]]:
+    """Start a process on this module: it binds its life to ours first of all, and only then imports what its task needs."""
+    ours, theirs = Pipe()
+    command = [sys.executable, "-P", "-m", __name__, str(os.getpid()), str(theirs.fileno())]
+    # A terminal sends its signals to all processes, but only the first acts on a stop: what it started ends with it.
+    # A blocked signal stays blocked in a process started meanwhile, from its first instruction on.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
     try:
-        process.start()
+        process = subprocess.Popen(command, pass_fds=[theirs.fileno()])
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
     theirs.close()
     return ours, process
 
 
-def _end(connection: Connection, process: SpawnProcess) -> None:
+def _send(connection: Connection, process: subprocess.Popen[bytes], *values: Any) -> None:
+    try:
+        for value in values:
+            connection.send(value)
+    except BrokenPipeError:
+        raise _ended(process) from None
+
+
+def _end(connection: Connection, process: subprocess.Popen[bytes]) -> None:
     process.kill()
-    process.join()
+    process.wait()
     connection.close()
 
 
-def _ended(process: SpawnProcess) -> StageError:
-    process.join()
-    code = process.exitcode or 0
+def _ended(process: subprocess.Popen[bytes]) -> StageError:
+    code = process.wait()
     if code < 0:
         name = signal.Signals(-code).name
         return LostPeerError(f"a worker process was killed by {name}; if memory ran out, use fewer --num_processors")
     return StageError(f"a worker process ended with exit code {code}, its traceback is above; this is a bug of minima")
 
 
-def _work(task: Callable[[Any], Iterable[Any]], connection: Connection) -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    die_with_parent(parent.pid)
+def _work(connection: Connection) -> None:
+    sys.path[:] = connection.recv()
+    task: Callable[[Any], Iterable[Any]] = connection.recv()
     while True:
         item = connection.recv()
         try:
@@ -135,3 +122,8 @@ def _work(task: Callable[[Any], Iterable[Any]], connection: Connection) -> None:
             connection.send((True, error))
             return
         connection.send((True, None))
+
+
+if __name__ == "__main__":
+    die_with_parent(int(sys.argv[1]))
+    _work(Connection(int(sys.argv[2])))

@@ -9,31 +9,31 @@ from minima.data.batch import Batch
 from minima.errors import UsageError
 from minima.models import pretrained
 from minima.options import Distill
-from minima.training import engine, loop, loss, setup
+from minima.training import folders, loop, loss
+from minima.training.group import Group
 from minima.workspace.artifact import Output
 
 
 def run(options: Distill, output: Output) -> dict[str, Any]:
-    """Write the trained student to `output.folder` and return the metrics; `train.train` says what is raised.
+    """Write the trained student to `output.folder` and return the metrics; `loop.train` says what is raised.
 
     Raises:
         UsageError: teacher and student have vocabularies of different sizes.
         DataError: the sequences are longer than the teacher's positions.
     """
-    group = engine.Group(pretrained.device())
+    group = Group(pretrained.device())
     output.progress.phase("loading")
-    train_records, dev_records = setup.records(options.record_path_or_regex), setup.records(options.dev_record_path_or_regex)
-    assert train_records is not None
-    teacher_config = pretrained.config(setup.place(options.teacher_model_name_or_path))
-    sizes = teacher_config.vocab_size, pretrained.config(setup.place(options.student_model_name_or_path)).vocab_size
+    train_records, dev_records = folders.records(options.record_path_or_regex), folders.held_out(options)
+    teacher_config = pretrained.config(folders.place(options.teacher_model_name_or_path))
+    sizes = teacher_config.vocab_size, pretrained.config(folders.place(options.student_model_name_or_path)).vocab_size
     if sizes[0] != sizes[1]:
         raise UsageError(
             f"--teacher_model_name_or_path: its vocabulary has {sizes[0]} pieces, the student's {sizes[1]}; "
             "valid: two models with the same tokenizer"
         )
     loop.check_shape(teacher_config, options)
-    teacher = setup.load(options.teacher_model_name_or_path, options).requires_grad_(False)
-    student = setup.load(options.student_model_name_or_path, options)
+    teacher = folders.model(options.teacher_model_name_or_path, options).requires_grad_(False)
+    student = folders.model(options.student_model_name_or_path, options)
     metrics = loop.train(
         student,
         batch_loss=batch_loss(teacher, options),
@@ -44,18 +44,17 @@ def run(options: Distill, output: Output) -> dict[str, Any]:
         group=group,
     )
     if group.rank == 0:
-        made_of = {n: getattr(options, n) for n in ("teacher_model_name_or_path", "student_model_name_or_path")}
-        setup.write(student, options.student_model_name_or_path, options, output, made_of)
+        folders.write(student, options.student_model_name_or_path, options, output)
     return metrics
 
 
-def batch_loss(teacher: LlamaForCausalLM, options: Distill) -> loop.BatchLoss:
+def batch_loss(teacher: LlamaForCausalLM, options: Distill) -> loss.BatchLoss:
     """CE + KD of a micro-batch. The teacher stays outside of DeepSpeed's engine: it is resident, and never sharded."""
 
     def sums(student: Any, batch: Batch) -> loss.Sums:
         with torch.no_grad():
-            known = loss.Teacher(*loop.hidden_and_head(teacher, batch.input_ids))
-        hidden, head = loop.hidden_and_head(student, batch.input_ids)
+            known = loss.Teacher(*loss.hidden_and_head(teacher, batch.input_ids))
+        hidden, head = loss.hidden_and_head(student, batch.input_ids)
         return loss.chunked(
             hidden,
             head,

@@ -100,9 +100,7 @@ def _run(options: Evaluate, output: artifact.Output, found: list[Data]) -> dict[
                 partial = " (partial)" if data.partial else ""
                 _say(f"{name}: {100 * score.value:.2f} % on {data.items} items{partial}")
     if held_out is not None:
-        results["perplexity"] = perplexity(
-            model, held_out, tokenizer.bos_token_id, options.per_device_eval_batch_size, output.progress
-        )
+        results["perplexity"] = _perplexity(model, held_out, options, output.progress)
         metrics["dev_perplexity"] = results["perplexity"]["dev_perplexity"]
         _say(f"perplexity {metrics['dev_perplexity']:.4g} on {results['perplexity']['tokens']} tokens")
     if prompt:
@@ -162,55 +160,22 @@ def sampled(model: "LlamaForCausalLM", tokenizer: "PreTrainedTokenizerBase", pro
     return str(tokenizer.decode(made[0, len(prompt) :], skip_special_tokens=True)).strip()
 
 
-def perplexity(model: "LlamaForCausalLM", held_out: "Records", bos: int, batch_size: int, progress: Reporter) -> dict[str, Any]:
-    """exp(total negative log likelihood / total tokens) of records, in nats.
+def _perplexity(model: "LlamaForCausalLM", held_out: "Records", options: Evaluate, progress: Reporter) -> dict[str, Any]:
+    from minima.training import perplexity
+    from minima.training.group import Alone
 
-    The input is `<s>` and all ids but the last; a token counts where its record's mask is 1, or has none. Padding
-    counts nowhere, so neither the batch size nor the order of records matters.
-
-    Raises:
-        DataError: there is no token to count, an id is outside the vocabulary, or the model's loss is not a number.
-    """
-    import torch
-
-    from minima.data.batch import IGNORE
-    from minima.training import loss
-
-    total, tokens, vocabulary = 0.0, 0, model.config.vocab_size
-    with torch.inference_mode():
-        starts = range(0, len(held_out), batch_size)
-        for start in progress.track(starts, "held-out records", len(starts), "batches"):
-            rows = [held_out[i] for i in range(start, min(start + batch_size, len(held_out)))]
-            length = max(len(row["indices"]) for row in rows)
-            labels_BT = torch.full((len(rows), length), IGNORE)
-            inputs_BT = torch.full((len(rows), length), bos)
-            for b, row in enumerate(rows):
-                ids = torch.from_numpy(row["indices"].astype("int64"))
-                if len(ids) and not 0 <= int(ids.min()) <= int(ids.max()) < vocabulary:
-                    raise DataError(
-                        f"--dev_record_path_or_regex: record {start + b} has the id {int(ids.max())}; the model's vocabulary "
-                        f"has {vocabulary}: build the records with the model's own tokenizer"
-                    )
-                inputs_BT[b, 1 : len(ids)] = ids[:-1]
-                labels_BT[b, : len(ids)] = ids
-                if "mask" in row:
-                    labels_BT[b, : len(ids)][torch.from_numpy(row["mask"] == 0)] = IGNORE
-            hidden_BTH = model.model(input_ids=inputs_BT.to(model.device), use_cache=False).last_hidden_state
-            sums = loss.chunked(
-                hidden_BTH.flatten(0, 1),
-                model.lm_head.weight,
-                labels_BT.flatten().to(model.device),
-                chunk_size=LOGIT_TOKENS,
-            )
-            total += float(sums.ce)
-            tokens += int((labels_BT != IGNORE).sum())
-    if not tokens:
-        raise DataError(f"--dev_record_path_or_regex: no token counts in {len(held_out)} records")
-    if not math.isfinite(total):
-        raise DataError(f"--model_name_or_path: the loss on the held-out records is {total}; its weights are broken")
-    # A loss above 700 nats is no language model; the bound keeps JSON free of infinities.
-    value = math.exp(min(total / tokens, 700))
-    return {"dev_perplexity": value, "tokens": tokens, "records": len(held_out)}
+    found = perplexity.measure(
+        model,
+        held_out,
+        max_seq_length=model.config.max_position_embeddings,
+        batch_size=options.per_device_eval_batch_size,
+        chunk_size=LOGIT_TOKENS,
+        group=Alone(),
+        progress=progress,
+    )
+    if not math.isfinite(found.value):
+        raise DataError(f"--model_name_or_path: the loss on the held-out records is {found.value}; its weights are broken")
+    return {"dev_perplexity": found.value, "tokens": found.tokens, "records": len(held_out)}
 
 
 def _described(data: Data, score: "Score") -> dict[str, Any]:

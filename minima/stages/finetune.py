@@ -13,32 +13,29 @@ from minima.data.chat import TEMPLATE_FILE
 from minima.data.records import Records
 from minima.models import pretrained
 from minima.options import Finetune
-from minima.training import engine, loop, setup
+from minima.training import folders, loop, loss
+from minima.training.group import Group
 from minima.workspace.artifact import Output
 
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
 def run(options: Finetune, output: Output) -> dict[str, Any]:
-    """Write the finetuned model to `output.folder` and return the metrics; `train.train` says what is raised.
+    """Write the finetuned model to `output.folder` and return the metrics; `loop.train` says what is raised.
 
     With LoRA the folder's root is the merged model, and `adapter/` the adapters alone, as peft loads them.
     """
-    group = engine.Group(pretrained.device())
+    group = Group(pretrained.device())
     output.progress.phase("loading")
+    train_records, dev_records = folders.records(options.train_record_path_or_regex), folders.held_out(options)
     name = options.model_name_or_path
-    train_records, dev_records = (
-        setup.records(options.train_record_path_or_regex),
-        setup.records(options.dev_record_path_or_regex),
-    )
-    assert train_records is not None
-    llama: Any = setup.load(name, options)
+    llama: Any = folders.model(name, options)
     if options.lora_r:
         torch.manual_seed(options.seed)
         llama = with_adapters(llama, options)
     metrics = loop.train(
         llama,
-        batch_loss=loop.cross_entropy(options.loss_chunk_size),
+        batch_loss=loss.cross_entropy(options.loss_chunk_size),
         train_records=train_records,
         dev_records=dev_records,
         options=options,
@@ -48,11 +45,10 @@ def run(options: Finetune, output: Output) -> dict[str, Any]:
     )
     if group.rank == 0:
         if options.lora_r:
-            llama.peft_config["default"].base_model_name_or_path = str(setup.place(name))
+            llama.peft_config["default"].base_model_name_or_path = str(folders.place(name))
             llama.save_pretrained(output.folder / "adapter", save_embedding_layers=False)
             llama = merged(llama)
-        made_of = {n: getattr(options, n) for n in ("model_name_or_path", "train_record_path_or_regex")}
-        setup.write(llama, name, options, output, made_of)
+        folders.write(llama, name, options, output)
         copy_template(train_records, output)
     return metrics
 

@@ -4,12 +4,13 @@ The logits [T, V] of a micro-batch are the largest tensor of all (3 GB in bf16 a
 one chunk at a time, of either model, and the gradients are made in the same pass, as in Liger Kernel (arXiv 2410.10989).
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from minima.data.batch import IGNORE
+from minima.data.batch import IGNORE, Batch
 
 
 class Teacher(NamedTuple):
@@ -25,6 +26,27 @@ class Sums(NamedTuple):
     total: Tensor
     ce: Tensor
     kd: Tensor
+
+
+BatchLoss = Callable[[Any, Batch], Sums]
+"""The loss of a model on a micro-batch: what a stage contributes to its training."""
+
+
+def cross_entropy(chunk_size: int) -> BatchLoss:
+    """The loss of pretraining and finetuning, and of every evaluation."""
+
+    def batch_loss(model: Any, batch: Batch) -> Sums:
+        hidden, head = hidden_and_head(model, batch.input_ids)
+        return chunked(hidden, head, batch.labels.flatten(), chunk_size=chunk_size)
+
+    return batch_loss
+
+
+def hidden_and_head(model: Any, input_ids: Tensor) -> tuple[Tensor, Tensor]:
+    """Last hidden states [B·S, H] of a LLaMA, with or without adapters, and the weight [V, H] of its output layer."""
+    llama = model.get_base_model() if hasattr(model, "get_base_model") else model
+    hidden = llama.model(input_ids=input_ids, use_cache=False).last_hidden_state
+    return hidden.flatten(0, 1), llama.get_output_embeddings().weight
 
 
 def chunked(

@@ -2,7 +2,8 @@
 
 import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +31,10 @@ def progressed(folder: Path) -> float:
 
 
 @contextlib.contextmanager
-def counted(folder: Path, max_attempts: int, file: str = FILE) -> Iterator[None]:
+def counted(folder: Path, max_attempts: int, file: str = FILE) -> Iterator[Callable[[], None]]:
     """Count this start, unless it ends by what is for a person to mend; progress since the last one begins the count again.
+
+    Gives what takes it back, for a process that is stopped without unwinding.
 
     Args:
         folder: of the artifact; the caller holds its lease.
@@ -44,20 +47,21 @@ def counted(folder: Path, max_attempts: int, file: str = FILE) -> Iterator[None]
     now = _read(folder, file)
     _write(folder, file, {**now, "attempts": now["attempts"] + 1, "begun": False})
     _check(folder, file, now["attempts"] + 1, max_attempts)
+    take_back = partial(_take_back, folder, file, now["attempts"])
     try:
-        yield
+        yield take_back
     except StageError as error:
         if error.exit_code in NO_FAILURE:
-            _take_back(folder, file, now["attempts"])
+            take_back()
         raise
 
 
 @contextlib.contextmanager
-def begun(folder: Path, max_attempts: int) -> Iterator[None]:
+def begun(folder: Path, max_attempts: int) -> Iterator[Callable[[], None]]:
     """Note that a group of processes begins, whose first one will count it: one that dies before that counts at the next.
 
     To be called before anything is imported that may be too large for the pod, by the pod of the first process. One that
-    waits in vain for the other pods counts for nothing.
+    waits in vain for the other pods counts for nothing. Gives what takes it back, as `counted` does.
 
     Raises:
         AttemptsError: the first process would say so.
@@ -66,11 +70,12 @@ def begun(folder: Path, max_attempts: int) -> Iterator[None]:
     attempts = now["attempts"] + now["begun"]
     _write(folder, FILE, {**now, "attempts": attempts, "begun": True})
     _check(folder, FILE, attempts + 1, max_attempts)
+    take_back = partial(_take_back, folder, FILE, attempts)
     try:
-        yield
+        yield take_back
     except StageError as error:
         if error.exit_code in NO_FAILURE:  # Its first process may have counted, and had no time to take it back.
-            _take_back(folder, FILE, attempts)
+            take_back()
         elif error.exit_code == NOT_READY or isinstance(error, NoPeerError):
             _take_back(folder, FILE, max_attempts)
         raise

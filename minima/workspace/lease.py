@@ -74,6 +74,10 @@ class Lease:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.release()
+
+    def release(self) -> None:
+        """Let another process have the folder at once; what leaving the context does."""
         self._stop.set()
         self._thread.join()
         if self._holds():

@@ -16,7 +16,8 @@ import pytest
 
 from minima.errors import DataError
 from minima.options import Adapt
-from minima.process import launch
+from minima.process import agent, launch
+from minima.process import words as last_words
 from minima.workspace import artifact
 
 STUB = Path(__file__).parent / "stub"
@@ -113,7 +114,7 @@ def test_sigterm_ends_one_that_looks_for_the_other_pods(options: Adapt) -> None:
                 process.terminate()
                 _, error = process.communicate(timeout=30)
     assert process.returncode == 143, error
-    assert "stopped while waiting for the other pods" in error
+    assert "stopped by SIGTERM; the same command goes on" in error
 
 
 def test_a_lost_host_of_the_rendezvous_is_tried_again(options: Adapt, tmp_path: Path) -> None:
@@ -182,7 +183,7 @@ def test_no_worker_outlives_a_killed_agent(start: Any) -> None:
     ],
 )
 def test_the_root_cause_goes_before_what_followed(failures: list[tuple[int, int, str]], expected: tuple[int, str]) -> None:
-    code, message = launch.root_cause(failures)
+    code, message = agent.root_cause(failures)
     assert code == expected[0]
     assert message.endswith(expected[1])
 
@@ -210,7 +211,7 @@ def test_the_last_words_reach_kubernetes(
 ) -> None:
     log = tmp_path / "termination-log"
     log.touch()
-    monkeypatch.setattr(launch, "TERMINATION_LOG", log)
+    monkeypatch.setattr(last_words, "TERMINATION_LOG", log)
     monkeypatch.delenv("TORCHELASTIC_ERROR_FILE", raising=False)
 
     def fail() -> int:

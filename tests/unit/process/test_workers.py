@@ -1,5 +1,6 @@
 """Light imports only: every worker process that a test starts imports this module."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -49,7 +50,7 @@ def living_children() -> list[str]:
             command = (status.parent / "cmdline").read_bytes()
         except (FileNotFoundError, ProcessLookupError):
             continue
-        if int(lines["PPid"]) == os.getpid() and b"spawn_main" in command:
+        if int(lines["PPid"]) == os.getpid() and b"minima.process.workers" in command:
             found.append(command.decode())
     return found
 
@@ -76,49 +77,93 @@ def test_workers_that_fail(capfd: pytest.CaptureFixture[str]) -> None:
     assert not living_children()
 
 
-ENDLESS = """
-import sys, time
+TASK = """
+import os, time
 def endless(item):
-    import os
     yield os.getpid()
     while True:
         time.sleep(0.1)
-if __name__ == "__main__":
-    import signal
-    from minima.process import workers as pool
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # A shell's background job is started with SIGINT ignored.
-    for pid in pool.stream(endless, [0, 1], 2):
-        print(pid, flush=True)
+"""
+PROGRAM = """
+from minima.process import stop, workers
+stop.watch("test")
+import endless
+for pid in workers.stream(endless.endless, [0, 1], 2):
+    print(pid, flush=True)
 """
 
 
 def living(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):
         return False
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-def test_no_worker_outlives_the_program(tmp_path: Path, how: signal.Signals) -> None:
-    script = tmp_path / "endless.py"
-    script.write_text(ENDLESS)
-    program = subprocess.Popen(
-        [sys.executable, str(script)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
-    with program:
-        assert program.stdout is not None
-        assert program.stderr is not None
-        pids = [int(program.stdout.readline()) for _ in range(2)]
-        assert all(map(living, pids))
-        if how == signal.SIGINT:
-            os.killpg(program.pid, how)  # A terminal's Ctrl-C reaches all; only the first process may say something.
-        else:
-            program.send_signal(how)
-        said = program.stderr.read()
-        program.wait()
-    deadline = time.monotonic() + 5
-    while any(map(living, pids)) and time.monotonic() < deadline:
+def all_end(pids: list[int], seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    while any(map(living, pids)):
+        if time.monotonic() > deadline:
+            return False
         time.sleep(0.02)
-    assert not any(map(living, pids))
-    assert said.count("Traceback") == (1 if how == signal.SIGINT else 0), said
+    return True
+
+
+@pytest.fixture
+def program(tmp_path: Path) -> Path:
+    (tmp_path / "endless.py").write_text(TASK)
+    (tmp_path / "program.py").write_text(PROGRAM)
+    return tmp_path / "program.py"
+
+
+def start(program: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, str(program)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize("to_all", [False, True])
+def test_no_worker_outlives_the_program(program: Path, how: signal.Signals, to_all: bool) -> None:
+    """A terminal sends its signals to all; only the first process may say something, and its code is that of a stop."""
+    with start(program) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        pids = [int(process.stdout.readline()) for _ in range(2)]
+        assert all(map(living, pids))
+        if to_all:
+            os.killpg(process.pid, how)
+        else:
+            process.send_signal(how)
+        said = process.stderr.read()
+        process.wait()
+    assert all_end(pids, 5)
+    if how == signal.SIGKILL:
+        assert (process.returncode, said) == (-9, "")
+    else:
+        assert (process.returncode, said) == (143, f"minima test: stopped by {how.name}; the same command goes on\n")
+
+
+def session(leader: int) -> list[int]:
+    """The living processes of the session that `leader` began."""
+    found = []
+    for place in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            words = place.read_text().rsplit(")", 1)[1].split()
+            if int(words[3]) == leader and words[0] != "Z":
+                found.append(int(place.parent.name))
+    return found
+
+
+def test_no_process_is_left_whenever_the_program_is_killed(program: Path) -> None:
+    """20 moments from its very start: also one between the start of a worker and its first own instruction."""
+    seen = 0
+    for moment in range(20):
+        with start(program) as process:
+            time.sleep(0.01 + 0.04 * moment)
+            there = session(process.pid)
+            seen = max(seen, len(there))
+            process.kill()
+            process.wait()
+            assert all_end(session(process.pid), 5), f"killed after {0.01 + 0.04 * moment:.2f} s, with {there}"
+    assert seen == 3, "the latest moment must be one with both workers"

