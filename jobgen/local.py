@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 
@@ -18,6 +19,7 @@ from jobgen.pipeline.plan import Step, plan
 from jobgen.report import Result, headline, report, titled
 from jobgen.screen import Screen
 from minima.errors import TERMINATED, NotReadyError, UsageError
+from minima.process import stop
 from minima.process.family import die_with_parent
 from minima.workspace import artifact, progress
 from minima.workspace.marker import MARKER
@@ -115,16 +117,7 @@ def _run(program: str, step: Step, title: str, log: Path, screen: Screen, *, ver
             process_group=0,
             preexec_fn=lambda: die_with_parent(parent),
         )
-        interrupts = 0
-
-        def pass_on(number: int, frame: FrameType | None) -> None:
-            nonlocal interrupts
-            interrupts += 1
-            if interrupts == 1:
-                screen.say("stopping; a second Ctrl-C does not wait for the checkpoint")
-            child.send_signal(signal.SIGTERM if interrupts == 1 else signal.SIGKILL)
-
-        before = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
+        stopping = stack.enter_context(_signals_passed_on(child, screen))
         started = time.time()
         try:
             while (code := _ended(child)) is None:
@@ -134,11 +127,43 @@ def _run(program: str, step: Step, title: str, log: Path, screen: Screen, *, ver
                     now = now if now and now.time >= started else progress.Progress(phase="starting", since=started)
                     screen.show(f"{title}  {progress.line(now, screen.width - len(title) - 2)}")
         finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
             screen.show()
-        code = TERMINATED if interrupts else 128 - code if code < 0 else code
+        code = TERMINATED if stopping() else 128 - code if code < 0 else code
         return code, time.monotonic() - began, words.read().strip()
+
+
+@contextlib.contextmanager
+def _signals_passed_on(child: subprocess.Popen[bytes], screen: Screen) -> Iterator[Callable[[], bool]]:
+    """Within it a stop and a pause (Ctrl-Z) of this process are the stage's; gives whether it was told to stop."""
+    stopping = False
+
+    def stop_child(number: int, frame: FrameType | None) -> None:
+        nonlocal stopping
+        if number == signal.SIGHUP:
+            stop.leave_terminals()
+        # A terminal that closes may say so twice, and some send SIGTERM again: only a person does not want to wait.
+        again = stopping and number == signal.SIGINT
+        child.send_signal(signal.SIGKILL if again else signal.SIGHUP if number == signal.SIGHUP else signal.SIGTERM)
+        if not stopping:
+            screen.say("stopping; a second Ctrl-C does not wait for the checkpoint")
+        stopping = True
+
+    def pause_child(number: int, frame: FrameType | None) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child.pid, number)
+        if number == signal.SIGTSTP:
+            os.kill(os.getpid(), signal.SIGSTOP)
+
+    handlers = dict.fromkeys((signal.SIGINT, signal.SIGTERM, signal.SIGHUP), stop_child)
+    handlers |= dict.fromkeys((signal.SIGTSTP, signal.SIGCONT), pause_child)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # nohup(1)
+        del handlers[signal.SIGHUP]
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    try:
+        yield lambda: stopping
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _ended(child: subprocess.Popen[bytes]) -> int | None:

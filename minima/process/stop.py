@@ -10,6 +10,7 @@ and looks at `requested` itself; one that has workers says `pass_on`.
 import contextlib
 import os
 import signal
+import stat
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -39,7 +40,6 @@ _way = _Way.END
 _requested: signal.Signals | None = None
 _verb = ""
 _acts: list[Callable[[], object]] = []
-_terminals: list[int] = []
 
 
 def watch(verb: str) -> None:
@@ -50,7 +50,6 @@ def watch(verb: str) -> None:
     """
     global _verb
     _verb = verb
-    _terminals[:] = [descriptor for descriptor in (0, 1, 2) if os.isatty(descriptor)]
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
     signal.set_wakeup_fd(writing)
@@ -90,6 +89,16 @@ def before_the_end(act: Callable[[], object] | None) -> Iterator[None]:
         del _acts[len(_acts) - len(acts) :]
 
 
+def leave_terminals() -> None:
+    """Let what is said from now on go nowhere where it went to a terminal: writing to one that is closed is an error."""
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for descriptor in (0, 1, 2):
+        with contextlib.suppress(OSError):  # One that was never open.
+            if stat.S_ISCHR(os.fstat(descriptor).st_mode):  # Of one that is closed isatty(3) says no.
+                os.dup2(nowhere, descriptor)
+    os.close(nowhere)
+
+
 def _nothing(number: int, frame: object) -> None:
     """A handler, so that the interpreter tells the thread."""
 
@@ -107,7 +116,7 @@ def _watch(reading: int) -> None:
                 _kill(child, signal.SIGCONT)
         elif number in _SIGNALS:
             if number == signal.SIGHUP:
-                _leave_terminals()
+                leave_terminals()
             first = _requested is None
             _requested = _requested or signal.Signals(number)
             if _way is _Way.END:
@@ -142,14 +151,6 @@ def _end() -> NoReturn:
         words.say(_verb, f"stopped by {name}; the same command goes on")
     finally:
         os._exit(TERMINATED)
-
-
-def _leave_terminals() -> None:
-    """Let what is said from now on go nowhere: writing to a closed terminal is an error."""
-    nowhere = os.open(os.devnull, os.O_RDWR)
-    for descriptor in _terminals:
-        os.dup2(nowhere, descriptor)
-    os.close(nowhere)
 
 
 def _kill(child: int, number: signal.Signals) -> None:

@@ -1,9 +1,15 @@
 """What a person sees of `jobgen run --local`, with a program that stands in for minima; the real one is in tests/smoke."""
 
+import contextlib
 import os
+import pty
 import re
+import signal
 import sys
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -82,3 +88,80 @@ def test_on_a_terminal_a_line_moves(program: Path) -> None:
     assert "[1/3] init-model  starting" in text
     assert re.search(r"\x1b\[1A\r\x1b\[J\[1/3\] init-model  writing  █{15}░{5}  3/4  \ds left", text)
     assert re.search(r"\x1b\[1A\r\x1b\[J\[1/3\] init-model  failed with exit code 65", text)
+
+
+PATIENT = """#!{python}
+import os, pathlib, sys, time
+sys.path.insert(0, {root!r})
+from minima.process import stop
+stop.watch("stage")
+stop.remember()
+folder = pathlib.Path(sys.argv[sys.argv.index("--output_dir") + 1])
+folder.mkdir(parents=True)
+(folder / "pid").write_text(str(os.getpid()))
+while not stop.requested():
+    time.sleep(0.01)
+for line in range(100):
+    print(line, flush=True)
+(folder / "saved").touch()
+os._exit(143)
+"""
+
+
+@pytest.fixture
+def terminal(program: Path) -> Iterator[tuple[int, int, int]]:
+    """`jobgen run --local` in the foreground of a terminal of its own: the terminal's other end, its process, the stage's."""
+    program.write_text(PATIENT.format(python=sys.executable, root=str(Path(local.__file__).parents[1])))
+    child, ours = pty.fork()
+    if child == 0:
+        os._exit(local.run_local(spec.load(str(SHORT)), workspace="w", from_stage=None, verbose=True))
+    (stage,) = wait_for(lambda: list(Path("w/short").glob("*/pid")) if Path("w/short").is_dir() else [])
+    number = int(wait_for(stage.read_text))
+    yield ours, child, number
+    for pid in (child, number):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def wait_for(look: Callable[[], Any]) -> Any:
+    deadline = time.monotonic() + 20
+    while not (found := look()):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    return found
+
+
+def state(pid: int) -> str:
+    return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+
+
+def test_ctrl_z_stops_the_stage_too_and_it_goes_on(terminal: tuple[int, int, int]) -> None:
+    ours, jobgen, stage = terminal
+    os.write(ours, b"\x1a")
+    assert os.WIFSTOPPED(os.waitpid(jobgen, os.WUNTRACED)[1])
+    wait_for(lambda: state(stage) == "T")
+    os.kill(jobgen, signal.SIGCONT)
+    wait_for(lambda: state(stage) != "T")
+    os.write(ours, b"\x03")
+    assert os.waitstatus_to_exitcode(os.waitpid(jobgen, 0)[1]) == 143
+    assert len(list(Path("w/short").glob("*/saved"))) == 1
+
+
+def test_a_closed_terminal_is_a_stop(terminal: tuple[int, int, int]) -> None:
+    """The stage saves, though nothing that it says can be written any more."""
+    ours, jobgen, _ = terminal
+    os.close(ours)
+    assert os.waitstatus_to_exitcode(os.waitpid(jobgen, 0)[1]) == 143
+    assert len(list(Path("w/short").glob("*/saved"))) == 1
+
+
+def test_only_a_second_ctrl_c_does_not_wait(terminal: tuple[int, int, int]) -> None:
+    ours, jobgen, stage = terminal
+    os.kill(stage, signal.SIGSTOP)
+    for _ in range(2):
+        os.kill(jobgen, signal.SIGTERM)
+        time.sleep(0.2)
+        assert os.waitpid(jobgen, os.WNOHANG) == (0, 0)
+    os.write(ours, b"\x03")
+    assert os.waitstatus_to_exitcode(os.waitpid(jobgen, 0)[1]) == 143
+    assert not list(Path("w/short").glob("*/saved"))

@@ -155,14 +155,30 @@ def test_a_lost_host_of_the_rendezvous_is_tried_again(options: Adapt, tmp_path: 
         assert "Traceback" not in error
 
 
-def test_sigterm_ends_the_workers_and_is_143(start: Any) -> None:
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_stop_ends_the_workers_and_is_143(start: Any, how: signal.Signals) -> None:
     process = start("hang")
     pids = workers(process)
-    process.send_signal(signal.SIGTERM)
+    process.send_signal(how)
     _, error = process.communicate(timeout=60)
     assert process.returncode == 143, error
     assert "goes on" in error
     assert gone(pids, 1)
+
+
+def test_a_pause_is_one_of_the_workers_too(start: Any) -> None:
+    """Ctrl-Z and fg: each worker is in a session of its own, which no terminal reaches."""
+    process = start("hang")
+    pids = [process.pid, *workers(process)]
+    for how, stopped in ((signal.SIGTSTP, True), (signal.SIGCONT, False)):
+        process.send_signal(how)
+        deadline = time.monotonic() + 10
+        while any(("(stopped)" in Path(f"/proc/{pid}/status").read_text()) != stopped for pid in pids):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    assert process.returncode == 143
 
 
 def test_no_worker_outlives_a_killed_agent(start: Any) -> None:
