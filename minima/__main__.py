@@ -3,10 +3,11 @@
 import contextlib
 import os
 import sys
+import textwrap
 from importlib import metadata
 
 from minima import flags
-from minima.errors import NotReadyError, UsageError, did_you_mean
+from minima.errors import NotReadyError, UsageError, did_you_mean, exit_codes
 from minima.options import VERBS
 from minima.process import launch, stop
 from minima.workspace.inputs import input_files, path_digest
@@ -62,8 +63,7 @@ def usage() -> str:
     lines = ["usage: minima VERB --flag value …", "       minima VERB --help", "", "Stages:"]
     lines += [f"  {verb:{width}}  {cls.summary}" for verb, cls in VERBS.items()]
     lines += ["", "Others:"] + [f"  {verb:{width}}  {what}" for verb, what in OTHERS.items()]
-    lines += ["", "Exit codes: 0 finished, 64 wrong options, 65 bad data, 70 bug or attempts used up, 74 disk full,"]
-    lines += ["75 input not ready, 128 and above: the same command may work again."]
+    lines += ["", *textwrap.wrap(exit_codes(), 100)]
     return "\n".join(lines)
 
 

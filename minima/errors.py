@@ -15,6 +15,20 @@ NOT_READY = 75
 LOST_PEER = 134
 OUT_OF_MEMORY = 137
 TERMINATED = 143
+EXIT_CODES = {
+    0: "done",
+    USAGE: "wrong options or pipeline",
+    DATA: "bad data",
+    BUG: "bug or attempts used up",
+    DISK_FULL: "disk full",
+    NOT_READY: "input not ready",
+    LOST_PEER: "lost peer or device",
+    OUT_OF_MEMORY: "out of memory",
+    TERMINATED: "stopped",
+}
+"""What each code means, for help texts, manifests and the README; 128 + n is also the end by a signal n."""
+PERMANENT = tuple(code for code in EXIT_CODES if 0 < code < 128)
+"""Codes after which trying again without a change is useless."""
 NO_FAILURE = (USAGE, DATA, DISK_FULL, TERMINATED)
 """What is for a person to mend, or was ordered by one: no attempt that failed."""
 
@@ -77,6 +91,12 @@ class LostPeerError(StageError):
 
 class NoPeerError(LostPeerError):
     """The other pods of the group did not come: their nodes may."""
+
+
+def exit_codes() -> str:
+    """A line about exit codes for a help text."""
+    meanings = ", ".join(f"{code} {EXIT_CODES[code]}" for code in (0, *PERMANENT))
+    return f"Exit codes: {meanings}; with 128 and above the same command may work again."
 
 
 def did_you_mean(name: str, valid: Iterable[str]) -> str:

@@ -2,13 +2,13 @@
 
 import argparse
 import glob
+import textwrap
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from minima.errors import UsageError, did_you_mean
+from minima.errors import UsageError, did_you_mean, exit_codes
 
 FORMATS = ("files", "conductor", "flux", "argocd")
-EXIT_CODES = "exit codes: 0 done, 64 wrong command or pipeline, 65 bad data, 70 bug, 74 disk full, 75 an input is not there"
 PIPELINE = "a pipeline file, or the name of one that ships with jobgen: minima-3b, smoke"
 WORKSPACE = "./work"
 """Folder of all artifacts on this machine."""
@@ -73,7 +73,7 @@ def parser() -> Parser:
     made = Parser(
         prog="jobgen",
         description="Turn a pipeline file into Kubeflow PyTorchJobs, or run it on this machine.",
-        epilog=f"example:\n  jobgen init my-model\n  jobgen validate my-model.yaml\n\n{EXIT_CODES}",
+        epilog=f"example:\n  jobgen init my-model\n  jobgen validate my-model.yaml\n\n{textwrap.fill(exit_codes(), 100)}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )

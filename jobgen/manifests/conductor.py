@@ -8,7 +8,7 @@ from jobgen.manifests import render
 from jobgen.manifests.render import CONDUCTOR
 from jobgen.pipeline import fragment
 from jobgen.pipeline.pipeline import Pipeline
-from minima.errors import BUG, DATA, DISK_FULL, NOT_READY, USAGE, UsageError
+from minima.errors import PERMANENT, UsageError
 
 FOLDER, FILE = "/etc/minima", "pipeline.yaml"
 RULES = [
@@ -23,7 +23,7 @@ LARGEST = 2**20
 """Bytes of a ConfigMap, and so of a pipeline."""
 VERSION = "minima/version"
 """Label of the Job: the hash of the pipeline file that it conducts."""
-VERDICTS = (1, USAGE, DATA, BUG, DISK_FULL, NOT_READY)
+VERDICTS = (1, *PERMANENT)
 """Exit codes after which no other pod is tried; 1 is Python's own for what nobody expected."""
 BACKOFF_LIMIT = 100
 """Pods that may end without a verdict, such as by a lost node, before the Job gives up."""

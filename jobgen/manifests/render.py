@@ -19,13 +19,12 @@ from jobgen.pipeline.pools import GPU, amount
 from jobgen.pipeline.spec import shipped
 from minima import options
 from minima.errors import StageError, UsageError
+from minima.process.stop import SAVING_SECONDS
 
 CONDUCTOR = "conductor"
 """Component of the objects that carry a pipeline through a cluster."""
 USER = 1000
 PORT = 23456
-SAVING_SECONDS = 540
-"""For the workers to write a checkpoint after SIGTERM; the pod has a minute more."""
 TMP = {
     "HOME": "/tmp",
     "USER": "minima",  # torch asks for the user's name, and the image need not know user 1000.
@@ -224,8 +223,6 @@ def _env(step: Step) -> list[dict[str, Any]]:
     values = dict(TMP)
     # Else torch starts a thread for each core of the node. What a pod asks for, since more may be taken by its neighbours.
     values["OMP_NUM_THREADS"] = str(max(1, math.floor(amount(pool.cpu)) // step.processes))
-    if step.options.elastic:
-        values["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] = str(SAVING_SECONDS)
     if pool.gpus:
         values["MINIMA_GPUS"] = str(pool.gpus)  # A stage that sees fewer ends, instead of computing on the CPU.
     env: list[dict[str, Any]] = [{"name": name, "value": value} for name, value in values.items()]

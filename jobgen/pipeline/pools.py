@@ -17,7 +17,7 @@ QUANTITY = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,6})?)(m|[kMGT]|[KMGT]i)?")
 LABEL_NAME = re.compile(r"(?:[a-z0-9](?:[-a-z0-9.]{0,251}[a-z0-9])?/)?[A-Za-z0-9](?:[-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
 LABEL_VALUE = re.compile(r"(?:[A-Za-z0-9](?:[-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?")
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-OURS = re.compile(r"PET_.*|MINIMA_.*|MASTER_(ADDR|PORT)|(LOCAL_)?RANK|(LOCAL_)?WORLD_SIZE|TORCH_ELASTIC_SHUTDOWN_TIMEOUT")
+OURS = re.compile(r"PET_.*|MINIMA_.*|MASTER_(ADDR|PORT)|(LOCAL_)?RANK|(LOCAL_)?WORLD_SIZE")
 """Variables that the operator, torchrun, jobgen and minima set."""
 GPU = "nvidia.com/gpu"
 TOLERATION = {

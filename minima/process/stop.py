@@ -129,14 +129,17 @@ def _stop_children(number: signal.Signals) -> NoReturn:
     told: set[int] = set()
     deadline = time.monotonic() + SAVING_SECONDS
     while there := children():
+        late = time.monotonic() - deadline
+        if late > _LEAVE_SECONDS:
+            break  # What not even SIGKILL ends waits for a device.
         for child in there:
-            if time.monotonic() > deadline:
+            if late > 0:
                 _kill(child, signal.SIGKILL)
             elif child not in told:
                 _kill(child, signal.SIGHUP if number == signal.SIGHUP else signal.SIGTERM)
         told |= there
         time.sleep(0.05)
-    if told:
+    if told and not there:
         time.sleep(_LEAVE_SECONDS)  # The main thread has seen it too, and ends with what they said.
     _end()
 

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from minima.errors import EXIT_CODES, PERMANENT, TERMINATED
+
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BIN = Path(sys.executable).parent
@@ -72,3 +74,9 @@ def test_every_module_is_in_the_map() -> None:
 def test_the_map_names_no_module_that_is_gone() -> None:
     there = {place.name for program in ("minima", "jobgen", "tests") for place in (ROOT / program).rglob("*.py")}
     assert set(re.findall(r"`(\w+\.py)`", README)) <= there
+
+
+def test_exit_codes_are_those_of_the_program() -> None:
+    """One table in `errors`; help texts derive from it, and the README's words are its words."""
+    assert ", ".join(f"{EXIT_CODES[code]} {code}" for code in PERMANENT) in README
+    assert f"| {TERMINATED}, " in README

@@ -19,6 +19,7 @@ from jobgen.pipeline import spec
 from jobgen.pipeline.plan import plan
 from jobgen.pipeline.pools import amount
 from minima.errors import UsageError
+from minima.process import stop
 
 JOBS = [
     (name, step, render.job(pipeline, step))
@@ -56,8 +57,7 @@ def test_the_kubernetes_shapes_of_the_design(name: str, step: Any, job: dict[str
     assert ("MINIMA_POD_INDEX" in env) == (step.verb == "build-data" and step.pods > 1)
     assert env["OMP_NUM_THREADS"] == str(max(1, int(amount(step.pool.cpu)) // step.processes))
     assert "CUDA_LAUNCH_BLOCKING" not in env
-    if step.options.elastic:
-        assert int(env["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"]) < pod(job)["terminationGracePeriodSeconds"]
+    assert pod(job)["terminationGracePeriodSeconds"] >= 60 + (stop.SAVING_SECONDS if step.options.elastic else 0)
     assert [*container(job)["command"], *container(job)["args"]] == step.argv
 
 
