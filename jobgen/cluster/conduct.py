@@ -13,6 +13,7 @@ from typing import Any
 from jobgen.artifacts import ASIDE, check_outside_inputs, set_aside
 from jobgen.cluster.changes import Changes
 from jobgen.cluster.followers import Followers
+from jobgen.cluster.hashing import Hashing
 from jobgen.cluster.namespace import ENDED, RETRIES, Cluster, NoOperatorError, RefusedError, label, last_words, of_job, state
 from jobgen.cluster.patience import Patience
 from jobgen.cluster.state import (
@@ -90,6 +91,7 @@ class _Conductor:
         """When a job without a marker was first seen Succeeded."""
         self.pods: dict[str, str] = {}
         self.followers = Followers(cluster)
+        self.hashing = Hashing(pipeline.workspace.path)
         self.patience = Patience(cluster, pipeline.workspace.claim)
         self.settled: set[str] = set()
         """Stages whose jobs run as they should."""
@@ -218,7 +220,11 @@ class _Conductor:
         elif left := self.alive_pods(step):
             # Such as of a job that somebody deleted: it is saving a checkpoint, and holds the folder.
             self.wait(step, f"{left[0].metadata.name} of an earlier job to end")
-        elif not self.failed:
+        elif self.failed:
+            pass  # Nothing new begins.
+        elif not self.hashing.done(step):
+            self.wait(step, "its inputs to be hashed, once for all its pods")
+        else:
             self.check_superseded()  # A deletion above may have taken minutes.
             self.tell_of_others(step, jobs)
             if self.cluster.create(job):
@@ -277,8 +283,8 @@ class _Conductor:
     def give_up(self, step: Step, job: dict[str, Any], reason: Wait) -> None:
         """Stop a job that waiting cannot help, so that it holds nothing; if it did its work before, the pipeline goes on."""
         name = job["metadata"]["name"]
-        say(f"{self.title(step)}: {name} is stopped, since waiting does not help: {reason.words}")
-        self.cluster.delete(name)
+        say(f"{self.title(step)}: {name} is stopped, since waiting does not help")
+        self.cluster.delete(name, wait=False)
         self.patience.forget(job)
         if artifact.finished(step.options) is None:
             self.failure(step, name, reason.exit_code, reason.words)

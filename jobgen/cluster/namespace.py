@@ -18,6 +18,7 @@ from kubeflow.training.constants import constants
 from kubernetes.client import ApiException, ApisApi, BatchV1Api
 from kubernetes.config import ConfigException
 
+from jobgen.manifests.checks import CONTAINER
 from jobgen.manifests.render import CONDUCTOR
 from minima.errors import BUG, LostPeerError, NotReadyError, UsageError
 
@@ -142,8 +143,8 @@ class Cluster:
                 return False
         return True
 
-    def delete(self, *jobs: str) -> None:
-        """Delete PyTorchJobs, all at once, and wait until their last pods have ended.
+    def delete(self, *jobs: str, wait: bool = True) -> None:
+        """Delete PyTorchJobs, all at once, and `wait` until their last pods have ended.
 
         Raises:
             NotReadyError: a pod is still there after `GONE_SECONDS`.
@@ -165,7 +166,7 @@ class Cluster:
                         raise
         deadline = time.monotonic() + GONE_SECONDS
         for job in jobs:
-            while left := self.pods(of_job(job)):
+            while wait and (left := self.pods(of_job(job))):
                 if time.monotonic() > deadline:
                     raise NotReadyError(f"{job}: deleted, but pod {left[0].metadata.name} is still there; look at its node")
                 time.sleep(1)
@@ -257,8 +258,13 @@ class Cluster:
             if rest and not whole:
                 yield rest.decode(errors="replace")
 
-    def follow(self, pod: Any) -> Iterator[str]:
-        """What a pod writes until it ends, each line once: a stream that breaks, as with its kubelet, is opened again.
+    def so_far(self, pod: Any, container: str = CONTAINER) -> Iterator[str]:
+        """What a pod's `container` wrote until now: something else may have been put beside it."""
+        return self.lines(pod.metadata.name, container=container)
+
+    def follow(self, pod: Any, container: str = CONTAINER) -> Iterator[str]:
+        """What a pod's `container` writes until the pod ends, each line once: a stream that breaks, as with its kubelet, is
+        opened again.
 
         Raises:
             LostPeerError: the cluster does not answer `RETRIES` times, or has the log of a pod that ended, or that is being
@@ -278,7 +284,8 @@ class Cluster:
                 ended = phase not in {"Pending", "Running"}
                 patient = not ended and not now.metadata.deletion_timestamp
                 read = phase != "Pending"
-                for line in self.lines(name, follow=True, timestamps=True, whole=not ended, **_since(last)) if read else ():
+                options = {"container": container, "follow": True, "timestamps": True, **_since(last)}
+                for line in self.lines(name, whole=not ended, **options) if read else ():
                     stamp = STAMP.match(line)
                     if not stamp:  # The kubelet's own words about the log.
                         if line not in said:

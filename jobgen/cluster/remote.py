@@ -89,7 +89,8 @@ class _Reader:
         uid = pod.metadata.uid
         before, had = frozenset(self.seen), self.delivered.get(uid, 0)
         try:
-            for number, line in enumerate(self.cluster.follow(pod) if follow else self.cluster.lines(pod.metadata.name)):
+            read = self.cluster.follow if follow else self.cluster.so_far
+            for number, line in enumerate(read(pod, CONDUCTOR)):
                 if number < had:
                     continue
                 self.delivered[uid] = number + 1
@@ -208,7 +209,7 @@ def logs(pipeline: Pipeline, cluster: Cluster, stage: str, *, follow: bool) -> i
 def _print(cluster: Cluster, pod: Any, follow: bool) -> None:
     name = pod.metadata.name
     try:
-        for line in cluster.follow(pod) if follow else cluster.lines(name):
+        for line in (cluster.follow if follow else cluster.so_far)(pod):
             print(f"{name} | {line}", flush=True)
     except StageError as error:
         print(f"{name} | ({error})", file=sys.stderr, flush=True)

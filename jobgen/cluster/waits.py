@@ -214,7 +214,7 @@ def _made_again(job: Mapping[str, Any], events: Iterable[Any], progressed: float
     warned = [e for e in events if e.type == "Warning" and e.involved_object.name in {name, job["metadata"]["name"]}]
     told = [e for e in warned if e.reason in {"StartError", "Failed", "ContainerCannotRun", "OOMKilled", "Error"}]
     why = max(told, key=_time).message if told else "its log, and `kubectl describe pod`, may say why"
-    why = re.sub(r"^Error(?:: | pod \S+ container \S+ )", "", why)
+    why = re.sub(r"^Error(?:: | pod \S+ container \S+ exitCode: \d+ terminated message: )", "", why)
     words = f"{name}: made again and again without progress: {why}"
     if most >= limit:
         yield Wait(words=f"{words}; given up after {limit} times", exit_code=BUG, patience=0)

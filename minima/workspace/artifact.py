@@ -16,7 +16,7 @@ from typing import Any
 from minima.errors import DataError, UsageError
 from minima.options import Options, fields, inputs
 from minima.workspace.files import file_digest, sync, write_atomically
-from minima.workspace.inputs import check_unchanged, fingerprint, input_key, path_digest
+from minima.workspace.inputs import check_unchanged, fingerprint, input_key, outside_digest
 from minima.workspace.marker import CHECKPOINTS, FORMAT, MARKER, artifact_files, check_files, read_marker
 from minima.workspace.progress import Reporter
 
@@ -105,7 +105,7 @@ class Output:
             if "fingerprint" in entry:
                 if fingerprint(entry["path"]) != entry["fingerprint"]:
                     raise DataError(f"--{name}: {entry['path']} changed while this stage read it; set {self.folder} aside")
-                entry["digest"] = path_digest(entry["path"])
+                entry["digest"] = outside_digest(entry["path"], self.options.output_dir)
         files = {}
         for place in artifact_files(self.folder):
             sync(place)

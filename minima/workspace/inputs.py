@@ -3,6 +3,7 @@
 import contextlib
 import glob
 import hashlib
+import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -80,10 +81,9 @@ def check_input(option: str, value: str, output_dir: str, *, verify: bool = Fals
                 write_atomically(known, marker["key"])
         if _beside(folder, output_dir) and not digest:
             return {"path": path, "key": input_key(value, output_dir)}
-    if digest and path_digest(path) != digest:
+    if digest and (found := outside_digest(path, output_dir, verify=verify)) != digest:
         raise DataError(
-            f"--{option}: {path} has not the declared digest; found {path}@sha256:{path_digest(path)} "
-            "(`minima digest PATH` prints it)"
+            f"--{option}: {path} has not the declared digest; found {path}@sha256:{found} (`minima digest PATH` prints it)"
         )
     return {"path": path, "key": input_key(value, output_dir), "fingerprint": fingerprint(path)}
 
@@ -121,7 +121,7 @@ def check_unchanged(folder: Path, marker: Mapping[str, Any]) -> None:
     for option, entry in marker["inputs"].items():
         if "fingerprint" not in entry or not input_files(entry["path"]):
             continue  # An input that is gone does not make its result wrong.
-        if fingerprint(entry["path"]) != entry["fingerprint"] and path_digest(entry["path"]) != entry["digest"]:
+        if fingerprint(entry["path"]) != entry["fingerprint"] and outside_digest(entry["path"], str(folder)) != entry["digest"]:
             raise DataError(
                 f"--{option}: {entry['path']} changed since {folder} was made of it; "
                 "`jobgen run … --from STAGE` makes it again, another path or a digest (PATH@sha256:…) keeps both"
@@ -137,3 +137,34 @@ def path_digest(path: str) -> str:
         root = os.path.dirname(root) or "."
     lines = [f"{file_digest(p)}  {os.path.relpath(p, root)}\n" for p in input_files(path)]
     return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def outside_digest(path: str, output_dir: str, *, verify: bool = False) -> str:
+    """`path_digest` of an input from outside; hashed once for all that read it, unless files of it changed, or on `verify`.
+
+    What was found is noted beside the artifact, with the size and the time of each file.
+    """
+    note = Path(output_dir).parent / f"_digest-{hashlib.sha256(path.encode()).hexdigest()[:16]}.json"
+    now = fingerprint(path)
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # Not there, not whole, or of another version.
+        known = json.loads(note.read_text(encoding="utf-8"))
+        if not verify and known["path"] == path and known["fingerprint"] == now:
+            return str(known["digest"])
+    digest = path_digest(path)
+    if fingerprint(path) == now and note.parent.is_dir():
+        with contextlib.suppress(OSError):  # Only saves the next reader's time.
+            write_atomically(note, json.dumps({"path": path, "fingerprint": now, "digest": digest}))
+    return digest
+
+
+def hash_once(options: Options) -> None:
+    """Check all inputs of a stage and hash what nobody has hashed yet, so that its pods need not.
+
+    Raises:
+        NotReadyError: nothing is there.
+        DataError: an input is not what its marker or its digest says.
+    """
+    Path(options.output_dir).parent.mkdir(parents=True, exist_ok=True)
+    for entry in check_inputs(options).values():
+        if "fingerprint" in entry:
+            outside_digest(entry["path"], options.output_dir)

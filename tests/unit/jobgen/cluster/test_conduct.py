@@ -1,5 +1,7 @@
 """What jobgen makes of a cluster's answers, with a cluster that is a list; the real one is in tests/cluster."""
 
+import dataclasses
+import errno
 import json
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -11,11 +13,11 @@ import pytest
 import yaml
 
 from jobgen.cluster import conduct, diff, status
-from jobgen.cluster.namespace import last_words, state
+from jobgen.cluster.namespace import NoOperatorError, RefusedError, last_words, state
 from jobgen.manifests import render
 from jobgen.pipeline import plan, spec
 from jobgen.pipeline.pipeline import Pipeline
-from minima.errors import DataError, NotReadyError
+from minima.errors import DataError, LostPeerError, NotReadyError
 from minima.workspace import artifact
 from minima.workspace.inputs import check_inputs
 
@@ -52,7 +54,7 @@ class Fake:
         meta = {**job["metadata"], "creationTimestamp": NOW.isoformat(), "uid": f"uid of {job['metadata']['name']}"}
         self.there.append({**job, "metadata": meta, "status": status})
 
-    def delete(self, name: str) -> None:
+    def delete(self, name: str, *, wait: bool = True) -> None:
         self.there = [job for job in self.there if job["metadata"]["name"] != name]
 
     def pods(self, selector: str) -> list[Any]:
@@ -80,7 +82,7 @@ class Fake:
     def lines(self, name: str, **_: Any) -> Iterator[str]:
         yield from self.log
 
-    def follow(self, pod: Any) -> Iterator[str]:
+    def follow(self, pod: Any, container: str = "pytorch") -> Iterator[str]:
         yield from self.log
 
 
@@ -206,6 +208,116 @@ def test_it_waits_for_the_pods_of_a_deleted_job(
     saving.status.phase = "Succeeded"
     assert conductor.look() is None
     assert len(cluster.there) == 1
+
+
+def test_it_looks_again_for_a_newer_one_before_it_starts_anything(pipeline: Pipeline, steps: list[plan.Step]) -> None:
+    """What comes before may have taken minutes, such as the deletion of a job whose pods save."""
+    cluster = Fake(steps, {})
+    cluster.put(render.job(pipeline, steps[0], "ns"), "Failed")
+    cluster.behave = {"init-model": "Failed"}
+    delete = cluster.delete
+
+    def slow(name: str, *, wait: bool = True) -> None:
+        delete(name)
+        cluster.newest = "other"
+
+    cluster.delete = slow  # type: ignore[method-assign]
+    conductor = conduct._Conductor(pipeline, cluster, "mine")  # type: ignore[arg-type]
+    assert conductor.look() is None  # It has deleted what failed before.
+    cluster.newest = "mine"
+    looks = iter(["mine", "other"])
+    cluster.conductors = lambda pipeline: Fake.conductors(_named(cluster, next(looks)), "short")  # type: ignore[method-assign]
+    with pytest.raises(NotReadyError, match="a newer conductor took over: other"):
+        conductor.look()
+    assert cluster.there == []
+
+
+def _named(cluster: Fake, newest: str) -> Fake:
+    cluster.newest = newest
+    return cluster
+
+
+@pytest.mark.parametrize("phase", ["Pending", "Running"])
+def test_pods_of_a_deleted_job_hold_its_folder_before_they_run_too(
+    pipeline: Pipeline, steps: list[plan.Step], phase: str
+) -> None:
+    cluster = Fake(steps, {})
+    left = pod(0, "")
+    left.status.phase = phase
+    cluster.pods = lambda selector: [left]  # type: ignore[method-assign]
+    conductor = conduct._Conductor(pipeline, cluster, "mine")  # type: ignore[arg-type]
+    assert conductor.look() is None
+    assert cluster.there == []
+
+
+def test_from_a_stage_on_once_for_each_job_and_not_before_it(
+    pipeline: Pipeline, steps: list[plan.Step], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second pod of the same Job goes on; jobs of stages that stay, stay."""
+    shared = dataclasses.replace(pipeline, workspace=dataclasses.replace(pipeline.workspace, path=str(tmp_path)))
+    cluster = Fake(steps, {})
+
+    def go(uid: str) -> int:
+        return conduct.conduct(shared, cluster, from_stage="distill", name="mine", uid=uid)  # type: ignore[arg-type]
+
+    assert run(shared, cluster) == 0
+    before = [job["metadata"]["labels"]["minima/stage"] for job in cluster.there]
+    assert before == ["init-model", "build-data", "distill"]
+    deleted: list[str] = []
+    delete = cluster.delete
+
+    def noted(name: str, *, wait: bool = True) -> None:
+        deleted.append(name)
+        delete(name)
+
+    cluster.delete = noted  # type: ignore[method-assign]
+    aside = tmp_path / shared.name / "_aside"
+    for uid, times in (("a", 1), ("a", 1), ("b", 2)):
+        assert go(uid) == 0
+        assert len([place for place in aside.iterdir() if place.name.startswith("distill-")]) == times
+        assert len(deleted) == times
+        assert all("-distill-" in name for name in deleted)
+
+
+@pytest.mark.parametrize(("code", "verdict"), [(74, 74), (1, 1), (137, 70), (143, 70), (2, 70)])
+def test_its_exit_code_is_one_after_which_no_other_conductor_tries(
+    pipeline: Pipeline, steps: list[plan.Step], code: int, verdict: int
+) -> None:
+    cluster = Fake(steps, {"init-model": "Failed"})
+    cluster.pods = lambda selector: [pod(code, "words")] if "job-name" in selector else []  # type: ignore[method-assign]
+    assert run(pipeline, cluster) == verdict
+
+
+@pytest.mark.parametrize("error", [LostPeerError("no answer"), RefusedError("403"), NoOperatorError("404"), OSError("stale")])
+def test_what_may_pass_is_tried_again_and_counts_only_in_a_row(
+    pipeline: Pipeline, steps: list[plan.Step], error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(conduct, "RETRIES", 2)
+    cluster = Fake(steps, {"init-model": ""})
+    answers = iter([error, error, None, error, error, None, error, error, error])
+    jobs = cluster.jobs
+
+    def sometimes(selector: str) -> list[dict[str, Any]]:
+        if raised := next(answers):
+            raise raised
+        return jobs(selector)
+
+    cluster.jobs = sometimes  # type: ignore[method-assign]
+    with pytest.raises(type(error)):
+        run(pipeline, cluster)
+    assert next(answers, "all") == "all"
+
+
+def test_a_full_workspace_is_not_tried_again(pipeline: Pipeline, steps: list[plan.Step]) -> None:
+    cluster = Fake(steps, {})
+    answers = iter([OSError(errno.ENOSPC, "full")])
+    cluster.jobs = lambda selector: _raise(next(answers))  # type: ignore[method-assign]
+    with pytest.raises(OSError, match="full"):
+        run(pipeline, cluster)
+
+
+def _raise(error: Exception) -> Any:
+    raise error
 
 
 def test_rows(pipeline: Pipeline) -> None:

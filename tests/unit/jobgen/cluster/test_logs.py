@@ -68,7 +68,7 @@ def test_a_broken_log_is_opened_again_and_each_line_comes_once() -> None:
         ]
     )
     assert list(broken.follow(pod(0, ""))) == ["line 1", "line 2", "line 3", kubelet, "line 4", "line 5"]
-    assert broken.asked[0] == {"follow": True, "timestamps": True, "whole": True}
+    assert broken.asked[0] == {"container": "pytorch", "follow": True, "timestamps": True, "whole": True}
     assert not broken.asked[-1]["whole"]
     assert all(options["since_seconds"] >= 60 for options in broken.asked[1:])
 
@@ -115,8 +115,10 @@ class Conducted(Fake):
     def lines(self, name: str, **_: Any) -> Iterator[str]:
         yield from played(self.logs[int(name)])
 
-    def follow(self, pod: Any) -> Iterator[str]:
+    def follow(self, pod: Any, container: str = "pytorch") -> Iterator[str]:
         return self.lines(pod.metadata.name)
+
+    so_far = follow
 
 
 OLD = ["distill/a-worker-0 | step 1/9 loss 5", "12:00:00 [3/3] distill: finished (…)"]

@@ -1,0 +1,96 @@
+"""Inputs from outside: hashed once for all that read them, and again when they change."""
+
+import dataclasses
+import os
+from pathlib import Path
+
+import pytest
+
+from minima.errors import DataError, NotReadyError
+from minima.options import Convert
+from minima.workspace import files, inputs
+from minima.workspace.artifact import Output
+from minima.workspace.inputs import check_inputs, hash_once, path_digest
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    folder = tmp_path / "outside" / "model"
+    folder.mkdir(parents=True)
+    for name in ("config.json", "model.safetensors"):
+        (folder / name).write_text(name)
+    return folder
+
+
+@pytest.fixture
+def hashed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The files that are hashed, one after the other."""
+    found: list[str] = []
+
+    def noted(place: Path) -> str:
+        found.append(place.name)
+        return files.file_digest(place)
+
+    monkeypatch.setattr(inputs, "file_digest", noted)
+    return found
+
+
+def options(tmp_path: Path, value: str) -> Convert:
+    return Convert(
+        model_name_or_path=value, output_dir=str(tmp_path / "pipeline" / "stage"), layer=1, hidden=8, head=1, intermediate=8
+    )
+
+
+@pytest.mark.parametrize("declared", [True, False])
+def test_the_conductor_hashes_and_no_pod_does(tmp_path: Path, model: Path, hashed: list[str], declared: bool) -> None:
+    value = f"{model}@sha256:{path_digest(str(model))}" if declared else str(model)
+    hashed.clear()
+    stage = options(tmp_path, value)
+    hash_once(stage)
+    assert sorted(hashed) == ["config.json", "model.safetensors"]
+    hashed.clear()
+    hash_once(stage)
+    found = [check_inputs(stage) for _pod in range(4)]
+    Path(stage.output_dir).mkdir()
+    marker = Output(Path(stage.output_dir), stage, found[0], lambda: None).commit({})
+    assert hashed == []
+    assert marker["inputs"]["model_name_or_path"]["digest"] == path_digest(str(model))
+
+
+def test_what_changed_is_hashed_again_and_refused(tmp_path: Path, model: Path, hashed: list[str]) -> None:
+    stage = options(tmp_path, f"{model}@sha256:{path_digest(str(model))}")
+    hash_once(stage)
+    hashed.clear()
+    (model / "config.json").write_text("config.JSON")  # Of the same size.
+    with pytest.raises(DataError, match="has not the declared digest"):
+        check_inputs(stage)
+    assert len(hashed) == 2
+
+
+def test_an_order_to_verify_hashes_again(tmp_path: Path, model: Path, hashed: list[str]) -> None:
+    """Where a file changed that has the size and the time of the one before."""
+    stage = options(tmp_path, f"{model}@sha256:{path_digest(str(model))}")
+    hash_once(stage)
+    place = model / "config.json"
+    before = place.stat()
+    place.write_text("config.JSON")
+    os.utime(place, ns=(before.st_atime_ns, before.st_mtime_ns))
+    check_inputs(stage)
+    with pytest.raises(DataError, match="has not the declared digest"):
+        check_inputs(dataclasses.replace(stage, verify=True))
+
+
+def test_a_note_of_something_else_counts_for_nothing(tmp_path: Path, model: Path, hashed: list[str]) -> None:
+    stage = options(tmp_path, str(model))
+    hash_once(stage)
+    (note,) = (tmp_path / "pipeline").glob("_digest-*.json")
+    for text in ("", "[]", '{"path": "x", "fingerprint": {}, "digest": "y"}'):
+        note.write_text(text)
+        hashed.clear()
+        hash_once(stage)
+        assert len(hashed) == 2
+
+
+def test_nothing_there_is_not_ready(tmp_path: Path) -> None:
+    with pytest.raises(NotReadyError):
+        hash_once(options(tmp_path, str(tmp_path / "nowhere")))
