@@ -74,6 +74,8 @@ def run_local(pipeline: Pipeline, *, workspace: str, from_stage: str | None, ver
                 raise NotReadyError(f"{step.output_dir}: {step.name} ended with 0 but left no {MARKER}")
         results[step.name] = result = Result.of(marker, os.path.relpath(step.output_dir))
         screen.say(f"{title}  {'kept' if kept else duration(result.seconds):>6}  {headline(result)}".rstrip())
+        for words in artifact.measured_otherwise(marker, step.options):
+            screen.say(f"{title}          {words}")
     screen.say(f"all {len(steps)} stages are finished, after {duration(time.monotonic() - began)}")
     print(report(results))
     return 0

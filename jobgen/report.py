@@ -111,7 +111,8 @@ def _perplexities(name: str, result: Result) -> list[list[str]]:
     metrics = result.metrics
     if not issubclass(VERBS[result.verb], Training) or "dev_perplexity" not in metrics:
         return []
-    return [[name, _number(metrics["dev_perplexity_start"]), _number(metrics["dev_perplexity"])]]
+    start = metrics.get("dev_perplexity_start")  # Not there if the held-out records changed under way.
+    return [[name, _number(start) if start else "-", _number(metrics["dev_perplexity"])]]
 
 
 def _number(value: float) -> str:

@@ -11,7 +11,7 @@ from dataclasses import MISSING, Field
 from typing import Any
 
 from minima.errors import UsageError, did_you_mean
-from minima.options import REFUSED, Options, fields, split_digest
+from minima.options import REFUSED, Options, decides, fields, split_digest
 
 Kind = typing.Literal["str", "int", "float", "bool", "strings"]
 WORDS: dict[Kind, str] = {
@@ -111,7 +111,7 @@ def argv(options: Options) -> list[str]:
     words: list[str] = []
     for field in fields(type(options)):
         value = getattr(options, field.name)
-        if value == field.default and (field.metadata["execution"] or value in ("", ())):
+        if value == field.default and (not decides(options, field.name) or value in ("", ())):
             continue
         match kind(field):
             case "bool":

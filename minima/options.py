@@ -4,8 +4,8 @@
 them. Nothing heavy is imported here. Flag names are the MiniMA tutorial's where it has one.
 
 An option belongs to the *identity* of a result (what it means: data, seed, schedule, numerics) or to its *execution*
-(how it is made: micro-batch, ZeRO stage, logging). Only the identity enters the artifact's key, so a change of execution
-resumes, and a change of identity makes another artifact.
+(how it is made: micro-batch, ZeRO stage, logging; or what is only measured of it). Only the identity enters the artifact's
+key, so a change of execution resumes, and a change of identity makes another artifact.
 """
 
 import dataclasses
@@ -27,6 +27,7 @@ def option(
     default: Any = REQUIRED,
     *,
     execution: bool = False,
+    identity_with: str = "",
     input: str | None = None,
     choices: tuple[str, ...] | None = None,
     minimum: float | None = None,
@@ -40,6 +41,7 @@ def option(
         help: one sentence for `--help` and the docs.
         default: the value when it is not given; without one the option is required.
         execution: True when the option cannot change what the result means.
+        identity_with: for an option of the execution, another one that makes it identity when it is set.
         input: for a path that the stage reads, what is expected there: `model`, `records`, `text`, `conversations`,
             `sentencepiece`, `pruned model` or `benchmarks`. Such a value may be a reference to another stage, and may end
             in a digest.
@@ -51,6 +53,7 @@ def option(
     metadata = {
         "help": help,
         "execution": execution,
+        "identity_with": identity_with,
         "input": input,
         "choices": choices,
         "minimum": minimum,
@@ -76,6 +79,9 @@ class Options:
 
     verb: ClassVar[str]
     summary: ClassVar[str]
+    revision: ClassVar[int] = 1
+    """Of what the verb makes of the same options and inputs: a fix that changes results raises it, which gives new keys to
+    this verb's artifacts and to what follows from them, and to nothing else."""
     elastic: ClassVar[bool] = False
     """Whether torchrun's agent starts the stage, with any number of processes."""
     independent: ClassVar[bool] = False
@@ -208,7 +214,9 @@ class Training(Options):
     elastic = True
     makes = MODEL
 
-    dev_record_path_or_regex: str = option("Held-out records for perplexity; empty for none.", "", input="records")
+    dev_record_path_or_regex: str = option(
+        "Held-out records for perplexity; empty for none.", "", execution=True, input="records"
+    )
     max_seq_length: int = option("Length of an example in tokens.", 4096, minimum=8)
     global_batch_size: int = option("Sequences of one optimizer step, over all processes.", 1024, minimum=1)
     learning_rate: float = option("Peak learning rate.", 3e-5, above=0)
@@ -289,7 +297,7 @@ class Prune(Options):
     num_layer_examples: int = option(
         "Records on which the loss without each layer is measured; 0 leaves layers out.", 32, minimum=0
     )
-    per_device_eval_batch_size: int = option("Records at a time; part of the published importance.", 2, minimum=1)
+    per_device_eval_batch_size: int = option("Records at a time.", 2, execution=True, identity_with="published_rule", minimum=1)
     published_rule: bool = option("Importance as the paper's: absolute value of the gradient summed over a batch.", False)
     seed: int = option("Seed of the choice of records.", 776, minimum=0)
     use_bf16: bool = option("Compute in bfloat16.", False)
@@ -362,6 +370,13 @@ class Finetune(Training):
 
     model_name_or_path: str = option("Model folder to start from.", input="model")
     train_record_path_or_regex: str = option("Training records: a folder, a file or a glob.", input="records")
+    dev_record_path_or_regex: str = option(
+        "Held-out records for perplexity; empty for none.",
+        "",
+        execution=True,
+        identity_with="num_patience_epochs",
+        input="records",
+    )
     num_patience_epochs: int = option("Stop after this many epochs without a better dev perplexity; 0 never.", 0, minimum=0)
     lora_r: int = option("Rank of LoRA adapters; 0 trains the whole model.", 0, minimum=0)
     lora_alpha: int = option("LoRA's scale: alpha / r.", 16, minimum=1)
@@ -442,6 +457,13 @@ def fields(cls: type[Options]) -> list[dataclasses.Field[Any]]:
 def inputs(cls: type[Options]) -> dict[str, str]:
     """The options of `cls` that name something it reads, with what is expected there."""
     return {f.name: f.metadata["input"] for f in fields(cls) if f.metadata["input"]}
+
+
+def decides(options: Options, name: str) -> bool:
+    """Whether the option `name` belongs to the identity, given the others."""
+    (metadata,) = (f.metadata for f in fields(type(options)) if f.name == name)
+    condition = metadata["identity_with"]
+    return bool(getattr(options, condition)) if condition else not metadata["execution"]
 
 
 def split_digest(value: str) -> tuple[str, str | None]:

@@ -303,7 +303,7 @@ class _Conductor:
         result = Result.of(marker, step.output_dir)
         self.kept.stage(step.name, state=FINISHED, waits_for="", exit_code=0, progress=None, result=result)
         word = "finished" if step.name in self.watched else "finished already"
-        say(f"{self.title(step)}: {word} ({artifact.summary(marker)})")
+        say(f"{self.title(step)}: {word} ({artifact.summary(marker, step.options)})")
 
     def await_marker(self, step: Step, name: str) -> None:
         since = self.succeeded.setdefault(step.name, time.monotonic())

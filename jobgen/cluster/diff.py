@@ -1,5 +1,6 @@
 """What another version of a pipeline would change in a cluster: stage by stage, which would run again, and why."""
 
+import contextlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -13,7 +14,7 @@ from jobgen.pipeline.plan import Step, plan
 from jobgen.report import table
 from minima import flags
 from minima.errors import UsageError
-from minima.options import VERBS, inputs
+from minima.options import VERBS, fields, inputs
 from minima.workspace import artifact
 
 SAME, SAME_RESULT, RUNS, RUNS_AGAIN = "same", "same result", "runs", "runs again"
@@ -79,7 +80,7 @@ def _why(step: Step, job: Mapping[str, Any], again: set[str]) -> str:
     now = step.options
     old, new = artifact.identity(before), artifact.identity(now)
     changed = [f"{name} {old.get(name)!r} → {new[name]!r}" for name in new if old.get(name) != new[name]]
-    reads = [need for need in step.needs if need in again]
+    reads = [need for need in step.made_of if need in again]
     changed += [f"reads {need}, which runs again" for need in reads]
     for name in inputs(type(now)):
         then, value = getattr(before, name), getattr(now, name)
@@ -92,6 +93,14 @@ def _changed(step: Step, job: Mapping[str, Any], pipeline: Pipeline, cluster: Cl
     """How an object differs that makes the same result: where, old and new."""
     new = render.job(pipeline, step, cluster.namespace)
     found = list(_paths(new["spec"], job["spec"], ""))
+    with contextlib.suppress(UsageError):  # Another version of minima had other options.
+        before = _arguments(job)
+        found = [each for each in found if not each.startswith("args")]
+        for name in (field.name for field in fields(type(before))):
+            then, now = getattr(before, name), getattr(step.options, name)
+            if then != now:
+                measured = ", which is only measured" if name in inputs(type(before)) else ""
+                found.append(f"{name} {then!r} → {now!r}{measured}")
     what = "; ".join(found[:3]) + (f" and {len(found) - 3} more" if len(found) > 3 else "") or "labels or annotations"
     return f"{what}; a finished one stays, a running one goes on until `jobgen restart {step.name}`"
 

@@ -27,6 +27,7 @@ class Step:
         key: the artifact's.
         processes: in each pod.
         needs: the stages whose artifacts it reads, in the pipeline's order.
+        made_of: those of them that belong to its identity; the others are only measured.
         memory: of one GPU, where the model's shape and the pool's GPUs are known.
         fragments: what pipeline, pool and stage add to its object, in the order of merging.
     """
@@ -40,6 +41,7 @@ class Step:
     pods: int
     processes: int
     needs: tuple[str, ...]
+    made_of: tuple[str, ...]
     memory: Memory | None
     fragments: tuple[Fragment, ...]
 
@@ -120,6 +122,7 @@ def _step(pipeline: Pipeline, stage: Stage, steps: Mapping[str, Step], root: str
     resolved = replace(stage.options, **paths)  # type: ignore[arg-type]
     key = artifact.key(resolved, keys)
     read = {reference.name for reference in stage.references.values()}
+    deciding = {reference.name for option, reference in stage.references.items() if options.decides(resolved, option)}
     return Step(
         name=stage.name,
         verb=stage.verb,
@@ -130,6 +133,7 @@ def _step(pipeline: Pipeline, stage: Stage, steps: Mapping[str, Step], root: str
         pods=stage.pool.pods,
         processes=stage.pool.processes if resolved.elastic else 1,
         needs=tuple(name for name in pipeline.stages if name in read),
+        made_of=tuple(name for name in pipeline.stages if name in deciding),
         memory=None,
         fragments=(pipeline.fragment, stage.pool.fragment, stage.fragment),
     )
@@ -283,7 +287,7 @@ def _check_memory(pool: Pool, needed: list[Memory]) -> int:
 
 
 def following(steps: list[Step], stage: str) -> set[str]:
-    """`stage` and all that follow from it.
+    """`stage` and all that follow from it: that are made of it, or of what is.
 
     Raises:
         UsageError: there is no such stage.
@@ -292,6 +296,6 @@ def following(steps: list[Step], stage: str) -> set[str]:
         raise UsageError(f"--from {stage}: no such stage; {did_you_mean(stage, [s.name for s in steps])}")
     found = {stage}
     for step in steps:  # In topological order, so one pass finds all.
-        if found & set(step.needs):
+        if found & set(step.made_of):
             found.add(step.name)
     return found

@@ -55,7 +55,7 @@ def _run(verb: str, argv: list[str]) -> int:
     if marker is not None:
         # Still there if the process ended right after the marker.
         shutil.rmtree(Path(options.output_dir) / CHECKPOINTS, ignore_errors=True)
-        print(f"finished already: {options.output_dir} ({artifact.summary(marker)})", file=sys.stderr)
+        print(f"finished already: {options.output_dir} ({artifact.summary(marker, options)})", file=sys.stderr)
         return 0
     inputs = check_inputs(options)
     folder = Path(options.output_dir)
@@ -74,7 +74,7 @@ def _run(verb: str, argv: list[str]) -> int:
     marker = artifact.finished(options)
     if marker is None:
         raise StageError(f"{folder}: the stage ended without its marker")
-    print(f"finished: {folder} ({artifact.summary(marker)})", file=sys.stderr)
+    print(f"finished: {folder} ({artifact.summary(marker, options)})", file=sys.stderr)
     return 0
 
 

@@ -235,8 +235,8 @@ class _Run:
             "trainable_parameters": sum(p.numel() for p in parameters if p.requires_grad),
             **pretrained.placement(model),
         }
-        if self.evaluate:
-            found |= {"dev_perplexity_start": state.dev_perplexity_start, "dev_perplexity": state.dev_perplexity}
+        perplexities = {"dev_perplexity_start": state.dev_perplexity_start, "dev_perplexity": state.dev_perplexity}
+        found |= {name: value for name, value in perplexities.items() if value is not None}
         if self.patience:
             found |= {"best_step": state.best_step, "stopped_early": int(state.step < self.total)}
         return found

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from minima.errors import DataError, UsageError
-from minima.options import Training
+from minima.options import Training, decides
 from minima.training import checkpoint
 from minima.training.group import Group
 from minima.training.state import State
@@ -36,8 +36,9 @@ class Recovery:
         self._keeps_best, self._newest = keeps_best, options.keep_checkpoints
         self._meaning = {
             "identity": artifact.identity(options),
-            "inputs": {name: _content(entry) for name, entry in output.inputs.items()},
+            "inputs": {name: _content(entry) for name, entry in output.inputs.items() if decides(options, name)},
         }
+        self._measured = {name: _content(entry) for name, entry in output.inputs.items() if not decides(options, name)}
 
     def resume(self) -> State:
         """Where the run goes on: at the newest valid checkpoint, whose weights and moments are then in the engine, or at 0.
@@ -50,6 +51,7 @@ class Recovery:
         if found is None:
             return State()
         folder, state = found
+        measured = state.pop("measured")
         for what, there in state.pop("meaning").items():
             now = json.loads(json.dumps(self._meaning[what]))
             differ = [f"{n} {there.get(n)!r} there, {now.get(n)!r} now" for n in {*there, *now} if there.get(n) != now.get(n)]
@@ -60,12 +62,15 @@ class Recovery:
                 )
         checkpoint.load(self._engine, folder)
         self.saved = state["step"]
-        return State(**state)
+        account = State(**state)
+        if measured != self._measured:
+            account.forget_evaluations()
+        return account
 
     def save(self, state: State) -> None:
         """Write a checkpoint of this step."""
         keep = {state.best_step} if self._keeps_best else set()
-        everything = {**asdict(state), "meaning": self._meaning}
+        everything = {**asdict(state), "meaning": self._meaning, "measured": self._measured}
         checkpoint.save(self._engine, everything, state.step, self._output, self._group, keep, self._newest)
         self.saved = state.step
 

@@ -45,3 +45,8 @@ class State:
             return True
         self.bad_epochs += 1
         return False
+
+    def forget_evaluations(self) -> None:
+        """Drop the perplexities: they are of other held-out records than those that are measured from here on."""
+        self.evaluated = -1
+        self.dev_perplexity_start = self.dev_perplexity = self.best_dev_perplexity = None

@@ -13,8 +13,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from minima.errors import DataError, UsageError
-from minima.options import Options, fields, inputs
+from minima.errors import DataError, NotReadyError, UsageError
+from minima.options import Options, decides, fields, inputs
 from minima.workspace.files import file_digest, sync, write_atomically
 from minima.workspace.inputs import check_unchanged, fingerprint, input_key, outside_digest
 from minima.workspace.marker import CHECKPOINTS, FORMAT, MARKER, artifact_files, check_files, read_marker
@@ -24,23 +24,21 @@ PACKAGES = ("torch", "transformers", "deepspeed", "flash-attn", "peft", "lm-eval
 
 
 def key(options: Options, input_keys: Mapping[str, str]) -> str:
-    """The artifact's key: 8 hex digits of a hash of the identity, the inputs' keys and the format version.
+    """The artifact's key: 8 hex digits of a hash of the verb, the identity, and the keys of the inputs that belong to it.
 
     Args:
         options: the stage's options.
         input_keys: for each input option that is not empty, what `input_key` says of it.
     """
-    text = json.dumps([FORMAT, options.verb, identity(options), dict(input_keys)], sort_keys=True, ensure_ascii=True)
+    made_of = {name: input_keys[name] for name in input_keys if decides(options, name)}
+    text = json.dumps([options.verb, identity(options), made_of], sort_keys=True, ensure_ascii=True)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 def identity(options: Options) -> dict[str, Any]:
-    """The options that say what the result means, without the inputs."""
-    return {
-        f.name: getattr(options, f.name)
-        for f in fields(type(options))
-        if not f.metadata["execution"] and not f.metadata["input"]
-    }
+    """What says what the result means, without the inputs: options, and the revision of what the verb makes of them."""
+    own = [f.name for f in fields(type(options)) if decides(options, f.name) and not f.metadata["input"]]
+    return {"revision": options.revision, **{name: getattr(options, name) for name in own}}
 
 
 def finished(options: Options) -> dict[str, Any] | None:
@@ -58,6 +56,8 @@ def finished(options: Options) -> dict[str, Any] | None:
         differ = _difference(marker, options)
         raise UsageError(f"--output_dir: {folder} holds another result ({differ}); choose another folder or set it aside")
     for name in inputs(type(options)):
+        if not decides(options, name):
+            continue
         value = getattr(options, name)
         made_of = marker["inputs"].get(name, {}).get("key", "")
         if made_of != (now := input_key(value, options.output_dir) if value else ""):
@@ -65,7 +65,7 @@ def finished(options: Options) -> dict[str, Any] | None:
                 f"--output_dir: {folder} was made of {name} {made_of!r}, not {now!r}; choose another folder or set it aside"
             )
     check_files(folder, marker, full=options.verify)
-    check_unchanged(folder, marker)
+    check_unchanged(folder, {name: entry for name, entry in marker["inputs"].items() if decides(options, name)})
     return marker
 
 
@@ -115,7 +115,11 @@ class Output:
             "verb": self.options.verb,
             "key": key(self.options, {name: entry["key"] for name, entry in self.inputs.items()}),
             "identity": identity(self.options),
-            "execution": {f.name: getattr(self.options, f.name) for f in fields(type(self.options)) if f.metadata["execution"]},
+            "execution": {
+                f.name: getattr(self.options, f.name)
+                for f in fields(type(self.options))
+                if not decides(self.options, f.name) and not f.metadata["input"]
+            },
             "inputs": self.inputs,
             "files": files,
             "seconds": round(time.time() - self.started, 1),
@@ -154,7 +158,26 @@ def commit_of_this_code() -> str:
     return run.stdout.strip() or "unknown"
 
 
-def summary(marker: Mapping[str, Any]) -> str:
+def summary(marker: Mapping[str, Any], options: Options) -> str:
     """One line about a finished artifact."""
     size = sum(entry["size"] for entry in marker["files"].values())
-    return f"{marker['verb']} {marker['key']}: {len(marker['files'])} files, {size / 2**20:.1f} MiB"
+    others = "".join(f"; {words}" for words in measured_otherwise(marker, options))
+    return f"{marker['verb']} {marker['key']}: {len(marker['files'])} files, {size / 2**20:.1f} MiB{others}"
+
+
+def measured_otherwise(marker: Mapping[str, Any], options: Options) -> list[str]:
+    """What to say of inputs that were only measured, where `options` now name others: the result stays what it is."""
+    told = []
+    for name in inputs(type(options)):
+        then = marker["inputs"].get(name, {}).get("key", "")
+        if not decides(options, name) and getattr(options, name) and _key_now(options, name) != then:
+            told.append(f"{name} was {then or 'empty'}, `minima evaluate` measures on another")
+    return told
+
+
+def _key_now(options: Options, name: str) -> str | None:
+    """The key of an input; None while nothing can have been made of it."""
+    try:
+        return input_key(getattr(options, name), options.output_dir)
+    except NotReadyError:
+        return None

@@ -112,13 +112,17 @@ def fingerprint(path: str) -> dict[str, list[int]]:
     return {name: [s.st_size, s.st_mtime_ns] for name, s in stats.items()}
 
 
-def check_unchanged(folder: Path, marker: Mapping[str, Any]) -> None:
+def check_unchanged(folder: Path, entries: Mapping[str, Mapping[str, Any]]) -> None:
     """Check that the inputs from outside are still those that the finished artifact in `folder` was made of.
+
+    Args:
+        folder: the artifact.
+        entries: what its marker says of them.
 
     Raises:
         DataError: a file under the same path has another size or time, and the content's digest is another too.
     """
-    for option, entry in marker["inputs"].items():
+    for option, entry in entries.items():
         if "fingerprint" not in entry or not input_files(entry["path"]):
             continue  # An input that is gone does not make its result wrong.
         if fingerprint(entry["path"]) != entry["fingerprint"] and outside_digest(entry["path"], str(folder)) != entry["digest"]:

@@ -3,6 +3,7 @@
 import dataclasses
 import string
 import typing
+from typing import Any
 
 import pytest
 import yaml
@@ -11,7 +12,8 @@ from hypothesis import strategies as st
 
 from minima import flags
 from minima.errors import UsageError
-from minima.options import REFUSED, VERBS, Adapt, BuildChatData, BuildData, Evaluate, Finetune, Options, fields
+from minima.options import REFUSED, VERBS, Adapt, BuildChatData, BuildData, Evaluate, Finetune, Options, Prune, decides, fields
+from minima.workspace import artifact
 
 ADAPT = {"output_dir": "/o", "model_name_or_path": "/m", "record_path_or_regex": "/r"}
 VALID: dict[str, dict[str, object]] = {
@@ -74,7 +76,7 @@ def test_the_identity_is_on_the_command_line_in_full(verb: str) -> None:
     options = flags.build(stage, required, str)
     line = flags.argv(options)
     for field in fields(stage):
-        if not field.metadata["execution"] and getattr(options, field.name) not in ("", ()):
+        if decides(options, field.name) and getattr(options, field.name) not in ("", ()):
             assert any(
                 word in (f"--{field.name}", f"--no-{field.name}") or word.startswith(f"--{field.name}=") for word in line
             )
@@ -218,3 +220,25 @@ def test_execution_has_no_part_in_the_identity_of_build_data() -> None:
         "max_attempts",
         "num_processors",
     }
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_what_makes_an_option_identity_is_itself_an_option_of_the_identity(verb: str) -> None:
+    by_name = {f.name: f for f in fields(VERBS[verb])}
+    assert "revision" not in by_name, "it stands beside the options in the identity"
+    for field in by_name.values():
+        if condition := field.metadata["identity_with"]:
+            assert field.metadata["execution"]
+            assert not by_name[condition].metadata["execution"]
+
+
+def test_the_batch_of_prune_is_identity_only_under_the_published_rule() -> None:
+    def pruned(**changes: Any) -> Prune:
+        return Prune(output_dir="o", teacher_model_name_or_path="t", record_path_or_regex="r", **changes)
+
+    one, two = pruned(per_device_eval_batch_size=1), pruned(per_device_eval_batch_size=2)
+    assert artifact.key(one, {}) == artifact.key(two, {})
+    one, two = (dataclasses.replace(one, published_rule=True), dataclasses.replace(two, published_rule=True))
+    assert artifact.key(one, {}) != artifact.key(two, {})
+    assert "--per_device_eval_batch_size" in flags.argv(two), "the default too, since it decides"
+    assert "--per_device_eval_batch_size" not in flags.argv(pruned())

@@ -86,6 +86,20 @@ def test_the_reordered_model_gives_the_teachers_logits(stage: Callable[..., Any]
     teacher.float()
 
 
+def test_the_batch_changes_no_score(stage: Callable[..., Any], tmp_path: Path) -> None:
+    """Records of 3 to 16 tokens; in fp32, so up to rounding, and every order the same."""
+    records.write(tmp_path / "short.tfrecord", [{"indices": np.arange(3, 6 + n)} for n in (0, 4, 9)])
+    teacher = tiny.llama(layers=3)
+    files = [stage(teacher, per_device_eval_batch_size=size)[1] / SCORES for size in (1, 2, 9)]
+    alone, *together = (load_file(file) for file in files)
+    for scores in together:
+        for name, expected in alone.items():
+            if name.endswith("_order"):
+                assert torch.equal(scores[name], expected), name
+            else:
+                torch.testing.assert_close(scores[name], expected, rtol=1e-4, atol=1e-6)
+
+
 def test_the_folder(stage: Callable[..., Any]) -> None:
     teacher = tiny.llama(layers=3)
     teacher.generation_config.max_new_tokens = 7

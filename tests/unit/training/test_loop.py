@@ -209,6 +209,24 @@ def test_a_stop_within_an_evaluation_is_seen_and_the_evaluation_is_made_again(
     assert of_both[0] == of_both[1]
 
 
+def test_other_held_out_records_under_way_change_no_weight_and_are_measured_alone(tmp_path: Path) -> None:
+    def run(name: str, dev: str, **changes: Any) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        chosen = runs.options(tmp_path / name, per_device_train_batch_size=8)
+        output = Output(tmp_path / name, chosen, {"dev_record_path_or_regex": {"path": dev, "key": dev}}, lambda: None)
+        records = runs.examples(5, seed=len(dev))
+        llama, metrics = runs.run(chosen, output=output, dev_records=records, **changes)
+        return runs.weights(llama), metrics
+
+    unbroken, measured = run("unbroken", "second")
+    with pytest.raises(TerminatedError):
+        run("broken", "first", terminate_at=3)
+    resumed, metrics = run("broken", "second")
+    assert all(torch.equal(resumed[name], unbroken[name]) for name in unbroken)
+    assert metrics["dev_perplexity"] == measured["dev_perplexity"]
+    assert "dev_perplexity_start" in measured
+    assert "dev_perplexity_start" not in metrics, "it was that of the first records"
+
+
 def test_padding_on_the_right_changes_nothing() -> None:
     llama = runs.model()
     records = runs.examples(4)

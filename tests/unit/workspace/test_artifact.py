@@ -3,13 +3,14 @@
 import dataclasses
 import json
 import os
+import re
 import time
 from pathlib import Path
 
 import pytest
 
 from minima.errors import DataError, NotReadyError, UsageError
-from minima.options import Convert, Distill, Evaluate, ExpandVocab
+from minima.options import Convert, Distill, Evaluate, ExpandVocab, Finetune, Options
 from minima.workspace import artifact
 from minima.workspace.inputs import check_input, check_inputs, input_files, input_key, path_digest
 from minima.workspace.lease import Lease
@@ -19,7 +20,7 @@ OUT = "/elsewhere/out"
 STUDENT = {"layer": 2, "hidden": 8, "head": 2, "intermediate": 16}
 
 
-def make(folder: Path, options: Convert | ExpandVocab) -> dict[str, object]:
+def make(folder: Path, options: Options) -> dict[str, object]:
     """What a stage does around its work, with a file of two lines as its work."""
     folder.mkdir(parents=True)
     (folder / "model.safetensors").write_text("weights")
@@ -63,9 +64,9 @@ def test_execution_does_not_change_the_key_and_identity_does() -> None:
 
 
 def test_the_key_is_the_same_everywhere() -> None:
-    """Golden: a change of this value makes every workspace start again, so it needs a new FORMAT and a reason."""
+    """Golden: a change of this value makes every workspace start again, so it needs a reason."""
     options = ExpandVocab(output_dir="/o", llama_tokenizer_dir="/l", chinese_sp_path="/c")
-    assert artifact.key(options, {"llama_tokenizer_dir": "/l", "chinese_sp_path": "/c"}) == "e0a0139f"
+    assert artifact.key(options, {"llama_tokenizer_dir": "/l", "chinese_sp_path": "/c"}) == "89718615"
 
 
 def test_input_keys_follow_the_chain(tmp_path: Path, options: Convert) -> None:
@@ -125,6 +126,49 @@ def test_other_options_in_the_same_folder_are_refused(tmp_path: Path, options: C
         artifact.finished(dataclasses.replace(options, hidden=4))
     with pytest.raises(UsageError, match="was made of model_name_or_path"):
         artifact.finished(dataclasses.replace(options, model_name_or_path=str(tmp_path)))
+
+
+def test_a_result_of_an_earlier_revision_is_another_result(
+    tmp_path: Path, options: Convert, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(tmp_path / "out", options)
+    monkeypatch.setattr(Convert, "revision", 7)
+    with pytest.raises(UsageError, match="revision 1 there, 7 now"):
+        artifact.finished(options)
+    monkeypatch.undo()
+    monkeypatch.setattr(ExpandVocab, "revision", 7)
+    assert artifact.finished(options) is not None
+
+
+@pytest.mark.parametrize("patience", [0, 2])
+def test_held_out_records_that_only_measured_leave_a_result_finished(tmp_path: Path, outside: Path, patience: int) -> None:
+    for name in ("train", "first", "second"):
+        (tmp_path / name).write_text(name)
+    options = Finetune(
+        output_dir=str(tmp_path / "out"),
+        model_name_or_path=str(outside),
+        train_record_path_or_regex=str(tmp_path / "train"),
+        dev_record_path_or_regex=str(tmp_path / "first"),
+        num_patience_epochs=patience,
+    )
+    marker = make(tmp_path / "out", options)
+    assert "minima evaluate" not in artifact.summary(marker, options)
+    assert marker["inputs"]["dev_record_path_or_regex"]["path"] == str(tmp_path / "first")  # type: ignore[index]
+    other = dataclasses.replace(options, dev_record_path_or_regex=str(tmp_path / "second"))
+    without = dataclasses.replace(options, dev_record_path_or_regex="")
+    if patience:  # They said which weights are the best.
+        for changed in (other, without):
+            with pytest.raises(UsageError, match="dev_record_path_or_regex"):
+                artifact.finished(changed)
+        (tmp_path / "first").write_text("changed")
+        with pytest.raises(DataError, match="changed since"):
+            artifact.finished(options)
+        return
+    assert artifact.finished(other) == artifact.finished(without) == marker
+    told = artifact.summary(marker, other)
+    assert re.search(r"; dev_record_path_or_regex was .*/first, `minima evaluate` measures on another$", told)
+    (tmp_path / "first").write_text("changed")
+    assert artifact.finished(options) == marker
 
 
 def test_a_changed_input_under_the_same_path_is_an_error(tmp_path: Path, options: Convert, outside: Path) -> None:

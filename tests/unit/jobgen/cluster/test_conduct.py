@@ -3,6 +3,7 @@
 import dataclasses
 import errno
 import json
+import re
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -355,6 +356,22 @@ def test_why_a_stage_would_run_again(pipeline: Pipeline, capsys: pytest.CaptureF
     assert said[1].split()[:3] == ["build-data", "runs", "again"]
     assert said[1].endswith("seed 776 → 1")
     assert said[2].endswith("reads build-data, which runs again")
+
+
+def test_what_changes_an_object_and_not_its_result_is_said_by_option(
+    pipeline: Pipeline, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cluster = Fake(plan.plan(pipeline), {})
+    for step in plan.plan(pipeline):
+        cluster.put(render.job(pipeline, step, "ns"), "Succeeded")
+    document = yaml.safe_load(SHORT.read_text())
+    document["stages"]["distill"]["options"] |= {"dev_record_path_or_regex": "", "log_interval": 7}
+    diff.diff(spec.parse(yaml.safe_dump(document, sort_keys=False), "p.yaml"), cluster, output="table")  # type: ignore[arg-type]
+    *same, distill = (line.split(maxsplit=1)[1].strip() for line in capsys.readouterr().out.splitlines()[2:])
+    assert same == ["same", "same"]
+    assert distill.startswith("same result  ")
+    assert re.search(r"dev_record_path_or_regex '/workspace/short/build-data-\w{8}/dev-\*.tfrecord' → '', .* measured", distill)
+    assert re.search(r"log_interval \d+ → 7; a finished one stays", distill)
 
 
 def test_the_last_words_are_those_of_the_cause() -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from jobgen.pipeline import memory, spec
 from jobgen.pipeline.pipeline import Pipeline
-from jobgen.pipeline.plan import Step, plan
+from jobgen.pipeline.plan import Step, following, plan
 from minima import flags, options
 from minima.errors import UsageError
 from minima.models.shape import Shape
@@ -107,6 +107,55 @@ def test_execution_keeps_keys_and_identity_changes_them_downstream() -> None:
         "finetune-lora",
         "evaluate",
     }
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_revision_of_a_verb_gives_new_keys_to_its_stages_and_what_follows(verb: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = plan(spec.load("smoke"))
+    monkeypatch.setattr(VERBS[verb], "revision", VERBS[verb].revision + 1)
+    after = {s.name: s.key for s in plan(spec.load("smoke"))}
+    own = {s.name for s in before if s.verb == verb}
+    assert own, f"smoke has no stage of {verb}"
+    expected: set[str] = set().union(*(following(before, name) for name in own))
+    assert {s.name for s in before if after[s.name] != s.key} == expected
+
+
+ADAPT_DEV = (
+    "record_path_or_regex: ${build-data}/train-*.tfrecord\n      dev_record_path_or_regex: ${build-data}/dev-*.tfrecord",
+    "record_path_or_regex: ${build-data}/train-*.tfrecord\n      dev_record_path_or_regex: ${workspace}/other.tfrecord",
+)
+FINETUNE_DEV = (
+    "dev_record_path_or_regex: ${build-chat-data}/dev-*.tfrecord",
+    "dev_record_path_or_regex: ${workspace}/other.tfrecord",
+)
+
+
+def test_held_out_records_that_only_measure_are_in_no_key() -> None:
+    text = spec.read("minima-3b")
+    assert ADAPT_DEV[0] in text
+    assert FINETUNE_DEV[0] in text
+    before, after = (plan(spec.parse(text.replace(*old), "p.yaml")) for old in (("", ""), ADAPT_DEV))
+    assert [s.argv for s in before] != [s.argv for s in after]
+    assert [s.key for s in before] == [s.key for s in after]
+
+
+def test_held_out_records_that_decide_when_to_stop_are() -> None:
+    text = spec.read("minima-3b").replace("num_patience_epochs: 2", "num_patience_epochs: 0", 1)
+    before, after = (plan(spec.parse(text.replace(*old), "p.yaml")) for old in (("", ""), FINETUNE_DEV))
+    changed = {a.name for a, b in zip(before, after, strict=True) if a.key != b.key}
+    assert "finetune-lora" in changed, "it has patience"
+    assert "finetune" not in changed, "it has none"
+
+
+def test_what_is_only_measured_on_a_stage_does_not_follow_from_it() -> None:
+    text = spec.read("minima-3b").replace(ADAPT_DEV[0], ADAPT_DEV[1].replace("${workspace}/other", "${held-out}/dev-*"))
+    build = text[text.index("  build-data:") : text.index("  adapt:")]
+    held_out = build.replace("build-data:", "held-out:\n    verb: build-data", 1)
+    steps = plan(spec.parse(text.replace("  adapt:", f"{held_out}  adapt:", 1), "p.yaml"))
+    adapt = step(steps, "adapt")
+    assert (adapt.needs, adapt.made_of) == (("expand-vocab", "build-data", "held-out"), ("expand-vocab", "build-data"))
+    assert following(steps, "held-out") == {"held-out"}
+    assert {"adapt", "prune", "distill", "finetune"} <= following(steps, "build-data")
 
 
 def test_an_input_counts_by_its_digest_or_by_its_path() -> None:
