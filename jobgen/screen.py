@@ -4,16 +4,22 @@ import shutil
 import sys
 import threading
 import time
+from typing import TextIO
 
 QUIET_SECONDS = 60.0
 """Between two lines of progress where there is no terminal."""
 
 
 class Screen:
-    """Standard error, as of a program that runs for long."""
+    """What a program that runs for long writes to.
 
-    def __init__(self) -> None:
-        self.terminal = sys.stderr.isatty()
+    Args:
+        stream: standard error, unless what is shown is the result itself.
+    """
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self.stream = stream or sys.stderr
+        self.terminal = self.stream.isatty()
         self._shown = 0
         """Lines below those that stay."""
         self._said = time.monotonic()
@@ -48,5 +54,5 @@ class Screen:
         return f"\x1b[{shown}A\r\x1b[J" if shown else ""
 
     def _write(self, text: str) -> None:
-        sys.stderr.write(text)
-        sys.stderr.flush()
+        self.stream.write(text)
+        self.stream.flush()

@@ -106,7 +106,7 @@ class _Conductor:
     def end(self, code: int, words: str) -> None:
         """Write the last state; a newer conductor writes its own."""
         if not self.superseded:
-            self.kept.change(state=FAILED if code else FINISHED, exit_code=code, words=words, waits_for="")
+            self.kept.change(state=FAILED if code else FINISHED, exit_code=code, words=words if code else "", waits_for="")
             self.kept.write(now=True)
 
     def run(self, from_stage: str | None, uid: str) -> int:
@@ -161,7 +161,8 @@ class _Conductor:
                 say(f"delete {job['metadata']['name']}")
                 self.cluster.delete(job["metadata"]["name"])
                 self.check_superseded()
-        set_aside(self.steps, stage, aside)
+        moved = set_aside(self.steps, stage, aside)
+        self.kept.change(words=f"set aside {', '.join(place.name for place in moved) or 'nothing'}, as --from {stage} says")
         if done:
             aside.mkdir(parents=True, exist_ok=True)
             done.touch()

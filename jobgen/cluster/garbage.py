@@ -9,18 +9,17 @@ import time
 import uuid
 from typing import Any
 
+from jobgen.cluster import waits
 from jobgen.cluster.namespace import (
     ENDED,
     TIMEOUT,
-    UNSCHEDULED_SECONDS,
     Cluster,
     label,
     last_words,
     state,
     told,
-    waiting_for,
+    verdict,
 )
-from jobgen.cluster.remote import verdict
 from jobgen.manifests import conductor, render
 from jobgen.manifests.render import CONDUCTOR
 from jobgen.pipeline.pipeline import Pipeline
@@ -157,18 +156,21 @@ def objects(pipeline: Pipeline, name: str, *, yes: bool) -> tuple[dict[str, Any]
 
 def _watch(cluster: Cluster, name: str) -> int:
     """Print what the pod says, until the Job has a verdict; the exit code."""
-    read, told_at = False, time.monotonic()
+    read, said = False, ""
     while True:
-        pods = cluster.pods(f"batch.kubernetes.io/job-name={name}")
+        pods = cluster.conductor_pods(name)
         if pods and pods[-1].status.phase != "Pending" and not read:
             for line in cluster.follow(pods[-1]):
                 print(line, flush=True)
             read = True
-        elif not read and time.monotonic() - told_at > UNSCHEDULED_SECONDS:
-            say(f"{name} does not start: {waiting_for(pods[-1]) if pods else f'it has no pod; `kubectl describe job {name}`'}")
-            told_at = time.monotonic()
         with told(f"read {name}"):
             job = cluster.batch.read_namespaced_job(name, cluster.namespace, _request_timeout=TIMEOUT)
+        if not read and not verdict(job):
+            noted = cluster.events([name, *(pod.metadata.name for pod in pods[-1:])])
+            reason = waits.of_conductor(job, pods, noted, now=time.time())
+            if reason and reason.words != said:
+                said = reason.words
+                say(f"waits for {said}")
         match verdict(job):
             case "Complete":
                 return 0

@@ -26,8 +26,6 @@ JOBS = (constants.GROUP, constants.VERSION)
 PLURAL = constants.PYTORCHJOB_PLURAL
 QUEUES = "kueue.x-k8s.io"
 ENDED = ("Succeeded", "Failed")
-UNSCHEDULED_SECONDS = 30
-"""After which a pod that does not start is worth a word."""
 TIMEOUT = (10, 60)
 """Seconds to connect, and between two bytes of an answer: a half-open connection must not hold the conductor."""
 QUIET_SECONDS = 900
@@ -108,6 +106,23 @@ class Cluster:
         self.custom, self.core = client.custom_api, client.core_api
         self.batch = BatchV1Api(self.core.api_client)
         self.apis = ApisApi(self.core.api_client)
+
+    def check(self) -> None:
+        """Check that the namespace is there, as far as this user may ask: lists of what is in it would be empty.
+
+        Raises:
+            UsageError: it is not.
+        """
+        with contextlib.suppress(RefusedError), told(f"look at namespace {self.namespace}"):
+            try:
+                self.core.read_namespace(self.namespace, _request_timeout=TIMEOUT)
+            except ApiException as error:
+                if error.status != 404:
+                    raise
+                raise UsageError(
+                    f"no such namespace: {self.namespace}; `kubectl get namespaces` lists those that are there, "
+                    f"`kubectl create namespace {self.namespace}` makes it"
+                ) from None
 
     def check_operator(self) -> None:
         """Check that the cluster knows PyTorchJobs; anybody may ask that.
@@ -242,6 +257,10 @@ class Cluster:
         with told(f"write ConfigMap {name} in {self.namespace}"):
             self.core.patch_namespaced_config_map(name, self.namespace, {"data": {key: text}}, _request_timeout=TIMEOUT)
 
+    def conductor_pods(self, job: str) -> list[Any]:
+        """The pods of a conductor's Job, oldest first."""
+        return self.pods(f"batch.kubernetes.io/job-name={job}")
+
     def lines(self, pod: str, *, whole: bool = False, **options: Any) -> Iterator[str]:
         """What a pod wrote so far, line by line; `options` are those of the API.
 
@@ -357,15 +376,10 @@ def label(job: Mapping[str, Any], name: str) -> str:
     return str(job["metadata"].get("labels", {}).get(f"minima/{name}", ""))
 
 
-def waiting_for(pod: Any) -> str:
-    """Why a pod does not run, in the cluster's words."""
-    for status in pod.status.container_statuses or []:
-        if status.state.waiting:
-            return f"{status.state.waiting.reason}: {status.state.waiting.message or ''}".rstrip(": ")
-    for condition in pod.status.conditions or []:
-        if condition.status == "False" and condition.message:
-            return str(condition.message)
-    return str(pod.status.phase)
+def verdict(job: Any) -> str:
+    """Complete or Failed, or nothing while a conductor is at work."""
+    conditions = job.status.conditions or []
+    return next((c.type for c in conditions if c.status == "True" and c.type in {"Complete", "Failed"}), "")
 
 
 def last_words(pods: list[Any]) -> tuple[int, str] | None:

@@ -6,8 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from jobgen.cluster.namespace import ENDED, GONE_SECONDS, TIMEOUT, Cluster, label, seconds, state, told
-from jobgen.cluster.remote import verdict
+from jobgen.cluster.namespace import ENDED, GONE_SECONDS, TIMEOUT, Cluster, label, seconds, state, told, verdict
 from jobgen.cluster.state import FINISHED, KEY, State, parse
 from jobgen.manifests.render import CONDUCTOR
 from jobgen.report import say, table

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from jobgen.cluster.namespace import Cluster
+from jobgen.cluster.namespace import Cluster, RefusedError
 from jobgen.manifests.conductor import state_name, version
 from jobgen.pipeline.pipeline import Pipeline
 from jobgen.pipeline.plan import Step
@@ -28,6 +28,8 @@ FILE = "_conductor.json"
 """In the pipeline's folder of the workspace."""
 WAITING, STARTING, QUEUED, RUNNING, RESTARTING = "waiting", "starting", "queued", "running", "restarting"
 FINISHED, FAILED = "finished", "failed"
+WORKING, NONE = "working", "none"
+"""Of a conductor, beside the two above."""
 UNDER_WAY = (STARTING, QUEUED, RUNNING, RESTARTING)
 """States of a stage that has a PyTorchJob which has not ended."""
 CHANGE_SECONDS = 2.0
@@ -77,11 +79,11 @@ class State:
         pipeline: its name.
         version: of the pipeline file, as `conductor.version` says.
         conductor: the Job that wrote this; empty if none did, and it was read off jobs and pods.
-        state: working, finished or failed.
+        state: of that Job: working, finished or failed, or none.
         since: when that Job began, in seconds since the epoch.
         waits_for: why the conductor itself does not go on: the cluster's words, and what to do.
         exit_code: of a failed one.
-        words: its last ones.
+        words: its last ones, or what it did before it began.
         time: of writing.
         stages: in the order of the plan.
     """
@@ -89,7 +91,7 @@ class State:
     pipeline: str
     version: str = ""
     conductor: str = ""
-    state: str = "working"
+    state: str = WORKING
     since: float = 0.0
     waits_for: str = ""
     exit_code: int | None = None
@@ -226,7 +228,7 @@ def keeper(
         pipeline=pipeline.name,
         version=version(pipeline.text),
         conductor=conductor,
-        since=before.since if before and before.conductor == conductor and conductor else time.time(),
+        since=before.since if before and before.conductor == conductor and before.state == WORKING else time.time(),
         stages=tuple(stages),
     )
 
@@ -240,3 +242,11 @@ def keeper(
 def _bare(state: State) -> tuple[State, ...] | State:
     """A state without what changes all the time."""
     return replace(state, stages=tuple(replace(stage, progress=None) for stage in state.stages))
+
+
+def read_state(cluster: Cluster, pipeline: str) -> State | None:
+    """What a pipeline's conductor, whichever it is, says of where the pipeline is; None where nothing can be read."""
+    try:
+        return parse(cluster.note(state_name(pipeline), KEY))
+    except RefusedError:
+        return None  # Whoever may not read ConfigMaps may still see jobs and pods.

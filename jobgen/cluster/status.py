@@ -1,61 +1,104 @@
-"""A pipeline in a cluster at a glance."""
+"""A pipeline in a cluster at a glance: by its conductor's word, or by jobs and pods where none is at work."""
 
 import json
-import re
+import sys
+import textwrap
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import replace
 from typing import Any
 
-from jobgen.cluster.namespace import ENDED, PAUSE, RETRIES, Cluster, label, last_words, of_job, seconds, state, waiting_for
-from jobgen.cluster.remote import verdict
+from jobgen.cluster import waits
+from jobgen.cluster.conduct import STATES
+from jobgen.cluster.namespace import (
+    ENDED,
+    PAUSE,
+    RETRIES,
+    Cluster,
+    label,
+    last_words,
+    of_job,
+    seconds,
+    state,
+    verdict,
+)
+from jobgen.cluster.state import FAILED, FINISHED, NONE, UNDER_WAY, WAITING, WORKING, StageState, State, read_state, to_json
+from jobgen.cluster.waits import QUEUE
 from jobgen.manifests import conductor
 from jobgen.pipeline.pipeline import Pipeline
 from jobgen.pipeline.plan import Step, plan
-from jobgen.report import say, table
-from minima.errors import LostPeerError, StageError
+from jobgen.report import headline, say, table
+from jobgen.screen import Screen
+from minima.errors import BUG, LostPeerError
+from minima.workspace.progress import duration, line
 
-PROGRESS = re.compile(r"^(?P<time>\S+) step (?P<step>\d+)/(?P<total>\d+) loss ")
-TAIL = 400
-"""Lines of a pod's log in which the last steps are looked for."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Row:
-    """One stage.
-
-    Attributes:
-        stage: its name.
-        state: finished, waiting, or that of its PyTorchJob.
-        step: optimizer steps done, of `total`.
-        eta: seconds to the last step, at the pace of the last log lines.
-        restarts: pods that were made again, as far as events reach back.
-        age: seconds since the job was created.
-        job: its name.
-        words: why it does not run, or the last words of a failed pod.
-    """
-
-    stage: str
-    state: str
-    step: int | None = None
-    total: int | None = None
-    eta: float | None = None
-    restarts: int = 0
-    age: float | None = None
-    job: str = ""
-    words: str = ""
+SILENT_SECONDS = 120.0
+"""After which a conductor that wrote nothing is not believed any more; clocks differ."""
+WATCH_SECONDS = 5.0
+NARROW = 30
+"""Characters that the last column has at least, however narrow the terminal."""
 
 
-def rows(pipeline: Pipeline, cluster: Cluster) -> list[Row]:
-    """The stages of a pipeline as the cluster shows them.
+def look(pipeline: Pipeline, cluster: Cluster) -> State:
+    """Where a pipeline is: what its conductor says, and of what it does not say any more what jobs and pods show."""
+    conductors = cluster.conductors(pipeline.name)
+    newest = conductors[-1] if conductors else None
+    version = conductor.version(pipeline.text)
+    mine = read_state(cluster, pipeline.name) if newest else None
+    over = verdict(newest) if newest else ""
+    if mine and newest and (mine.conductor != newest.metadata.name or mine.version != version):
+        mine = None
+    if mine and mine.state != WORKING and not over:
+        mine = None  # Of an earlier Job of this name.
+    if mine and (over == "Complete" or (not over and time.time() - mine.time < SILENT_SECONDS)):
+        return mine
+    stages = by_jobs(pipeline, cluster, complete=any(_completed(each, version) for each in conductors))
+    if mine:
+        said = {stage.stage: stage for stage in mine.stages if stage.state in {FINISHED, FAILED}}
+        stages = [each if each.state in UNDER_WAY else said.get(each.stage, each) for each in stages]
+    found = State(pipeline=pipeline.name, version=version, state=NONE, time=time.time(), stages=tuple(stages))
+    return _with_conductor(found, cluster, newest, mine) if newest else found
+
+
+def _completed(job: Any, version: str) -> bool:
+    return verdict(job) == "Complete" and job.metadata.labels.get(conductor.VERSION) == version
+
+
+def _with_conductor(found: State, cluster: Cluster, job: Any, mine: State | None) -> State:
+    """With what there is to say of a conductor that does not speak for itself."""
+    name = job.metadata.name
+    found = replace(found, conductor=name, since=job.metadata.creation_timestamp.timestamp())
+    pods = cluster.conductor_pods(name)
+    if over := verdict(job):
+        code, words = last_words(pods) or (BUG, "its pod is gone")
+        if mine and mine.exit_code is not None:
+            code, words = mine.exit_code, mine.words
+        return (
+            replace(found, state=FINISHED, exit_code=0)
+            if over == "Complete"
+            else replace(found, state=FAILED, exit_code=code, words=words)
+        )
+    if job.metadata.labels.get(conductor.VERSION) != found.version:
+        return replace(found, state=WORKING, words="conducts another version of this pipeline, `jobgen diff` shows which")
+    noted = cluster.events([name, *(pod.metadata.name for pod in pods[-1:])])
+    if reason := waits.of_conductor(job, pods, noted, now=time.time()):
+        return replace(found, state=WORKING, waits_for=reason.words)
+    silent = f"a word of it: the last one came {duration(time.time() - mine.time)} ago" if mine else "its first word"
+    return replace(found, state=WORKING, waits_for=silent)
+
+
+def by_jobs(pipeline: Pipeline, cluster: Cluster, *, complete: bool) -> list[StageState]:
+    """The stages as jobs and pods show them.
 
     No pod of a stage exists before its inputs are finished; so a stage whose job is not there is finished if a later one's is.
+
+    Args:
+        pipeline: whose.
+        cluster: where.
+        complete: a conductor of this version has finished it.
     """
     steps = plan(pipeline)
     jobs = cluster.jobs(f"minima/pipeline={pipeline.name}")
-    conductors = cluster.conductors(pipeline.name)
-    mark = conductor.version(pipeline.text)
-    complete = any(verdict(c) == "Complete" and c.metadata.labels.get(conductor.VERSION) == mark for c in conductors)
     mine = {step.name: [j for j in jobs if label(j, "stage") == step.name and label(j, "key") == step.key] for step in steps}
     passed = passed_by(steps, {stage for stage, own in mine.items() if own})
     found = []
@@ -63,13 +106,14 @@ def rows(pipeline: Pipeline, cluster: Cluster) -> list[Row]:
         own = mine[step.name]
         alive = [j for j in own if state(j) not in ENDED]
         if alive:
-            found.append(_running(step, alive[0], cluster))
+            found.append(_under_way(step, alive[0], cluster))
         elif complete or step.name in passed or any(state(j) == "Succeeded" for j in own):
-            found.append(Row(stage=step.name, state="finished", job=own[-1]["metadata"]["name"] if own else ""))
+            found.append(StageState(stage=step.name, state=FINISHED, job=own[-1]["metadata"]["name"] if own else ""))
         elif own:
             found.append(_failed(step, own[-1], cluster))
         else:
-            found.append(Row(stage=step.name, state="waiting", words=", ".join(step.needs) and f"for {', '.join(step.needs)}"))
+            needs = f"{', '.join(step.needs)} to finish" if step.needs else ""
+            found.append(StageState(stage=step.name, state=WAITING, waits_for=needs))
     return found
 
 
@@ -82,101 +126,101 @@ def passed_by(steps: list[Step], begun: set[str]) -> set[str]:
     return passed
 
 
-def _running(step: Step, job: Mapping[str, Any], cluster: Cluster) -> Row:
-    pods = cluster.pods(of_job(job["metadata"]["name"]))
-    done: dict[str, Any] = {}
-    words = ""
-    for pod in pods:
-        if pod.status.phase == "Running":
-            done = done or _progress(cluster, pod.metadata.name)
-        elif pod.status.phase == "Pending":
-            words = f"{pod.metadata.name}: {waiting_for(pod)}"
-    now = state(job)
-    if now == "Suspended":
-        words = f"in queue {job['metadata']['labels'].get('kueue.x-k8s.io/queue-name', '?')}"
-    return Row(
+def _under_way(step: Step, job: Mapping[str, Any], cluster: Cluster) -> StageState:
+    name, began = job["metadata"]["name"], seconds(job["metadata"]["creationTimestamp"])
+    pods = cluster.pods(of_job(name))
+    reason = waits.of_job(
+        job,
+        pods,
+        cluster.events([name, *(pod.metadata.name for pod in pods)]),
+        cluster.workload(job) if QUEUE in job["metadata"].get("labels", {}) else None,
+        progressed=began,
+        limit=2 * step.options.max_attempts,
+        now=time.time(),
+    )
+    return StageState(
         stage=step.name,
-        state=now.lower(),
+        state=STATES[state(job)],
+        since=began,
         restarts=cluster.restarts(job),
-        age=_age(job),
-        job=job["metadata"]["name"],
-        words=words,
-        **done,
+        job=name,
+        waits_for=reason.words if reason else "",
     )
 
 
-def _progress(cluster: Cluster, pod: str) -> dict[str, Any]:
-    """Step, total and ETA from the last lines of a worker's log."""
-    try:
-        lines = list(cluster.lines(pod, timestamps=True, tail_lines=TAIL))
-    except StageError:
-        return {}  # It ended meanwhile; the next look finds its job's new state.
-    found = [m for m in map(PROGRESS.match, lines) if m]
-    if not found:
-        return {}
-    last = found[-1]
-    step, total = int(last["step"]), int(last["total"])
-    eta = None
-    if len(found) > 1 and (done := step - int(found[0]["step"])) > 0:
-        eta = round((seconds(last["time"]) - seconds(found[0]["time"])) / done * (total - step), 1)
-    return {"step": step, "total": total, "eta": eta}
-
-
-def _failed(step: Step, job: Mapping[str, Any], cluster: Cluster) -> Row:
-    words = last_words(cluster.pods(of_job(job["metadata"]["name"])))
-    told = f"exit code {words[0]}: {words[1]}" if words else ""
-    return Row(stage=step.name, state="failed", age=_age(job), job=job["metadata"]["name"], words=told)
+def _failed(step: Step, job: Mapping[str, Any], cluster: Cluster) -> StageState:
+    code, words = last_words(cluster.pods(of_job(job["metadata"]["name"]))) or (None, "")
+    since = seconds(job["metadata"]["creationTimestamp"])
+    return StageState(stage=step.name, state=FAILED, since=since, job=job["metadata"]["name"], exit_code=code, words=words)
 
 
 def status(pipeline: Pipeline, cluster: Cluster, *, output: str, watch: bool) -> int:
-    """Print the rows, as a table or as JSON; with `watch` again and again, until nothing is under way any more."""
-    failures = 0
+    """Print it as a table or as JSON; with `watch` again and again, until nothing is under way any more."""
+    screen, failures = Screen(sys.stdout), 0
     while True:
         try:
-            found = rows(pipeline, cluster)
-            conductors = cluster.conductors(pipeline.name)
+            found = look(pipeline, cluster)
         except LostPeerError as error:
             failures += 1
             if not watch or failures > RETRIES:
                 raise
+            screen.show()
             say(f"{error}; tried again")
             time.sleep(PAUSE)
             continue
         failures = 0
-        print(json.dumps([asdict(row) for row in found], indent=1) if output == "json" else _table(found), flush=True)
-        idle = all(row.state in {"finished", "failed", "waiting"} for row in found)
-        if not watch or (idle and not (conductors and not verdict(conductors[-1]))):
+        over = not watch or not (found.state == WORKING or any(stage.state in UNDER_WAY for stage in found.stages))
+        if output == "json":
+            print(json.dumps(to_json(found), indent=1, ensure_ascii=False), flush=True)
+        else:
+            lines = rows(found, screen.width if screen.terminal else None)
+            if watch and screen.terminal and not over:
+                screen.show(*lines)
+            else:
+                screen.say("\n".join([*lines, *([] if over else [""])]))
+        if over:
             return 0
-        time.sleep(5)
-        print()
+        time.sleep(WATCH_SECONDS)
 
 
-def _table(found: list[Row]) -> str:
-    header = ["stage", "state", "step", "ETA", "restarts", "age", "what"]
-    return table(
-        header,
-        [
-            [
-                row.stage,
-                row.state,
-                f"{row.step}/{row.total}" if row.total else "-",
-                _duration(row.eta),
-                str(row.restarts or "-"),
-                _duration(row.age),
-                row.words or row.job or "-",
-            ]
-            for row in found
-        ],
-    )
+def rows(found: State, width: int | None) -> list[str]:
+    """The table's lines: the conductor, and the stages; long texts go on below themselves where lines have a width."""
+    header = ["stage", "state", "for", "what"]
+    over = found.state in {FINISHED, FAILED}
+    first = [["conductor", found.state, _age(found.since, found.time if over else None)]]
+    for stage in found.stages:
+        took = duration(stage.result.seconds) if stage.result else "-" if stage.state == WAITING else _age(stage.since)
+        first.append([stage.stage, stage.state, took])
+    taken = sum(max(len(row[i]) for row in [header, *first]) + 2 for i in range(3))
+    room = max(NARROW, width - taken) if width else 0
+    last = [_of_conductor(found), *(_of_stage(stage, room) for stage in found.stages)]
+    wrapped = []
+    for cells, what in zip(first, last, strict=True):
+        parts = textwrap.wrap(what, room) if room else [what]
+        wrapped += [[*cells, parts[0] if parts else ""], *(["", "", "", part] for part in parts[1:])]
+    return table(header, wrapped).splitlines()
 
 
-def _age(job: Mapping[str, Any]) -> float:
-    return round(time.time() - seconds(job["metadata"]["creationTimestamp"]), 1)
+def _of_conductor(found: State) -> str:
+    if found.state == NONE:
+        return "no conductor is there; `jobgen run` starts one"
+    if found.state == FAILED:
+        return f"exit code {found.exit_code}: {found.words}"
+    return f"waits for {found.waits_for}" if found.waits_for else found.words
 
 
-def _duration(seconds: float | None) -> str:
-    if seconds is None:
-        return "-"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}h{minutes:02}m" if hours else f"{minutes}m{rest:02}s" if minutes else f"{rest}s"
+def _of_stage(stage: StageState, room: int) -> str:
+    again = f"{stage.restarts} restart{'s' if stage.restarts > 1 else ''}" if stage.restarts else ""
+    if stage.state == FAILED:
+        what = f"exit code {stage.exit_code}: {stage.words}"
+    elif stage.waits_for:
+        what = f"{'' if stage.state == WAITING else 'waits '}for {stage.waits_for}"
+    elif stage.progress:
+        what = line(stage.progress, room - len(again) - 2 if again else room) if room else line(stage.progress, 100, bar=0)
+    else:
+        what = headline(stage.result) if stage.result else stage.job
+    return f"{what}; {again}" if what and again else what or again
+
+
+def _age(since: float, until: float | None = None) -> str:
+    return duration(max(0.0, (until or time.time()) - since)) if since else "-"

@@ -11,16 +11,24 @@ from jobgen.pipeline import spec
 from jobgen.pipeline.pipeline import NAME
 
 
-def cluster_of(given: argparse.Namespace) -> Cluster:
+def cluster_of(given: argparse.Namespace, *, patient: bool = False) -> Cluster:
     """The namespace that a command line means, as kubectl would.
+
+    Args:
+        given: the command line.
+        patient: do not ask the cluster whether it is there.
 
     Raises:
         UsageError: there is no such one.
+        LostPeerError: the cluster does not answer.
     """
     render.check_namespace(given.namespace)
     namespace, context = kubeconfig.choose(given.namespace, given.context)
     render.check_namespace(namespace)
-    return Cluster(namespace, context or None)
+    cluster = Cluster(namespace, context or None)
+    if not patient:
+        cluster.check()
+    return cluster
 
 
 def status(given: argparse.Namespace) -> int:
@@ -60,7 +68,7 @@ def diff(given: argparse.Namespace) -> int:
 
 def logs(given: argparse.Namespace) -> int:
     """Print what a stage's pods wrote."""
-    from jobgen.cluster.remote import logs
+    from jobgen.cluster.logs import logs
 
     return logs(spec.load(given.pipeline), cluster_of(given), given.stage, follow=given.follow)
 

@@ -20,7 +20,7 @@ def run(given: argparse.Namespace) -> int:
     from jobgen.cluster.remote import run_remote
     from jobgen.commands.clusters import cluster_of
 
-    return run_remote(pipeline, cluster_of(given), from_stage=given.from_stage)
+    return run_remote(pipeline, cluster_of(given), from_stage=given.from_stage, verbose=given.verbose)
 
 
 def gc(given: argparse.Namespace) -> int:
@@ -43,4 +43,6 @@ def conduct(given: argparse.Namespace) -> int:
     from jobgen.commands.clusters import cluster_of
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))  # PID 1 has no default; the stages go on without it.
-    return conduct(spec.load(given.pipeline), cluster_of(given), from_stage=given.from_stage, name=given.job, uid=given.uid)
+    return conduct(
+        spec.load(given.pipeline), cluster_of(given, patient=True), from_stage=given.from_stage, name=given.job, uid=given.uid
+    )

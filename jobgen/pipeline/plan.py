@@ -299,3 +299,15 @@ def following(steps: list[Step], stage: str) -> set[str]:
         if found & set(step.made_of):
             found.add(step.name)
     return found
+
+
+def named(pipeline: Pipeline, stage: str) -> Step:
+    """The step of a stage, in the cluster.
+
+    Raises:
+        UsageError: there is no such stage.
+    """
+    steps = {step.name: step for step in plan(pipeline)}
+    if stage not in steps:
+        raise UsageError(f"{stage}: no such stage; {did_you_mean(stage, steps)}")
+    return steps[stage]

@@ -1,6 +1,6 @@
 """The conductor on a real cluster: a pipeline to its end, whatever becomes of the conductor's pod."""
 
-import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from jobgen.cluster.namespace import last_words
+from jobgen.cluster.state import KEY, parse
 from jobgen.manifests import conductor
 from jobgen.pipeline import plan, spec
 from tests.cluster.conftest import conditions, execute, only_distill, short, wait
@@ -72,15 +73,25 @@ def test_finished_stages_need_no_pod(cluster: Any, done: Path, jobgen: Jobgen) -
     """With all jobs gone, only the markers say that there is nothing to do."""
     for job in cluster.jobs(""):
         cluster.delete(job["metadata"]["name"])
-    table = jobgen("run", str(done)).stdout
-    assert "finished already" in table
-    assert "perplexity on held-out records" in table
+    said = jobgen("run", str(done))
+    assert said.stderr.count("finished already") == 3
+    assert "perplexity on held-out records" in said.stdout
     assert cluster.jobs("") == []
 
 
 def test_status_and_diff(cluster: Any, done: Path, jobgen: Jobgen, folder: Path) -> None:
-    rows = json.loads(jobgen("status", str(done), "--output", "json").stdout)
-    assert {row["stage"]: row["state"] for row in rows} == dict.fromkeys(("init-model", "build-data", "distill"), "finished")
+    found = parse(jobgen("status", str(done), "--output", "json").stdout)
+    assert found is not None
+    assert (found.state, found.exit_code) == ("finished", 0)
+    names = ["init-model", "build-data", "distill"]
+    assert [(each.stage, each.state) for each in found.stages] == [(name, "finished") for name in names]
+    assert found.stages[2].result is not None
+    assert "conductor" in jobgen("status", str(done)).stdout
+    # By jobs and pods, as without a conductor.
+    cluster.write_note(conductor.state_name("short"), KEY, "")
+    bare = parse(jobgen("status", str(done), "--output", "json").stdout)
+    assert bare is not None
+    assert [each.state for each in bare.stages] == ["finished"] * 3
     changed = short(folder, learning_rate=2e-3)
     try:
         assert "no job of it is there" in jobgen("diff", str(changed)).stdout
@@ -88,11 +99,18 @@ def test_status_and_diff(cluster: Any, done: Path, jobgen: Jobgen, folder: Path)
         short(folder)
 
 
+def test_a_namespace_that_is_not_there_is_said(done: Path) -> None:
+    for command in ("status", "diff", "run"):
+        words = [sys.executable, "-m", "jobgen", command, str(done), "--namespace", "jobgen-nowhere"]
+        failed = subprocess.run(words, capture_output=True, text=True, check=False)
+        assert (failed.returncode, "no such namespace: jobgen-nowhere" in failed.stderr) == (64, True), failed.stderr
+
+
 def test_from_a_stage_on(cluster: Any, done: Path, jobgen: Jobgen) -> None:
-    said = jobgen("run", str(done), "--from", "distill").stdout
-    assert "set aside " in said
-    assert "build-data: finished already" in said
-    assert "[3/3] distill: finished (" in said
+    said = jobgen("run", str(done), "--from", "distill").stderr
+    assert "conductor: set aside distill-" in said
+    assert re.search(r"\[2/3\] build-data +finished already", said)
+    assert re.search(r"\[3/3\] distill +finished in ", said)
     assert len(of(cluster, "distill")) == 1
     there = execute(cluster, "minima:cpu", ["ls", "-A", "/workspace/short/_aside"]).split()
     assert sum(name.startswith("distill-") for name in there) == 1
@@ -108,13 +126,14 @@ def test_a_failed_stage_ends_it_with_its_last_words_and_a_fix_goes_on(
     broken.write_text(yaml.safe_dump(document, sort_keys=False))
     failed = jobgen("run", str(broken), code=65)
     assert "did you mean 'text'?" in failed.stderr.splitlines()[-1]
-    rows = {row["stage"]: row for row in json.loads(jobgen("status", str(broken), "--output", "json").stdout)}
-    assert rows["build-data"]["state"] == "failed"
-    assert rows["build-data"]["words"].startswith("exit code 65: ")
-    assert rows["distill"]["state"] == "waiting"
+    found = parse(jobgen("status", str(broken), "--output", "json").stdout)
+    assert found is not None
+    assert [each.state for each in found.stages] == ["finished", "failed", "waiting"]
+    assert found.stages[1].exit_code == 65
+    assert "did you mean 'text'?" in found.stages[1].words
     difference = jobgen("diff", str(done)).stdout
     assert "text_key 'txt' → 'text'" in difference or "same" in difference
-    assert "[2/3] build-data: finished already" in jobgen("run", str(done)).stdout
+    assert re.search(r"\[2/3\] build-data +finished already", jobgen("run", str(done)).stderr)
 
 
 def test_a_missing_input_is_said_before_any_pod(cluster: Any, done: Path, jobgen: Jobgen, folder: Path) -> None:

@@ -56,7 +56,7 @@ def restart_kubelet() -> Callable[[], None]:
 
 
 def test_a_pipeline_goes_on(cluster: Any, tmp_path: Path, restart_kubelet: Callable[[], None]) -> None:
-    command = [sys.executable, "-m", "jobgen", "run", str(short(tmp_path)), "--namespace", cluster.namespace]
+    command = [sys.executable, "-m", "jobgen", "run", str(short(tmp_path)), "-v", "--namespace", cluster.namespace]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as watching:
         try:
             wait("distill runs", lambda: any("Running" in conditions(j) for j in cluster.jobs("minima/stage=distill")))

@@ -46,7 +46,7 @@ def test_init_writes_a_pipeline_that_validates(here: Path, capsys: pytest.Captur
     ("kubeconfig", "code", "expected"),
     [
         ("", 64, "no cluster is configured"),
-        ("clusters: [{name: c, cluster: {server: 'https://127.0.0.1:1'}}]", 134, "list PyTorchJobs in a: no cluster answers"),
+        ("clusters: [{name: c, cluster: {server: 'https://127.0.0.1:1'}}]", 134, "look at namespace a: no cluster answers"),
     ],
 )
 def test_without_a_cluster(here: Path, kubeconfig: str, code: int, expected: str) -> None:

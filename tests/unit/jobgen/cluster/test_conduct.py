@@ -2,7 +2,6 @@
 
 import dataclasses
 import errno
-import json
 import re
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -13,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from jobgen.cluster import conduct, diff, status
+from jobgen.cluster import conduct, diff
 from jobgen.cluster.namespace import NoOperatorError, RefusedError, last_words, state
 from jobgen.manifests import render
 from jobgen.pipeline import plan, spec
@@ -79,6 +78,9 @@ class Fake:
 
     def write_note(self, name: str, key: str, text: str) -> None:
         self.notes.append(text)
+
+    def conductor_pods(self, job: str) -> list[Any]:
+        return self.pods(f"batch.kubernetes.io/job-name={job}")
 
     def lines(self, name: str, **_: Any) -> Iterator[str]:
         yield from self.log
@@ -319,27 +321,6 @@ def test_a_full_workspace_is_not_tried_again(pipeline: Pipeline, steps: list[pla
 
 def _raise(error: Exception) -> Any:
     raise error
-
-
-def test_rows(pipeline: Pipeline) -> None:
-    steps = plan.plan(pipeline)
-    cluster = Fake(steps, {})
-    cluster.put(render.job(pipeline, steps[2], "ns"), "Running")
-    alive = pod(0, "")
-    alive.status.phase = "Running"
-    cluster.pods = lambda selector: [alive]  # type: ignore[method-assign]
-    cluster.log = [f"2026-11-24T12:00:{s:02}.123456789Z step {s}/60 loss 1.0 ce 1.0" for s in (10, 20)]
-    rows = {row.stage: row for row in status.rows(pipeline, cluster)}  # type: ignore[arg-type]
-    assert [rows[name].state for name in rows] == ["finished", "finished", "running"]
-    assert (rows["distill"].step, rows["distill"].total, rows["distill"].eta) == (20, 60, 40.0)
-
-
-def test_rows_before_anything_runs(pipeline: Pipeline, capsys: pytest.CaptureFixture[str]) -> None:
-    cluster = Fake(plan.plan(pipeline), {})
-    assert status.status(pipeline, cluster, output="json", watch=False) == 0  # type: ignore[arg-type]
-    rows = json.loads(capsys.readouterr().out)
-    assert [row["state"] for row in rows] == ["waiting"] * 3
-    assert rows[2]["words"] == "for init-model, build-data"
 
 
 def test_why_a_stage_would_run_again(pipeline: Pipeline, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,14 +1,17 @@
 """Logs of a cluster whose streams break, pods go and conductors follow each other, as scripted."""
 
 import itertools
+import json
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from jobgen.cluster import namespace, remote
+from jobgen.cluster import logs, namespace, watch
 from jobgen.cluster.namespace import Cluster
+from jobgen.cluster.state import StageState, State, to_json
 from jobgen.pipeline import spec
 from minima.errors import LostPeerError, StageError, UsageError
 from tests.unit.jobgen.cluster.test_conduct import NOW, SHORT, Fake, pod
@@ -128,12 +131,50 @@ NEW = ["distill/a-worker-0 | step 1/9 loss 5", "distill/b-worker-0 | step 2/9 lo
 @pytest.mark.parametrize("follow", [True, False])
 def test_logs_of_a_stage_over_conductors_each_line_once(follow: bool, capsys: pytest.CaptureFixture[str]) -> None:
     there = Conducted([LOST], OLD, NEW)
-    assert remote.logs(spec.load(str(SHORT)), there, "distill", follow=follow) == 0  # type: ignore[arg-type]
+    assert logs.logs(spec.load(str(SHORT)), there, "distill", follow=follow) == 0  # type: ignore[arg-type]
     said = capsys.readouterr()
     assert said.out.splitlines() == ["a-worker-0 | step 1/9 loss 5", "b-worker-0 | step 2/9 loss 4"]
     assert "(the stream broke)" in said.err  # A node that is gone hides nothing of the others.
 
 
-def test_watching_goes_on_after_a_pod_whose_log_is_gone(capsys: pytest.CaptureFixture[str]) -> None:
-    assert remote._watch(Conducted([REFUSED], OLD, NEW), "short", "c") == 0  # type: ignore[arg-type]
-    assert capsys.readouterr().out.splitlines() == [*OLD, *NEW[1:]]
+class Working(Conducted):
+    """One whose conductor is at work, and whose log stays open."""
+
+    def conductors(self, pipeline: str) -> list[Any]:
+        return [SimpleNamespace(metadata=SimpleNamespace(name="c"), status=SimpleNamespace(conditions=[]))]
+
+    def follow(self, pod: Any, container: str = "pytorch") -> Iterator[str]:
+        yield from self.lines(pod.metadata.name)
+        threading.Event().wait()
+
+
+@pytest.mark.parametrize("state", ["finished", "failed"])
+def test_following_ends_when_the_conductor_says_that_the_stage_is_over(
+    state: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logs, "LAST_SECONDS", 0.3)
+    monkeypatch.setattr(logs, "POLL", 0.05)
+    there = Working(NEW)
+    said = [
+        State(pipeline="short", conductor="older", stages=(StageState(stage="distill", state=state),)),
+        State(pipeline="short", conductor="c", stages=(StageState(stage="distill", state="running"),)),
+        State(pipeline="short", conductor="c", stages=(StageState(stage="distill", state=state),)),
+    ]
+    asked = iter(said)
+    there.note = lambda name, key: json.dumps(to_json(next(asked, said[-1])))  # type: ignore[method-assign]
+    assert logs.logs(spec.load(str(SHORT)), there, "distill", follow=True) == 0  # type: ignore[arg-type]
+    assert capsys.readouterr().out.splitlines() == ["a-worker-0 | step 1/9 loss 5", "b-worker-0 | step 2/9 loss 4"]
+    assert next(asked, None) is None
+
+
+def test_what_stops_the_following_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    there = Conducted(OLD)
+    monkeypatch.setattr(there, "pods", lambda selector: next(iter(played([REFUSED]))))
+    with pytest.raises(UsageError, match="the cluster refuses"):
+        logs.logs(spec.load(str(SHORT)), there, "distill", follow=True)  # type: ignore[arg-type]
+
+
+def test_verbose_watching_goes_on_after_a_pod_whose_log_is_gone(capsys: pytest.CaptureFixture[str]) -> None:
+    assert watch.watch(Conducted([REFUSED], OLD, NEW), "short", "c", verbose=True) == 0  # type: ignore[arg-type]
+    said = capsys.readouterr().err.splitlines()
+    assert [line for line in said if " | " in line] == [OLD[0], NEW[1]]
