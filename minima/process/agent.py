@@ -3,6 +3,7 @@
 import json
 import os
 import tempfile
+from pathlib import Path
 from typing import Any
 
 from minima.errors import BUG, TERMINATED, LostPeerError, NoPeerError, TerminatedError, WorkerError
@@ -46,7 +47,10 @@ def run(options: Options, argv: list[str], inputs: dict[str, dict[str, Any]]) ->
     local = ["--nnodes", "1", "--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0", "--rdzv-id", options.verb]
     words = [*(local if alone() else []), "--module", "minima.process.worker", options.verb, *argv]
     config, command, arguments = torchrun.config_from_args(torchrun.get_args_parser().parse_args(words))
-    with tempfile.NamedTemporaryFile("w", prefix="minima-inputs-", suffix=".json", encoding="utf-8") as file:
+    with (
+        tempfile.NamedTemporaryFile("w", prefix="minima-inputs-", suffix=".json", encoding="utf-8") as file,
+        stop.before_the_end(Path(file.name).unlink),
+    ):
         json.dump(inputs, file)
         file.flush()
         os.environ[INPUTS] = file.name

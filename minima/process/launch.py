@@ -39,6 +39,8 @@ from minima.workspace.marker import CHECKPOINTS, clear_unfinished
 STARTED = "MINIMA_STARTED"
 """When PID 1 began, in seconds since the epoch, for its workers."""
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
+FAREWELLS: list[Callable[[], None]] = []
+"""What brings the workers together when the marker is there: added by the group in which they meet."""
 POLL = 2.0
 """Seconds between two looks for the marker that another pod writes."""
 
@@ -141,7 +143,8 @@ def work(verb: str, argv: list[str]) -> int:
             if first:
                 output.commit(metrics)
         # One worker that ends with 0 makes the whole job Succeeded: none may end before the marker is there.
-        importlib.import_module("minima.training.group").farewell()
+        for farewell in FAREWELLS:
+            farewell()
     return 0
 
 

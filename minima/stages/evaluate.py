@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 import sys
 import tempfile
 from collections.abc import Mapping
@@ -14,6 +15,7 @@ from minima.errors import DataError, UsageError
 from minima.evaluation import copies, sandbox
 from minima.evaluation.copies import Data
 from minima.options import Evaluate, split_digest
+from minima.process import stop
 from minima.workspace import artifact
 from minima.workspace.progress import Reporter
 
@@ -49,7 +51,10 @@ def run(options: Evaluate, output: artifact.Output) -> dict[str, Any]:
         sandbox.check()
     data_dir = split_digest(options.data_dir)[0] if options.data_dir else ""
     found = [copies.find(benchmark, data_dir, options.limit) for benchmark in chosen]
-    with tempfile.TemporaryDirectory(prefix="minima-evaluate-") as cache:
+    with (
+        tempfile.TemporaryDirectory(prefix="minima-evaluate-") as cache,
+        stop.before_the_end(lambda: shutil.rmtree(cache)),
+    ):
         _stay_offline(cache)
         return _run(options, output, found)
 

@@ -3,13 +3,14 @@
 import logging
 import warnings
 from datetime import timedelta
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 import torch.distributed as dist
 
 from minima.errors import TerminatedError
 from minima.process import stop
+from minima.process.launch import FAREWELLS
 
 
 class Alone:
@@ -40,10 +41,7 @@ class Group:
         control: gloo group for counts, flags and verdicts; a peer that hangs is lost after DeepSpeed's time (10 minutes,
             or DEEPSPEED_TIMEOUT), as in the collectives of the device.
         end: gloo group in which the others wait while rank 0 writes and hashes what the group made.
-        last: the group that was made last in this process.
     """
-
-    last: ClassVar["Group | None"] = None
 
     def __init__(self, device: torch.device) -> None:
         import deepspeed  # Takes seconds, which one who is alone need not spend.
@@ -61,7 +59,7 @@ class Group:
         deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False)
         self.control = dist.new_group(backend="gloo", timeout=default_pg_timeout)
         self.end = dist.new_group(backend="gloo", timeout=timedelta(hours=12))
-        Group.last = self
+        FAREWELLS.append(self.farewell)
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
 
     def sum(self, *values: float) -> list[float]:
@@ -87,9 +85,7 @@ class Group:
         dist.all_gather_object(values, value, group=self.control)
         return values
 
-
-def farewell() -> None:
-    """Return when every process of the group is here, and leave it."""
-    if Group.last is not None:
-        dist.barrier(group=Group.last.end)
+    def farewell(self) -> None:
+        """Return when every process of the group is here, and leave it."""
+        dist.barrier(group=self.end)
         dist.destroy_process_group()
