@@ -9,6 +9,7 @@ key, so a change of execution resumes, and a change of identity makes another ar
 """
 
 import dataclasses
+import fnmatch
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -250,6 +251,13 @@ class Training(Options):
     keep_checkpoints: int = option("Checkpoints kept beside the newest.", 1, execution=True, minimum=0)
 
     def problems(self) -> Iterator[tuple[str, str]]:
+        dev = split_digest(self.dev_record_path_or_regex)[0]
+        for name in ("record_path_or_regex", "train_record_path_or_regex"):
+            train = split_digest(getattr(self, name, ""))[0]
+            overlap = fnmatch.fnmatchcase(train, dev) or fnmatch.fnmatchcase(dev, train)
+            wrong = PurePath(train).name.startswith("dev-") or PurePath(dev).name.startswith("train-")
+            if train and dev and overlap and wrong:
+                yield name, f"{train} overlaps with dev_record_path_or_regex {dev}; name train-*.tfrecord here"
         if self.eval_interval and not self.dev_record_path_or_regex:
             yield "eval_interval", f"{self.eval_interval}, without held-out records; give dev_record_path_or_regex, or 0"
 

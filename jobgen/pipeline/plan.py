@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from jobgen.pipeline import fragment
 from jobgen.pipeline.fragment import Fragment
 from jobgen.pipeline.memory import USABLE, Memory, pruning, training
-from jobgen.pipeline.pipeline import Pipeline, Stage
+from jobgen.pipeline.pipeline import Pipeline, Reference, Stage
 from jobgen.pipeline.pools import Pool, amount
 from minima import flags, options
 from minima.errors import UsageError, did_you_mean
@@ -15,6 +15,9 @@ from minima.models.shape import Shape
 from minima.options import Adapt, Convert, Distill, ExpandVocab, Finetune, InitModel, Options, Prune, Training, split_digest
 from minima.workspace import artifact
 from minima.workspace.inputs import WORKSPACE, artifact_input_key, outside_input_key
+
+_TOKENIZER = ("tokenizer_name_or_path", "student_model_name_or_path", "teacher_model_name_or_path", "model_name_or_path")
+"""Options that say whose tokenizer a stage's result has; the first that a stage knows."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,6 +196,42 @@ def _problems(pipeline: Pipeline, stage: Stage, shapes: Mapping[str, Shape | Non
             if teacher and student and teacher.vocab_size != student.vocab_size:
                 sizes = f"{student.vocab_size} pieces, the teacher's {teacher.vocab_size}"
                 yield "student_model_name_or_path", f"its vocabulary has {sizes}; two models with one tokenizer are valid"
+    yield from _tokenizers(pipeline, stage)
+
+
+def _tokenizers(pipeline: Pipeline, stage: Stage) -> Iterator[tuple[str, str]]:
+    """What is wrong with the tokenizers of what a stage reads, as pairs of an option and what to say of it."""
+    origins = {option: list(_origins(pipeline, reference)) for option, reference in stage.references.items()}
+    model = next(
+        (o for o in ("student_model_name_or_path", "teacher_model_name_or_path", "model_name_or_path") if o in origins), ""
+    )
+    for option, found in origins.items():
+        reads = options.inputs(type(stage.options))[option]
+        if not model or option == model or reads not in {"records", "model"}:
+            continue
+        ours = origins[model]
+        made = {name for name in (found[0], ours[0]) if name in pipeline.stages}
+        # Of two folders from outside nobody here knows; an expanded vocabulary is never that which it was made of.
+        if found[0] != ours[0] and (found[0] in ours or ours[0] in found or len(made) == 2):
+            what = "its records are made with" if reads == "records" else "it has"
+            yield option, f"{what} the tokenizer of {found[0]}, {model} has that of {ours[0]}; the ids would mean other text"
+
+
+def _origins(pipeline: Pipeline, reference: Reference) -> Iterator[str]:
+    """The stage or input from which a model or records have their tokenizer, then that from which it was made, and so on."""
+    while True:
+        stage = pipeline.stages.get(reference.name)
+        made = stage.options if stage else None
+        new = "llama_tokenizer_dir" if isinstance(made, ExpandVocab) else ""
+        old = next((name for name in _TOKENIZER if hasattr(made, name)), "")
+        if not stage or new or not old:
+            yield reference.name
+        following = stage.references.get(new or old) if stage else None
+        if following is None:
+            if stage and not new and old:
+                yield split_digest(getattr(made, old))[0]
+            return
+        reference = following
 
 
 def _shape(stage: Stage, shapes: Mapping[str, Shape | None]) -> Shape | None:

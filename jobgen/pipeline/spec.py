@@ -371,7 +371,7 @@ class _Reader:
             f"${{{one.name}}}{'/' * bool(inside)}{inside}"
             for one in stages.values()
             for inside, kinds in type(one.options).makes.items()
-            if wanted in kinds
+            if wanted in kinds and (wanted != "records" or inside.startswith("dev-") == path[-1].startswith("dev_"))
         ]
         found = f"${{{reference.name}}}{'/' * bool(reference.inside)}{reference.inside}"
         self.error(f"found {found}, which is no {wanted}; {did_you_mean(found, able) if able else 'no stage makes one'}", *path)

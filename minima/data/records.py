@@ -9,13 +9,14 @@ nothing, and an encoder for token ids, since protobuf takes most of the writing 
 """
 
 import glob
+import hashlib
 import io
 import mmap
 import os
 import struct
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -25,11 +26,14 @@ from crc32c import crc32c
 from google.protobuf.message import DecodeError
 from tfrecord import example_pb2
 
-from minima.errors import DataError, listed
-from minima.workspace.files import sync
+from minima.errors import DataError, UsageError, listed
+from minima.workspace.files import file_digest, sync
+from minima.workspace.inputs import input_files
 
 SUFFIX = ".tfrecord"
 INDEX_SUFFIX = ".index"
+SMALL = 1 << 30
+"""Bytes of training records up to which each is compared with the held-out ones."""
 MAX_OPEN = 128
 """Files that a `Records` keeps mapped; the least recently used is closed first."""
 
@@ -115,8 +119,12 @@ def write(
     return writer.count
 
 
-def find(path_or_regex: str | Path) -> list[Path]:
+def find(path_or_regex: str | Path, split: str = "") -> list[Path]:
     """The TFRecord files of a path, sorted: the file itself, all `*.tfrecord` in a folder, or what a glob matches.
+
+    Args:
+        path_or_regex: where.
+        split: `train` leaves the held-out shards (`dev-*`) out of a folder or a glob that holds others too, `dev` all others.
 
     Raises:
         DataError: there is none.
@@ -125,13 +133,47 @@ def find(path_or_regex: str | Path) -> list[Path]:
     if os.path.isfile(place):
         return [Path(place)]
     pattern = os.path.join(glob.escape(place), f"*{SUFFIX}") if os.path.isdir(place) else place
-    found = sorted(p for p in glob.glob(pattern, recursive=True) if os.path.isfile(p) and not p.endswith(INDEX_SUFFIX))
+    found = [p for p in input_files(pattern) if not p.name.endswith(INDEX_SUFFIX)]
+    held_out = [p for p in found if p.name.startswith("dev-")]
     if not found:
         folder = place if os.path.isdir(place) else os.path.dirname(place) or "."
         there = sorted(p.name for p in Path(folder).iterdir()) if os.path.isdir(folder) else None
         inside = "which does not exist" if there is None else f"which holds {listed(there)}"
         raise DataError(f"{place}: no record file; looked in {folder}, {inside}; name a folder, a file or a glob of *{SUFFIX}")
-    return [Path(p) for p in found]
+    if not held_out or len(held_out) == len(found) or not split:
+        return found
+    return held_out if split == "dev" else [p for p in found if p not in held_out]
+
+
+def check_apart(train: list[Path], dev: list[Path], option: str) -> None:
+    """Check that no held-out record is trained on.
+
+    Files are told apart by path and, of equal sizes, by content; where the training files are small, each record is.
+
+    Args:
+        train: files of the option named `option`.
+        dev: files of --dev_record_path_or_regex.
+        option: in errors.
+
+    Raises:
+        UsageError: a file or a record is on both sides.
+    """
+    remedy = "a perplexity on what was trained tells nothing; name train-*.tfrecord there, and dev-*.tfrecord here"
+    real = {os.path.realpath(p): p for p in dev}
+    sizes = {p.stat().st_size for p in dev}
+    same = [p for p in train if os.path.realpath(p) in real]
+    if not same:
+        alike = [p for p in train if p.stat().st_size in sizes]
+        digests = {file_digest(p) for p in dev} if alike else set()
+        same = [p for p in alike if file_digest(p) in digests]
+    if same:
+        raise UsageError(f"--dev_record_path_or_regex: {same[0]} is in --{option} too; {remedy}")
+    if sum(p.stat().st_size for p in train) > SMALL:
+        return
+    held_out = {hashlib.sha256(record).digest() for record in Records(dev).raw()}
+    for number, record in enumerate(Records(train).raw()):
+        if hashlib.sha256(record).digest() in held_out:
+            raise UsageError(f"--dev_record_path_or_regex: record {number} of --{option} is among its records; {remedy}")
 
 
 class Records:
@@ -164,16 +206,24 @@ class Records:
         """
         if not 0 <= number < len(self):
             raise IndexError(f"record {number} of {len(self)}")
-        which = bisect_right(self._ends, number)
-        inside = int(number) - (self._ends[which - 1] if which else 0)
-        begin, end = (int(b) for b in self._bounds[which][inside : inside + 2])
-        raw = self._map(which)[begin:end]
+        which, inside, begin, raw = self._raw(number)
         try:
             features = decode(unframe(raw))
             _check_features(features)
         except ValueError as error:
             raise _broken(self.paths[which], inside, begin, str(error)) from None
         return features
+
+    def raw(self) -> Iterator[bytes]:
+        """Every record as it stands in its file, in order."""
+        return (self._raw(number)[3] for number in range(len(self)))
+
+    def _raw(self, number: int) -> tuple[int, int, int, bytes]:
+        """In which file a record is, its number there, where it begins, and its bytes."""
+        which = bisect_right(self._ends, number)
+        inside = int(number) - (self._ends[which - 1] if which else 0)
+        begin, end = (int(b) for b in self._bounds[which][inside : inside + 2])
+        return which, inside, begin, self._map(which)[begin:end]
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_maps": OrderedDict()}

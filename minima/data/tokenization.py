@@ -6,6 +6,7 @@ therefore spells the model out as a `tokenizer.json` that AutoTokenizer, any oth
 vLLM load as it is.
 """
 
+import hashlib
 import json
 import os
 from collections.abc import Iterator, Sequence
@@ -19,6 +20,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pro
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from minima.errors import DataError
+from minima.workspace.marker import artifact_folder, read_marker
 
 MODEL_FILE = "tokenizer.model"
 TOKENIZER_FILE = "tokenizer.json"
@@ -28,6 +30,19 @@ SPACE = "▁"
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
 """Types of a SentencePiece piece (sentencepiece_model.proto)."""
 _BPE = 2
+PROBES = (
+    "  The quick brown fox,\tdon't \"stop\"; it's 3.14 (or 1,234,567)?\n\n    def f(x): return x ** 2  # 中文 and ENGLISH",
+    "二〇二六年，中国的“人工智能”…… 約３．５％《红楼梦》！",
+    " leading",
+    "trailing ",
+    "a  b   c",
+    "naïve café ﬁ ½ Ⅷ e\u0301",
+    "😀👩‍💻",
+    "\u3000全角　空格",
+    "\x00\x7f\ufffd",
+    "\r\n",
+)
+"""Texts that tell tokenizers with the same pieces apart: spaces, digits, case, compatibility forms, what has no piece."""
 
 
 def load(folder: str | Path) -> PreTrainedTokenizerBase:
@@ -79,6 +94,55 @@ def encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[lis
     )
     ids: list[list[int]] = coded["input_ids"]
     return ids
+
+
+def fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
+    """What the ids of a tokenizer mean, as a hash: equal for two folders just when records of one are records of the other.
+
+    That is its pieces with their ids, which of them begin and end a sequence, and the ids that it gives to some text and to
+    each of its pieces: the same tokenizer may be written in several ways, so the files themselves say nothing. Tokens that
+    were added to the pieces are left out; no text gives them.
+    """
+    backend: Any = tokenizer.backend_tokenizer
+    pieces: dict[str, int] = backend.get_vocab(with_added_tokens=False)
+    texts = [*PROBES, *sorted(pieces)]
+    coded: list[list[int]] = []
+    for start in range(0, len(texts), 4096):
+        coded += encode(tokenizer, texts[start : start + 4096])
+    meaning = [sorted(pieces.items()), tokenizer.bos_token_id, tokenizer.eos_token_id, coded]
+    return hashlib.sha256(json.dumps(meaning).encode()).hexdigest()[:16]
+
+
+def check_records(paths: Sequence[Path], option: str, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Check that records were made with a tokenizer whose ids mean the same, as far as a marker beside them says it.
+
+    Raises:
+        DataError: with another one.
+    """
+    ours = ""
+    for folder in dict.fromkeys(path.parent for path in paths):
+        made = artifact_folder(str(folder))
+        theirs = read_marker(made)["metrics"].get("tokenizer") if made else None
+        ours = ours or (fingerprint(tokenizer) if theirs else "")
+        if theirs and theirs != ours:
+            raise DataError(
+                f"--{option}: the records in {folder} were made with another tokenizer ({theirs}) than that of "
+                f"{tokenizer.name_or_path} ({ours}): their ids would mean other text; build them again with "
+                f"--tokenizer_name_or_path {tokenizer.name_or_path}"
+            )
+
+
+def check_same(one: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase, option: str) -> None:
+    """Check that the ids of two models' tokenizers mean the same.
+
+    Raises:
+        DataError: they do not; `option` names the first.
+    """
+    if fingerprint(one) != fingerprint(other):
+        raise DataError(
+            f"--{option}: the ids of its tokenizer ({one.name_or_path}) mean other text than those of {other.name_or_path}; "
+            "valid: two models with one tokenizer, such as a model and what `minima convert` made of it"
+        )
 
 
 def read_model(place: str | Path) -> Any:

@@ -13,7 +13,7 @@ def run(options: Adapt, output: Output) -> dict[str, Any]:
     """Write the trained model to `output.folder` and return the metrics; `loop.train` says what is raised."""
     group = Group(pretrained.device())
     output.progress.phase("loading")
-    train_records, dev_records = folders.records(options.record_path_or_regex), folders.held_out(options)
+    train_records, dev_records = folders.records("record_path_or_regex", "model_name_or_path", options)
     llama = folders.model(options.model_name_or_path, options)
     metrics = loop.train(
         llama,

@@ -77,6 +77,7 @@ def run(options: BuildChatData, output: Output) -> dict[str, Any]:
         "train_examples": written["train"],
         "dev_examples": written.get("dev", 0),
         **counts,
+        "tokenizer": tokenization.fingerprint(tokenization.load(split_digest(options.tokenizer_name_or_path)[0])),
     }
 
 

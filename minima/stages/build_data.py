@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from minima.data import corpus, packing, records
+from minima.data import corpus, packing, records, tokenization
 from minima.data.documents import Bad, Form
 from minima.data.packing import NAMED, Advance, Built, Counts, Job
 from minima.errors import DataError, listed
@@ -42,7 +42,7 @@ def run(options: BuildData, output: Output) -> dict[str, Any]:
     """Build the shards of this pod, and wait for those of the others.
 
     Returns:
-        of all pods: the fields of `Counts` but for the characters, and `characters_per_token`.
+        of all pods: the fields of `Counts` but for the characters, `characters_per_token`, and `tokenizer`, what the ids mean.
 
     Raises:
         UsageError: the pod's number is wrong.
@@ -95,6 +95,8 @@ def run(options: BuildData, output: Output) -> dict[str, Any]:
         _check_counts(counts, options)
     ids = counts.tokens - 2 * counts.documents
     metrics = {name: value for name, value in asdict(counts).items() if name != "characters"}
+    tokenizer = packing.load_once(split_digest(options.tokenizer_name_or_path)[0])
+    metrics["tokenizer"] = tokenization.fingerprint(tokenizer)
     return {**metrics, "characters_per_token": round(counts.characters / max(1, ids), 4)}
 
 

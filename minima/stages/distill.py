@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from transformers import LlamaForCausalLM
 
+from minima.data import tokenization
 from minima.data.batch import Batch
 from minima.errors import UsageError
 from minima.models import pretrained
@@ -19,18 +20,20 @@ def run(options: Distill, output: Output) -> dict[str, Any]:
 
     Raises:
         UsageError: teacher and student have vocabularies of different sizes.
-        DataError: the sequences are longer than the teacher's positions.
+        DataError: their ids mean different text, or the sequences are longer than the teacher's positions.
     """
     group = Group(pretrained.device())
     output.progress.phase("loading")
-    train_records, dev_records = folders.records(options.record_path_or_regex), folders.held_out(options)
-    teacher_config = pretrained.config(folders.place(options.teacher_model_name_or_path))
-    sizes = teacher_config.vocab_size, pretrained.config(folders.place(options.student_model_name_or_path)).vocab_size
-    if sizes[0] != sizes[1]:
+    train_records, dev_records = folders.records("record_path_or_regex", "student_model_name_or_path", options)
+    places = folders.place(options.teacher_model_name_or_path), folders.place(options.student_model_name_or_path)
+    teacher_config, student_config = map(pretrained.config, places)
+    if teacher_config.vocab_size != student_config.vocab_size:
         raise UsageError(
-            f"--teacher_model_name_or_path: its vocabulary has {sizes[0]} pieces, the student's {sizes[1]}; "
-            "valid: two models with the same tokenizer"
+            f"--teacher_model_name_or_path: its vocabulary has {teacher_config.vocab_size} pieces, the student's "
+            f"{student_config.vocab_size}; valid: two models with the same tokenizer"
         )
+    teacher_tokenizer, tokenizer = map(tokenization.load, places)
+    tokenization.check_same(teacher_tokenizer, tokenizer, "teacher_model_name_or_path")
     loop.check_shape(teacher_config, options)
     teacher = folders.model(options.teacher_model_name_or_path, options).requires_grad_(False)
     student = folders.model(options.student_model_name_or_path, options)

@@ -70,7 +70,9 @@ def _run(options: Evaluate, output: artifact.Output, found: list[Data]) -> dict[
     tokenizer = tokenization.load(folder)
     held_out = None
     if options.dev_record_path_or_regex:
-        held_out = records.Records(records.find(split_digest(options.dev_record_path_or_regex)[0]))
+        paths = records.find(split_digest(options.dev_record_path_or_regex)[0], "dev")
+        tokenization.check_records(paths, "dev_record_path_or_regex", tokenizer)
+        held_out = records.Records(paths)
     prompt = _prompt(tokenizer, options.question, config.max_position_embeddings) if options.question else []
     output.progress.phase("loading")
     model = models.load(

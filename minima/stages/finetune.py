@@ -27,8 +27,8 @@ def run(options: Finetune, output: Output) -> dict[str, Any]:
     """
     group = Group(pretrained.device())
     output.progress.phase("loading")
-    train_records, dev_records = folders.records(options.train_record_path_or_regex), folders.held_out(options)
     name = options.model_name_or_path
+    train_records, dev_records = folders.records("train_record_path_or_regex", "model_name_or_path", options)
     llama: Any = folders.model(name, options)
     if options.lora_r:
         torch.manual_seed(options.seed)

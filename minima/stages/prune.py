@@ -33,8 +33,9 @@ def run(options: Prune, output: Output) -> dict[str, Any]:
     """
     teacher_folder, _ = split_digest(options.teacher_model_name_or_path)
     record_path, _ = split_digest(options.record_path_or_regex)
-    tokenization.load(teacher_folder)  # What cannot be used later is refused now.
-    records = Records(find(record_path))
+    paths = find(record_path, "train")
+    tokenization.check_records(paths, "record_path_or_regex", tokenization.load(teacher_folder))
+    records = Records(paths)
     if len(records) == 0:
         raise DataError(f"--record_path_or_regex: {record_path} holds no record")
     output.progress.phase("loading")

@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from transformers import LlamaForCausalLM
 
-from minima.data.records import Records, find
+from minima.data import tokenization
+from minima.data.records import Records, check_apart, find
 from minima.models import pretrained
 from minima.options import Training, inputs, split_digest
 from minima.workspace.artifact import Output
@@ -17,14 +18,22 @@ def place(value: str) -> Path:
     return Path(split_digest(value)[0])
 
 
-def records(value: str) -> Records:
-    """The records that an input option names."""
-    return Records(find(place(value)))
+def records(train: str, model: str, options: Training) -> tuple[Records, Records | None]:
+    """The training records that the option named `train` holds, and those for perplexity, if the options name any.
 
-
-def held_out(options: Training) -> Records | None:
-    """The records for perplexity, if the options name any."""
-    return records(options.dev_record_path_or_regex) if options.dev_record_path_or_regex else None
+    Raises:
+        UsageError: some are on both sides.
+        DataError: they cannot be read, or were made with another tokenizer than that of the option named `model`.
+    """
+    tokenizer = tokenization.load(place(getattr(options, model)))
+    found = find(place(getattr(options, train)), "train")
+    tokenization.check_records(found, train, tokenizer)
+    if not options.dev_record_path_or_regex:
+        return Records(found), None
+    held_out = find(place(options.dev_record_path_or_regex), "dev")
+    tokenization.check_records(held_out, "dev_record_path_or_regex", tokenizer)
+    check_apart(found, held_out, train)
+    return Records(found), Records(held_out)
 
 
 def model(value: str, options: Training) -> LlamaForCausalLM:

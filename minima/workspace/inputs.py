@@ -11,7 +11,7 @@ from typing import Any
 
 from minima.errors import DataError, NotReadyError
 from minima.options import Options, inputs, split_digest
-from minima.workspace.files import file_digest, write_atomically
+from minima.workspace.files import file_digest, matching, walk, write_atomically
 from minima.workspace.marker import artifact_folder, check_files, read_marker
 
 WORKSPACE = "${workspace}"
@@ -68,7 +68,7 @@ def check_input(option: str, value: str, output_dir: str, *, verify: bool = Fals
     """
     path, digest = split_digest(value)
     folder = artifact_folder(path)
-    if not (os.path.exists(path) or glob.glob(path)):
+    if not (os.path.exists(path) or input_files(path)):
         made = f" (artifact {folder} has no such path)" if folder else ""
         raise NotReadyError(f"--{option}: nothing at {path}{made}; check the path, or run the stage that makes it")
     if folder is not None:
@@ -98,12 +98,32 @@ def check_inputs(options: Options) -> dict[str, dict[str, Any]]:
 
 
 def input_files(path: str) -> list[Path]:
-    """All files at `path` (a file, a folder or a glob), sorted, without hidden ones and markers."""
-    roots = [path] if os.path.exists(path) else sorted(glob.glob(path))
-    found: list[Path] = []
-    for root in map(Path, roots):
-        found += [root] if root.is_file() else [p for p in sorted(root.rglob("*")) if p.is_file()]
-    return [p for p in found if not p.name.startswith((".", "_"))]
+    """All files at `path` (a file, a folder or a glob), sorted; of a folder what `files.walk` finds."""
+    if os.path.isfile(path):
+        return [Path(path)]
+    if os.path.isdir(path):
+        return [place for name in walk(Path(path)) if (place := Path(path, name)).is_file()]
+    root = glob_root(path)
+    pattern = os.path.relpath(path, root)
+    if "**" in pattern:
+        found = matching(walk(root), pattern)
+    else:
+        found = []
+        for name in glob.glob(pattern, root_dir=root):
+            if not any(part.startswith((".", "_")) for part in Path(name).parts):
+                inside = walk(root / name) if (root / name).is_dir() else []
+                found += [f"{name}/{one}" for one in inside] or [name]
+    return [place for name in sorted(set(found)) if (place := root / name).is_file()]
+
+
+def glob_root(path: str) -> Path:
+    """The folder before the first pattern of a glob."""
+    parts = Path(path).parts
+    fixed = next((n for n, part in enumerate(parts) if glob.has_magic(part)), len(parts) - 1)
+    # `w[x]` may be a folder of that name, whose files a pattern names.
+    while fixed < len(parts) - 1 and Path(*parts[: fixed + 1]).is_dir():
+        fixed += 1
+    return Path(*parts[:fixed])
 
 
 def fingerprint(path: str) -> dict[str, list[int]]:

@@ -1,6 +1,10 @@
 """Tiny random models for tests."""
 
+import json
+from pathlib import Path
+
 import torch
+from tokenizers import Tokenizer, models
 from transformers import LlamaConfig, LlamaForCausalLM
 
 
@@ -34,3 +38,13 @@ def llama(
             drawn = torch.randn(weight.shape, generator=generator)
             weight.copy_(1 + 0.2 * drawn if "norm" in name else drawn / weight.shape[-1] ** 0.5)
     return model.to(dtype)
+
+
+def tokenizer(folder: Path, vocab: int = 128) -> None:
+    """Write a tokenizer of single characters into a model folder, with `<s>` and `</s>` where `llama` has them."""
+    pieces = ["<unk>", "<s>", "</s>", *(chr(33 + n) for n in range(vocab - 3))]
+    made = Tokenizer(models.BPE(vocab={piece: n for n, piece in enumerate(pieces)}, merges=[], unk_token="<unk>"))
+    made.add_special_tokens(pieces[:3])
+    made.save(str(folder / "tokenizer.json"))
+    described = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(described))

@@ -18,7 +18,7 @@ from tfrecord.writer import TFRecordWriter
 
 from minima.data import records
 from minima.data.records import Records
-from minima.errors import DataError, NotReadyError
+from minima.errors import DataError, NotReadyError, UsageError
 
 INT64 = st.integers(-(2**63), 2**63 - 1)
 TOKEN = st.integers(0, 2**17)
@@ -342,3 +342,38 @@ def test_find(tmp_path: Path) -> None:
         records.find(tmp_path / "empty[1]")
     with pytest.raises(DataError, match="no such record file"):
         Records([tmp_path / "gone.tfrecord"])
+
+
+def made(folder: Path, **files: list[int]) -> Path:
+    folder.mkdir(exist_ok=True)
+    for name, numbers in files.items():
+        records.write(folder / f"{name.replace('_', '-')}.tfrecord", [example(number) for number in numbers])
+    return folder
+
+
+@pytest.mark.parametrize("form", ["{}", "{}/*", "{}/*.tfrecord", "{}/**/*.tfrecord"])
+def test_the_train_side_of_a_folder_or_glob_is_its_train_shards(tmp_path: Path, form: str) -> None:
+    folder = made(tmp_path / "data", train_0=[1], train_1=[2], dev_0=[3], dev_1=[4])
+    path = form.format(folder)
+    assert [p.stem for p in records.find(path, "train")] == ["train-0", "train-1"]
+    assert [p.stem for p in records.find(path, "dev")] == ["dev-0", "dev-1"]
+    assert len(records.find(path)) == 4
+    assert [p.stem for p in records.find(f"{folder}/dev-*.tfrecord", "train")] == ["dev-0", "dev-1"], "asked for by name"
+    other = made(tmp_path / "other", part_0=[1])
+    assert [p.stem for p in records.find(other, "dev")] == ["part-0"]
+
+
+def test_no_record_on_both_sides(tmp_path: Path) -> None:
+    folder = made(tmp_path / "data", train_0=[1, 2], train_1=[3, 4], dev_0=[5, 6])
+    train, dev = records.find(folder, "train"), records.find(folder, "dev")
+    records.check_apart(train, dev, "record_path_or_regex")
+    (tmp_path / "link.tfrecord").symlink_to(folder / "train-1.tfrecord")
+    made(tmp_path / "copy", a=[3, 4])
+    made(tmp_path / "part", a=[7, 4])
+    for name, said in (
+        ("link.tfrecord", r"train-1\.tfrecord is in --record_path_or_regex too"),
+        ("copy/a.tfrecord", r"train-1\.tfrecord is in --record_path_or_regex too"),
+        ("part/a.tfrecord", r"record 3 of --record_path_or_regex is among its records"),
+    ):
+        with pytest.raises(UsageError, match=rf"--dev_record_path_or_regex: .*{said}; .*name train-\*\.tfrecord"):
+            records.check_apart(train, [tmp_path / name], "record_path_or_regex")

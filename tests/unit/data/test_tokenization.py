@@ -1,7 +1,9 @@
 """AutoTokenizer on what `tokenizer.write` writes, against the sentencepiece package."""
 
 import json
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sentencepiece
@@ -11,6 +13,7 @@ from hypothesis import strategies as st
 from minima.data import sample, tokenization
 from minima.errors import DataError
 from minima.stages import init_model
+from minima.workspace.marker import FORMAT, MARKER
 
 ODD_LINES = [
     *("", " ", "  two before", "two  between", "behind  ", "\n", "a\n\nb", "tab\there", "▁x", "\x00\x1f", "<0x0A>"),
@@ -137,3 +140,78 @@ def test_write_refuses_what_it_cannot_reproduce(tmp_path: Path, model: bytes) ->
     with pytest.raises(DataError, match=r"remove_extra_whitespaces, user-defined pieces; valid: BPE"):
         tokenization.write(proto.SerializeToString(), tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def write_model(folder: Path, content: bytes) -> Path:
+    folder.mkdir()
+    (folder / "config.json").write_text('{"model_type": "llama"}')
+    tokenization.write(content, folder)
+    return folder
+
+
+def changed(folder: Path, name: str, **changes: object) -> Path:
+    """A copy of a tokenizer whose `tokenizer.json` has other parts."""
+    copy = folder.parent / name
+    shutil.copytree(folder, copy)
+    place = copy / "tokenizer.json"
+    content = json.loads(place.read_text())
+    content["model"] |= {key: value for key, value in changes.items() if key in content["model"]}
+    content |= {key: value for key, value in changes.items() if key not in content["model"]}
+    place.write_text(json.dumps(content, indent=7))
+    return copy
+
+
+def test_a_fingerprint_is_of_what_ids_mean(model: bytes, tmp_path: Path) -> None:
+    ours = tokenization.fingerprint(tokenization.load(write_model(tmp_path / "ours", model)))
+    content = json.loads((tmp_path / "ours" / "tokenizer.json").read_text())
+    added = [*content["added_tokens"], {**content["added_tokens"][-1], "id": 400, "content": "<pad>"}]
+    same: dict[str, dict[str, Any]] = {
+        "written otherwise": {},
+        "a token beside the pieces": {"added_tokens": added},
+        "appends </s>": {
+            "post_processor": {
+                "type": "TemplateProcessing",
+                "single": [{"Sequence": {"id": "A", "type_id": 0}}, {"SpecialToken": {"id": "</s>", "type_id": 0}}],
+                "pair": [],
+                "special_tokens": {"</s>": {"id": "</s>", "ids": [2], "tokens": ["</s>"]}},
+            }
+        },
+    }
+    for name, changes in same.items():
+        assert tokenization.fingerprint(tokenization.load(changed(tmp_path / "ours", name, **changes))) == ours, name
+    vocabulary = content["model"]["vocab"]
+    swapped = {**vocabulary, "▁the": vocabulary["▁a"], "▁a": vocabulary["▁the"]}
+    others = {
+        "two ids the other way round": {"vocab": swapped},
+        "another order of merges": {"merges": content["model"]["merges"][::-1]},
+        "lower case": {"normalizer": {"type": "Sequence", "normalizers": [{"type": "Lowercase"}, content["normalizer"]]}},
+        "compatibility forms": {"normalizer": {"type": "Sequence", "normalizers": [{"type": "NFKC"}, content["normalizer"]]}},
+        "no space in front": {"normalizer": content["normalizer"]["normalizers"][1]},
+    }
+    found = {
+        name: tokenization.fingerprint(tokenization.load(changed(tmp_path / "ours", name, **c))) for name, c in others.items()
+    }
+    assert ours not in found.values()
+    assert len(set(found.values())) == len(found)
+
+
+def test_records_of_another_tokenizer_with_as_many_pieces(model: bytes, tmp_path: Path) -> None:
+    backwards = [text[::-1] for text in sample.documents("english", 60_000)]
+    other = init_model.train_sentencepiece(backwards, 400, "vocab_size", byte_fallback=True)
+    one, two = (tokenization.load(write_model(tmp_path / name, m)) for name, m in (("one", model), ("two", other)))
+    assert len(one) == len(two)
+    (tmp_path / "data").mkdir()
+    marker = {"format": FORMAT, "verb": "build-data", "key": "0", "identity": {}, "inputs": {}, "files": {}}
+    place = tmp_path / "data" / MARKER
+    place.write_text(json.dumps({**marker, "metrics": {"tokenizer": tokenization.fingerprint(one)}}))
+    paths = [tmp_path / "data" / "train-0.tfrecord"]
+    tokenization.check_records(paths, "record_path_or_regex", one)
+    tokenization.check_same(one, one, "x")
+    with pytest.raises(
+        DataError, match=r"--record_path_or_regex: .*data were made with another tokenizer .* than that of .*two"
+    ):
+        tokenization.check_records(paths, "record_path_or_regex", two)
+    with pytest.raises(DataError, match=r"--x: the ids of its tokenizer .*one\) mean other text than those of .*two"):
+        tokenization.check_same(one, two, "x")
+    place.unlink()
+    tokenization.check_records(paths, "record_path_or_regex", two)  # Of records without a marker nobody knows.

@@ -16,6 +16,7 @@ from minima.models import pretrained
 from minima.options import Adapt, Distill
 from minima.stages import adapt, distill
 from minima.workspace.artifact import Output
+from tests.unit import tiny
 from tests.unit.training import runs
 
 
@@ -29,7 +30,7 @@ def options(tmp_path: Path) -> Distill:
     """A teacher of another shape, records and a place for the student."""
     for name, changes in {"teacher": {"hidden": 48, "seed": 1}, "student": {}}.items():
         runs.model(**changes).save_pretrained(tmp_path / name)
-        (tmp_path / name / "tokenizer.json").write_text("{}")
+        tiny.tokenizer(tmp_path / name)
     records.write(tmp_path / "train.tfrecord", runs.examples(24))
     records.write(tmp_path / "dev.tfrecord", runs.examples(4, seed=1))
     (tmp_path / "out").mkdir()

@@ -13,6 +13,7 @@ from minima.data import records
 from minima.options import Finetune
 from minima.stages import finetune
 from minima.workspace.artifact import Output
+from tests.unit import tiny
 from tests.unit.training import runs
 
 IDS = torch.arange(3, 19)[None]
@@ -43,7 +44,7 @@ def options(tmp_path: Path) -> Finetune:
 
 def run(options: Finetune, *, tied: bool = False) -> dict[str, Any]:
     runs.model(tied=tied).save_pretrained(options.model_name_or_path)
-    (Path(options.model_name_or_path) / "tokenizer.json").write_text("{}")
+    tiny.tokenizer(Path(options.model_name_or_path))
     return finetune.run(options, Output(Path(options.output_dir), options, {}, lambda: None))
 
 

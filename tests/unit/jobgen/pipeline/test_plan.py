@@ -357,6 +357,25 @@ def test_the_tutorials_lora_script_does_not_fit() -> None:
         ),
         (
             "smoke",
+            "tokenizer_name_or_path: ${expand-vocab}",
+            "tokenizer_name_or_path: ${init-model}/model",
+            "stages.adapt.options.record_path_or_regex: its records are made with the tokenizer of init-model, "
+            "model_name_or_path has that of expand-vocab; the ids would mean other text",
+        ),
+        (
+            "smoke",
+            "tokenizer_name_or_path: ${distill}",
+            "tokenizer_name_or_path: ${init-model}/model",
+            "stages.finetune.options.train_record_path_or_regex: its records are made with the tokenizer of init-model",
+        ),
+        (
+            "smoke",
+            "teacher_model_name_or_path: ${adapt}\n      student",
+            "teacher_model_name_or_path: ${init-model}/model\n      student",
+            "stages.distill.options.teacher_model_name_or_path: it has the tokenizer of init-model",
+        ),
+        (
+            "smoke",
             "model_name_or_path: ${expand-vocab}",
             "model_name_or_path: ${expand-vocab}\n      attn_implementation: flash_attention_2",
             "flash_attention_2 needs GPUs, pool small-pair has none",
@@ -373,3 +392,30 @@ def test_what_does_not_fit(pipeline: str, old: str, new: str, expected: str) -> 
     with pytest.raises(UsageError) as caught:
         plan(shipped(pipeline, (old, new)))
     assert expected in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        (
+            "record_path_or_regex: ${build-data}/train-*.tfrecord",
+            "record_path_or_regex: ${build-data}/*.tfrecord",
+            "found ${build-data}/*.tfrecord, which is no records; did you mean '${build-data}/train-*.tfrecord'?",
+        ),
+        (
+            "dev_record_path_or_regex: ${build-data}/dev-*.tfrecord",
+            "dev_record_path_or_regex: ${build-data}/*.tfrecord",
+            "found ${build-data}/*.tfrecord, which is no records; did you mean '${build-data}/dev-*.tfrecord'?",
+        ),
+        (
+            "record_path_or_regex: ${build-data}/train-*.tfrecord",
+            "record_path_or_regex: ${build-data}/dev-*.tfrecord",
+            "${build-data}/dev-*.tfrecord overlaps with dev_record_path_or_regex ${build-data}/dev-*.tfrecord; "
+            "name train-*.tfrecord here",
+        ),
+    ],
+)
+def test_training_never_sees_held_out_records(old: str, new: str, said: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        plan(shipped("smoke", (old, new)))
+    assert said in str(caught.value)
