@@ -14,6 +14,8 @@ from minima.errors import UsageError
 
 DECIMAL = re.compile(r"[-+]?(?:0|[1-9][0-9]*)")
 _TAG = "tag:yaml.org,2002:"
+ALIASED = 10_000
+"""Values that all aliases together may stand for: who reads a value goes through each of them."""
 
 
 @dataclass(frozen=True)
@@ -85,19 +87,30 @@ class _Converter:
         self.file = file
         self.lines = lines
         self.errors: list[str] = []
-        self.done: dict[int, Any] = {}
-        """Values of nodes, for aliases; _OPEN for one that is not finished yet."""
+        self.done: dict[int, tuple[Any, int]] = {}
+        """Values of nodes, for aliases, and how many values each holds; _OPEN for one that is not finished yet."""
+        self.size = 0
+        """Values so far, those that aliases stand for included."""
+        self.aliased = 0
 
     def value(self, node: yaml.Node, path: tuple[str, ...]) -> Any:
         if id(node) in self.done:
-            if self.done[id(node)] is _OPEN:
+            found, size = self.done[id(node)]
+            if found is _OPEN:
                 self.error(node, path, "an alias inside its own anchor")
                 return None
-            return self.done[id(node)]
-        self.done[id(node)] = _OPEN
+            self.size += size
+            self.aliased += size
+            if self.aliased > ALIASED:
+                place = Place(self.file, self.lines)(*path)
+                raise UsageError(f"{place}: aliases up to here stand for {self.aliased} values; at most {ALIASED} are valid")
+            return found
+        self.done[id(node)] = _OPEN, 0
+        before = self.size
+        self.size += 1
         match node:
             case yaml.MappingNode():
-                found: Any = self.mapping(node, path)
+                found = self.mapping(node, path)
             case yaml.SequenceNode():
                 found = []
                 for number, item in enumerate(node.value):
@@ -105,7 +118,7 @@ class _Converter:
                     found.append(self.value(item, (*path, str(number))))
             case _:
                 found = self.scalar(node, path)
-        self.done[id(node)] = found
+        self.done[id(node)] = found, self.size - before
         return found
 
     def mapping(self, node: yaml.MappingNode, path: tuple[str, ...]) -> dict[str, Any]:

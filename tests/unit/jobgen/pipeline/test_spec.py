@@ -5,8 +5,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from jobgen.pipeline import plan, spec
+from jobgen.pipeline import plan, source, spec
 from jobgen.pipeline.pipeline import Input, Reference, Workspace
 from minima.errors import UsageError
 
@@ -309,9 +312,34 @@ def test_aliases_are_welcome() -> None:
     assert both == ["/workspace/records/*.tfrecord"] * 2
 
 
-def test_aliases_of_aliases_cost_no_memory() -> None:
-    bomb = "\n".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9) if i else 'x'}]" for i in range(30))
-    assert errors(bomb + "\n")
+def nested(depth: int, width: int, of: str = "list") -> str:
+    """Lines in which each value holds the one before `width` times."""
+    inner = {"list": "[{}]", "mapping": "{{{}}}"}[of]
+    held = [(f"*a{i - 1}" if i else "x") for i in range(depth)]
+    items = [[f"k{n}: {one}" if of == "mapping" else one for n in range(width)] for one in held]
+    return "".join(f"a{i}: &a{i} {inner.format(', '.join(each))}\n" for i, each in enumerate(items))
+
+
+@pytest.mark.parametrize("of", ["list", "mapping"])
+def test_aliases_of_aliases_cost_nothing(of: str) -> None:
+    (said,) = errors(nested(30, 9, of))
+    assert re.fullmatch(r"p.yaml:\d+: a\d+[.k\d]*: aliases up to here stand for \d+ values; at most 10000 are valid", said)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 12), st.integers(1, 12), st.sampled_from(["list", "mapping"]))
+def test_what_aliases_stand_for_is_counted(depth: int, width: int, of: str) -> None:
+    """In full, and up to the limit all of it is there."""
+    text = nested(depth, width, of)
+    sizes = [1 + width]
+    for _ in range(depth - 1):
+        sizes.append(1 + width * sizes[-1])
+    aliased = sum(width * size for size in sizes[:-1])
+    if aliased > source.ALIASED:
+        with pytest.raises(UsageError, match="aliases up to here stand for"):
+            source.parse(text, "p.yaml")
+    else:
+        assert source.parse(text, "p.yaml").value == yaml.safe_load(text)
 
 
 def test_a_digest_is_of_the_whole_input() -> None:
