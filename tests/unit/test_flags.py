@@ -17,7 +17,7 @@ from minima.workspace import artifact
 
 ADAPT = {"output_dir": "/o", "model_name_or_path": "/m", "record_path_or_regex": "/r"}
 VALID: dict[str, dict[str, object]] = {
-    "build-data": {"input_regex": "**/*.txt"},
+    "build-data": {"input_regex": "**/*.txt", "text_key": ("title", "text"), "encoding": "gb18030"},
     "build-chat-data": {"input_regex": "--*.json"},
     "convert": {"keep_layers": "middle"},
     "evaluate": {"tasks": ("drop", "smoke_english")},
