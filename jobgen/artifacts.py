@@ -10,7 +10,7 @@ from jobgen.pipeline.plan import Step, following
 from jobgen.report import say
 from minima.errors import NotReadyError
 from minima.options import inputs, split_digest
-from minima.workspace.lease import Lease
+from minima.workspace.lease import all_of
 
 ASIDE = "_aside"
 LOGS = "_logs"
@@ -44,13 +44,10 @@ def move_aside(folders: list[Path], aside: Path) -> list[Path]:
         say(f"set aside {os.path.relpath(folder)} as {os.path.relpath(place)}")
         moves.append((folder, place))
     with contextlib.ExitStack() as leases:  # Not under the hands of a stage that still runs, in any of its pods.
-        for folder, _ in moves:
-            names = {"lease", *(place.name[1:].split(".")[0] for place in folder.glob("_lease*.json"))}
-            for name in sorted(names):
-                leases.enter_context(Lease(folder, name))
+        held = [leases.enter_context(all_of(folder)) for folder, _ in moves]
         aside.mkdir(parents=True, exist_ok=True)
-        for folder, place in moves:
-            folder.rename(place)
+        for lease, (_, place) in zip(held, moves, strict=True):
+            lease.move(place)
     return [place for _, place in moves]
 
 

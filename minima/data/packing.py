@@ -234,7 +234,7 @@ def build(job: Job) -> Iterator[Advance | Built]:
     yield Built(job, counts, {file.name: file.stat().st_size for file in made}, bad, whole)
 
 
-def build_rest(folder: Path, staging: Path, spans: int, options: BuildData, counts: Counts) -> tuple[Counts, list[Path]]:
+def build_rest(folder: Path, staging: Path, spans: int, options: BuildData, counts: Counts) -> Counts:
     """Write the last shard into the staging folder: what all spans left, in their order.
 
     Args:
@@ -245,7 +245,7 @@ def build_rest(folder: Path, staging: Path, spans: int, options: BuildData, coun
         counts: of all spans.
 
     Returns:
-        the counts of this shard, with the dropped tokens, and its files.
+        the counts of this shard, with the dropped tokens.
     """
     length = options.max_seq_length
     places = [rest_place(folder, index, spans) for index in range(spans)]
@@ -260,15 +260,15 @@ def build_rest(folder: Path, staging: Path, spans: int, options: BuildData, coun
             shards["dev" if hash_ <= highest else "train"].add(ids)
             held_out += hash_ <= highest
     # The end of the held-out text is measured too; training takes whole examples only.
-    made = [*shards["train"].close(), *shards["dev"].close(short=True)]
+    shards["train"].close()
+    shards["dev"].close(short=True)
     dropped = sum(len(shard.rest) for shard in shards.values())
-    found = Counts(
+    return Counts(
         dev_documents=held_out,
         train_examples=shards["train"].examples,
         dev_examples=shards["dev"].examples,
         dropped_tokens=dropped,
     )
-    return found, made
 
 
 def _highest_held_out(places: list[Path], lacking: int) -> int:

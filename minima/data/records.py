@@ -8,6 +8,7 @@ The message is defined and decoded by the tfrecord package's `example_pb2`. Ours
 nothing, and an encoder for token ids, since protobuf takes most of the writing time (`tests/benchmarks/records.py`).
 """
 
+import contextlib
 import glob
 import hashlib
 import io
@@ -16,7 +17,7 @@ import os
 import struct
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from google.protobuf.message import DecodeError
 from tfrecord import example_pb2
 
 from minima.errors import DataError, UsageError, listed
-from minima.workspace.files import file_digest, sync
+from minima.workspace.files import file_digest
 from minima.workspace.inputs import input_files
 
 SUFFIX = ".tfrecord"
@@ -52,19 +53,15 @@ def index_of(path: Path) -> Path:
 
 
 class Writer:
-    """Writes the TFRecord file `path` with its index, record by record; after `close` each is there whole, else not at all.
+    """Writes the TFRecord file `path` with its index, record by record; both are there, and synced, after `close`.
 
     Args:
-        path: the file; one that is there already is replaced.
-        check_lease: called before anything of that name is touched; what it raises leaves the old file as it was.
+        path: the file, in a folder that nobody reads before it is whole; one that is there already is replaced.
     """
 
-    def __init__(self, path: str | Path, *, check_lease: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, path: str | Path) -> None:
         self.count = self._offset = 0
-        self._check_lease = check_lease
-        self._places = Path(path), index_of(Path(path))
-        self._new = [place.with_name(f".{place.name}.{os.getpid()}") for place in self._places]
-        self._out, self._index = open(self._new[0], "wb"), open(self._new[1], "w", encoding="ascii")  # noqa: SIM115
+        self._out, self._index = open(path, "wb"), open(index_of(Path(path)), "w", encoding="ascii")  # noqa: SIM115
 
     def add(self, example: Mapping[str, np.ndarray]) -> None:
         """Write one record of int64 features by name, each `[N]`.
@@ -79,43 +76,23 @@ class Writer:
         self.count += 1
 
     def close(self) -> None:
-        """Put both files in place."""
+        """Write what is buffered."""
         with self._out, self._index:
             for file in (self._out, self._index):
                 file.flush()
                 os.fsync(file.fileno())
-        self._check_lease()
-        # At no moment is there an index of another file's records; without an index a file is still valid.
-        self._places[1].unlink(missing_ok=True)
-        for new, place in zip(self._new, self._places, strict=True):
-            os.replace(new, place)
-        sync(self._places[0].parent)
-
-    def drop(self) -> None:
-        """Leave nothing behind of what was not closed."""
-        for file, new in zip((self._out, self._index), self._new, strict=True):
-            file.close()
-            new.unlink(missing_ok=True)
 
 
-def write(
-    path: str | Path,
-    examples: Iterable[Mapping[str, np.ndarray]],
-    *,
-    check_lease: Callable[[], None] = lambda: None,
-) -> int:
-    """Write `examples` with a `Writer`, whose arguments these are; returns the number of records.
+def write(path: str | Path, examples: Iterable[Mapping[str, np.ndarray]]) -> int:
+    """Write `examples` with a `Writer`; returns the number of records.
 
     Raises:
         ValueError: as `Writer.add` says.
     """
-    writer = Writer(path, check_lease=check_lease)
-    try:
+    writer = Writer(path)
+    with contextlib.closing(writer):
         for example in examples:
             writer.add(example)
-        writer.close()
-    finally:
-        writer.drop()
     return writer.count
 
 

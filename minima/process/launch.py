@@ -9,7 +9,6 @@ import errno
 import importlib
 import json
 import os
-import shutil
 import sys
 import time
 import traceback
@@ -33,8 +32,8 @@ from minima.options import VERBS, Options
 from minima.process import agent, stop, words, workers
 from minima.workspace import artifact, attempts, progress
 from minima.workspace.inputs import check_inputs
-from minima.workspace.lease import Lease
-from minima.workspace.marker import CHECKPOINTS, clear_unfinished
+from minima.workspace.lease import MAKING, Lease, all_of
+from minima.workspace.marker import CHECKPOINTS
 
 STARTED = "MINIMA_STARTED"
 """When PID 1 began, in seconds since the epoch, for its workers."""
@@ -55,8 +54,7 @@ def _run(verb: str, argv: list[str]) -> int:
     options = flags.parse(VERBS[verb], argv)
     marker = artifact.finished(options)
     if marker is not None:
-        # Still there if the process ended right after the marker.
-        shutil.rmtree(Path(options.output_dir) / CHECKPOINTS, ignore_errors=True)
+        _tidy(Path(options.output_dir))
         print(f"finished already: {options.output_dir} ({artifact.summary(marker, options)})", file=sys.stderr)
         return 0
     inputs = check_inputs(options)
@@ -78,6 +76,13 @@ def _run(verb: str, argv: list[str]) -> int:
         raise StageError(f"{folder}: the stage ended without its marker")
     print(f"finished: {folder} ({artifact.summary(marker, options)})", file=sys.stderr)
     return 0
+
+
+def _tidy(folder: Path) -> None:
+    """Remove from a finished artifact what is there only if its process ended right after the marker."""
+    if any(place.is_dir() for name in (CHECKPOINTS, f"{MAKING}*") for place in folder.glob(name)):
+        with contextlib.suppress(OSError, NotReadyError), all_of(folder) as lease:
+            artifact.tidy(lease)
 
 
 def _claim(folder: Path, inputs: dict[str, dict[str, Any]]) -> None:
@@ -109,12 +114,10 @@ def _run_here(options: Options, folder: Path, inputs: dict[str, dict[str, Any]])
             return  # Another process made it while this one waited for the lease.
         file = f"_attempts-{pod}.json" if pod else attempts.FILE
         started = float(os.environ[STARTED])
-        with progress.Reporter(folder / progress.file(pod), lease.check, started) as reporter:
-            counted = attempts.counted(folder, options.max_attempts, file)
+        with progress.Reporter(_writing(lease, progress.file(pod)), started) as reporter:
+            counted = attempts.counted(lease, options.max_attempts, file)
             with counted as take_back, stop.before_the_end(take_back), one_form_of_errors():
-                if not options.independent:
-                    clear_unfinished(folder)
-                output = artifact.Output(folder, options, inputs, lease.check, started, reporter)
+                output = artifact.Output(lease.making, options, inputs, lease, started, reporter)
                 metrics = module(options.verb).run(options, output)
             if pod == 0:
                 output.commit(metrics)
@@ -122,6 +125,11 @@ def _run_here(options: Options, folder: Path, inputs: dict[str, dict[str, Any]])
             reporter.phase(progress.WAITING)
     while artifact.finished(options) is None:
         time.sleep(POLL)
+
+
+def _writing(lease: Lease, name: str) -> Callable[[str], None]:
+    """What writes a small file beside the artifact, that comes again and need not outlast a crash of the machine."""
+    return lambda text: lease.write(name, text, durable=False)
 
 
 def work(verb: str, argv: list[str]) -> int:
@@ -133,11 +141,11 @@ def work(verb: str, argv: list[str]) -> int:
     with Lease(folder) if first else contextlib.nullcontext() as lease, stop.before_the_end(lease.release if lease else None):
         if first and artifact.finished(options):
             raise NotReadyError(f"{folder}: another process finished it meanwhile")  # The agent sees it, and ends with 0.
-        check = lease.check if lease else lambda: None
         started = float(os.environ[STARTED])
-        with progress.Reporter(folder / progress.file() if first else None, check, started) as reporter:
-            output = artifact.Output(folder, options, inputs, check, started, reporter)
-            counted = attempts.counted(folder, options.max_attempts) if first else contextlib.nullcontext()
+        with progress.Reporter(_writing(lease, progress.file()) if lease else None, started) as reporter:
+            # The others write nothing but their part of each checkpoint, where the first one tells them.
+            output = artifact.Output(lease.making if lease else folder, options, inputs, lease, started, reporter)
+            counted = attempts.counted(lease, options.max_attempts) if lease else contextlib.nullcontext()
             with counted as take_back, stop.before_the_end(take_back), one_form_of_errors():
                 metrics = module(verb).run(options, output)
             if first:

@@ -65,7 +65,7 @@ def run(options: BuildChatData, output: Output) -> dict[str, Any]:
         first = next(examples, None)
         if first is not None:
             place = output.folder / FILE.format(split=split)
-            written[split] = records.write(place, itertools.chain([first], examples), check_lease=output.check_lease)
+            written[split] = records.write(place, itertools.chain([first], examples))
         elif split == "train":
             raise DataError(
                 f"--input_dir: none of {len(conversations)} conversations in {options.input_dir} fits into "

@@ -10,9 +10,7 @@ A finished span leaves `.span-….json`, from which a restart and other pods lea
 import contextlib
 import hashlib
 import json
-import os
 import re
-import shutil
 import sys
 import time
 from dataclasses import asdict, dataclass
@@ -27,7 +25,7 @@ from minima.options import BuildData, split_digest
 from minima.process import workers
 from minima.workspace import artifact
 from minima.workspace.artifact import Output
-from minima.workspace.files import sync, write_atomically
+from minima.workspace.lease import Lease
 from minima.workspace.marker import FORMAT
 from minima.workspace.progress import WAITING
 
@@ -53,15 +51,13 @@ def run(options: BuildData, output: Output) -> dict[str, Any]:
     spans = corpus.spans(text, options.input_regex, options.shard_megabytes, options.document)
     _check_two(spans, options)
     packing.load_once(split_digest(options.tokenizer_name_or_path)[0])  # An error of it comes before any work.
-    staging = output.folder / f".pod-{pod}"
-    shutil.rmtree(staging, ignore_errors=True)
-    staging.mkdir()
-    jobs = [Job(index, len(spans), span, options, str(staging)) for index, span in enumerate(spans)]
+    assert output.lease is not None
+    jobs = [Job(index, len(spans), span, options, str(output.folder)) for index, span in enumerate(spans)]
     identities = [_identity(job, output) for job in jobs]
-    _remove_other_shards(output.folder, len(jobs))
-    mine = [job for job in jobs[pod::pods] if _finished(output.folder, job, identities[job.index]) is None]
+    _remove_other_shards(output.lease, len(jobs))
+    mine = [job for job in jobs[pod::pods] if _finished(output.place, job, identities[job.index]) is None]
     for job in mine:
-        _unpublish(output.folder, job)
+        _unpublish(output.lease, job)
     if len(mine) < len(jobs[pod::pods]):
         print(f"{len(jobs[pod::pods]) - len(mine)} of {len(jobs[pod::pods])} shards are there already", file=sys.stderr)
     events = contextlib.closing(workers.stream(packing.build, mine, options.num_processors))
@@ -78,19 +74,15 @@ def run(options: BuildData, output: Output) -> dict[str, Any]:
             if event.bad:
                 bad.append(event)
             if event.whole:
-                output.check_lease()
-                _publish(output.folder, event, identities[event.job.index])
+                _publish(output.lease, event, identities[event.job.index])
     if bad and not options.max_bad_fraction:
         bad.sort(key=lambda built: built.job.index)
         _check_bad(seen, [one for built in bad for one in built.bad], options)
-    shutil.rmtree(staging, ignore_errors=True)
     output.progress.phase(WAITING)
-    notes = _wait(output.folder, jobs, identities)
+    notes = _wait(output.place, jobs, identities)
     counts = sum((note.counts for note in notes), Counts())
     _check_bad(counts, [one for note in notes for one in note.bad], options)
     if pod == 0:
-        for left in output.folder.glob(".pod-*"):  # Of pods that a smaller count did not start again.
-            shutil.rmtree(left, ignore_errors=True)
         counts += _build_rest(counts, len(jobs), options, output)
         _check_counts(counts, options)
     ids = counts.tokens - 2 * counts.documents
@@ -115,15 +107,9 @@ def _check_two(spans: list[corpus.Span], options: BuildData) -> None:
 
 def _build_rest(counts: Counts, spans: int, options: BuildData, output: Output) -> Counts:
     """Make the last shard, of what the spans left; says what is dropped."""
-    staging = output.folder / ".pod-0"
-    staging.mkdir()
-    _unlink_shards(output.folder, packing.shard_name(spans, spans))
-    found, files = packing.build_rest(output.folder, staging, spans, options, counts)
-    output.check_lease()
-    for place in files:
-        os.replace(place, output.folder / place.name)
-    sync(output.folder)
-    shutil.rmtree(staging)
+    assert output.lease is not None
+    _take_shards(output.lease, packing.shard_name(spans, spans))
+    found = packing.build_rest(output.place, output.folder, spans, options, counts)
     if found.dropped_tokens:
         _say(f"dropped {found.dropped_tokens} of {counts.tokens} tokens, which fill no example of {options.max_seq_length}")
     if counts.bad_documents:
@@ -149,8 +135,8 @@ def _identity(job: Job, output: Output) -> str:
     return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()
 
 
-def _note(folder: Path, job: Job) -> Path:
-    return folder / f".span-{job.name}.json"
+def _note(job: Job) -> str:
+    return f".span-{job.name}.json"
 
 
 @dataclass(frozen=True)
@@ -164,7 +150,7 @@ class _Note:
 def _finished(folder: Path, job: Job, identity: str) -> _Note | None:
     """The note of a span, if its shards are there and are this run's."""
     try:
-        note = json.loads(_note(folder, job).read_bytes())
+        note = json.loads((folder / _note(job)).read_bytes())
         if note["identity"] == identity and all((folder / n).stat().st_size == size for n, size in note["files"].items()):
             return _Note(Counts(**note["counts"]), [Bad(*one) for one in note["bad"]])
     except (FileNotFoundError, ValueError, KeyError, TypeError):
@@ -172,33 +158,31 @@ def _finished(folder: Path, job: Job, identity: str) -> _Note | None:
     return None
 
 
-def _publish(folder: Path, built: Built, identity: str) -> None:
-    for name in built.files:
-        os.replace(Path(built.job.staging) / name, folder / name)
-    sync(folder)
+def _publish(lease: Lease, built: Built, identity: str) -> None:
+    lease.put(*built.files)
     note = {"identity": identity, "files": built.files, "counts": asdict(built.counts), "bad": built.bad}
-    write_atomically(_note(folder, built.job), json.dumps(note, indent=1) + "\n")
+    lease.write(_note(built.job), json.dumps(note, indent=1) + "\n")
 
 
-def _unpublish(folder: Path, job: Job) -> None:
+def _unpublish(lease: Lease, job: Job) -> None:
     """Remove what another run left under the names of a span, first what would call it finished."""
-    _note(folder, job).unlink(missing_ok=True)
-    _unlink_shards(folder, job.name)
-    packing.rest_place(folder, job.index, job.count).unlink(missing_ok=True)
+    lease.take(_note(job))
+    _take_shards(lease, job.name)
+    lease.take(packing.rest_place(lease.folder, job.index, job.count).name)
 
 
-def _unlink_shards(folder: Path, name: str) -> None:
+def _take_shards(lease: Lease, name: str) -> None:
     for split in packing.SPLITS:
         for suffix in (records.SUFFIX, records.SUFFIX + records.INDEX_SUFFIX):
-            (folder / f"{split}-{name}{suffix}").unlink(missing_ok=True)
+            lease.take(f"{split}-{name}{suffix}")
 
 
-def _remove_other_shards(folder: Path, count: int) -> None:
+def _remove_other_shards(lease: Lease, count: int) -> None:
     """Remove the shards of a run that cut the text into another number of them; no pod of this run writes such names."""
-    for place in sorted(folder.iterdir()):
+    for place in sorted(lease.folder.iterdir()):
         match = _SHARD.fullmatch(place.name)
         if match and int(match[1] or match[2]) != count + 1:
-            place.unlink(missing_ok=True)
+            lease.take(place.name)
 
 
 def _wait(folder: Path, jobs: list[Job], identities: list[str]) -> list[_Note]:

@@ -91,7 +91,6 @@ def _run(options: Evaluate, output: artifact.Output, found: list[Data]) -> dict[
         "benchmarks": {},
     }
     metrics: dict[str, Any] = {}
-    output.check_lease()
     if found:
         from minima.evaluation import harness
 
@@ -116,7 +115,6 @@ def _run(options: Evaluate, output: artifact.Output, found: list[Data]) -> dict[
         results["answer"] = {"question": options.question, "answer": metrics["answer"]}
         _write(output.folder / ANSWER, f"Question: {options.question}\n\nAnswer: {metrics['answer']}\n")
     metrics |= models.placement(model)
-    output.check_lease()
     _write(output.folder / RESULTS, json.dumps(results, indent=1, ensure_ascii=False, sort_keys=True) + "\n")
     _write(output.folder / TABLE, table(results))
     return metrics

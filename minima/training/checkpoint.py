@@ -2,11 +2,11 @@
 
 `checkpoints/step-00000123/` holds for each process one safetensors file with its fragments of the fp32 weights and of Adam's
 two moments, by parameter name, and manifest.json, written last: which fragment is where, the SHA-256 of each file, and the
-state of the loop. ZeRO has cut the parameters among the processes already, so nothing is gathered and all write at once.
+state of the loop. ZeRO has cut the parameters among the processes already, so nothing is gathered and all write at once, into
+the folder of the first one's lease; one rename brings it into place.
 """
 
 import json
-import shutil
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from minima.errors import DataError
+from minima.errors import DataError, LostPeerError
 from minima.training.engine import Group
 from minima.workspace.artifact import Output
-from minima.workspace.files import file_digest, sync, write_atomically
+from minima.workspace.files import file_digest, sync
 from minima.workspace.marker import CHECKPOINTS
 
 FORMAT = 1
@@ -88,25 +88,28 @@ def save(engine: Any, state: Mapping[str, Any], step: int, output: Output, group
         keep: steps whose checkpoints stay in any case.
         newest: number of checkpoints that stay beside this one.
     """
-    parent = output.folder / CHECKPOINTS
-    final = parent / f"{_PREFIX}{step:08d}"
-    hidden = parent / f".{final.name}"
-    if group.rank == 0:
-        output.check_lease()  # What is removed here may be a successor's.
-        for old in parent.glob(".*"):
-            shutil.rmtree(old)
-        hidden.mkdir(parents=True)
-    group.sum(0)
-    file = hidden / f"process-{group.rank:05d}.safetensors"
+    name = f"{CHECKPOINTS}/{_PREFIX}{step:08d}"
+    lease = output.lease
+    if lease:
+        (lease.making / CHECKPOINTS).mkdir(exist_ok=True)
+        (lease.making / name).mkdir()
+    made = Path(group.gather(str(lease.making / name) if lease else "")[0])
     optimizer = engine.basic_optimizer
     mine = fragments(engine)
     tensors = {f"weight/{p.name}": p.flat.detach()[p.place] for p in mine}
     for p in mine:
         tensors |= {f"{moment}/{p.name}": optimizer.state[p.flat][moment][p.place] for moment in MOMENTS}
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, file)
-    sync(file)
-    reports = group.gather((file.name, file_digest(file), [(p.name, p.start, p.end) for p in mine]))
-    if group.rank == 0:
+    file = made / f"process-{group.rank:05d}.safetensors"
+    try:
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, file)
+        sync(file)
+        digest = file_digest(file)
+    except (OSError, SafetensorError) as error:
+        if made.is_dir():
+            raise
+        raise LostPeerError(f"the first process lost its lease, so its folder {made} is gone; run again") from error
+    reports = group.gather((file.name, digest, [(p.name, p.start, p.end) for p in mine]))
+    if lease:
         manifest = {
             "format": FORMAT,
             "state": dict(state),
@@ -114,34 +117,30 @@ def save(engine: Any, state: Mapping[str, Any], step: int, output: Output, group
             "files": {name: digest for name, digest, _ in reports},
             "fragments": [[name, *fragment] for name, _, owned in reports for fragment in owned],
         }
-        write_atomically(hidden / MANIFEST, json.dumps(manifest))
-        output.check_lease()
-        aside = parent / f".corrupt-{final.name}"
-        if final.exists():  # It was found corrupt.
-            final.rename(aside)
-        hidden.rename(final)
-        shutil.rmtree(aside, ignore_errors=True)
-        sync(parent)
-        others = [folder for folder in folders(output.folder) if folder != final and step_of(folder) not in keep]
+        (made / MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
+        sync(made / MANIFEST)
+        sync(made)
+        lease.put(name)
+        others = [folder for folder in folders(output.place) if step_of(folder) != step and step_of(folder) not in keep]
         for old in others[newest:]:
-            shutil.rmtree(old)
+            lease.take(f"{CHECKPOINTS}/{old.name}")
     group.sum(0)
 
 
-def latest(output: Path, group: Group) -> tuple[Path, dict[str, Any]] | None:
+def latest(output: Output, group: Group) -> tuple[Path, dict[str, Any]] | None:
     """The newest checkpoint that is whole, and its state; None if there is none.
 
-    One that is not whole is named on stderr. The processes share the hashing, and agree.
+    One that is not whole is named on stderr, and removed: it must not count as one of the newest that are kept. The processes
+    share the hashing, and agree.
     """
-    candidates: list[Path] = group.gather(folders(output))[0]
+    candidates: list[Path] = group.gather(folders(output.place))[0]
     for folder in candidates:
         wrong = next((w for w in group.gather(faults(folder, group.rank, group.world)) if w), None)
         if wrong is None:
             return folder, _manifest(folder)["state"]
-        if group.rank == 0:
+        if output.lease:
             print(f"checkpoint {folder} is not used: {wrong}; going on from the one before", file=sys.stderr, flush=True)
-            # It must not count as one of the newest that are kept; the next save removes it.
-            folder.rename(folder.with_name(f".corrupt-{folder.name}"))
+            output.lease.take(f"{CHECKPOINTS}/{folder.name}")
     return None
 
 

@@ -45,7 +45,6 @@ def model(value: str, options: Training) -> LlamaForCausalLM:
 
 def write(trained: Any, value: str, options: Training, output: Output) -> None:
     """Write a trained LLaMA as the artifact's model folder, with the tokenizer of the model that `value` names."""
-    output.check_lease()
     output.progress.phase("writing")
     made_of = {name: getattr(options, name) for name in inputs(type(options)) if name != "dev_record_path_or_regex"}
     pretrained.save(trained, place(value), output.folder, verb=options.verb, made_of=made_of, dtype=_dtype(options))

@@ -94,7 +94,7 @@ def train(
     recovery = Recovery(steps.engine, options, output, group, keeps_best=num_patience_epochs > 0)
     state = recovery.resume()
     total = planned_steps(options, len(train_records))
-    metrics = Metrics(output.folder, state.step, total) if group.rank == 0 else None
+    metrics = Metrics(output.lease, state.step, total) if output.lease else None
     run = _Run(
         options=options,
         steps=steps,

@@ -47,7 +47,7 @@ class Recovery:
             UsageError: it is another run's.
             DataError: it lacks a part of a parameter.
         """
-        found = checkpoint.latest(self._output.folder, self._group)
+        found = checkpoint.latest(self._output, self._group)
         if found is None:
             return State()
         folder, state = found
@@ -80,7 +80,7 @@ class Recovery:
         Raises:
             DataError: their checkpoint is not whole.
         """
-        best = self._output.folder / CHECKPOINTS / f"step-{state.best_step:08d}"
+        best = self._output.place / CHECKPOINTS / f"step-{state.best_step:08d}"
         wrong = next((w for w in self._group.gather(checkpoint.faults(best)) if w), None)
         if wrong:
             raise DataError(f"{best}: the best weights are lost ({wrong}); set the folder aside and run the stage again")

@@ -4,10 +4,9 @@ import functools
 import hashlib
 import json
 import os
-import shutil
 import subprocess
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -15,8 +14,10 @@ from typing import Any
 
 from minima.errors import DataError, NotReadyError, UsageError
 from minima.options import Options, decides, fields, inputs
-from minima.workspace.files import file_digest, sync, write_atomically
+from minima.workspace import attempts
+from minima.workspace.files import file_digest, sync
 from minima.workspace.inputs import check_unchanged, fingerprint, input_key, outside_digest
+from minima.workspace.lease import Lease, names
 from minima.workspace.marker import CHECKPOINTS, FORMAT, MARKER, artifact_files, check_files, read_marker
 from minima.workspace.progress import Reporter
 
@@ -83,10 +84,10 @@ class Output:
     """The artifact that a running stage makes.
 
     Attributes:
-        folder: where it writes.
+        folder: where it writes; it comes into place with `commit`.
         options: what it was called with.
         inputs: what `check_inputs` said.
-        check_lease: raises if this process may no longer write here; call it before every rename.
+        lease: on the artifact's folder; None in those processes of a group that publish nothing.
         started: when the program began, in seconds since the epoch.
         progress: to be told what the stage does.
     """
@@ -94,22 +95,40 @@ class Output:
     folder: Path
     options: Options
     inputs: dict[str, dict[str, Any]]
-    check_lease: Callable[[], None]
+    lease: Lease | None = None
     started: float = field(default_factory=time.time)
     progress: Reporter = field(default_factory=Reporter)
 
+    @property
+    def place(self) -> Path:
+        """The artifact's folder, to be read, and changed by the lease alone."""
+        return Path(self.options.output_dir)
+
     def commit(self, metrics: Mapping[str, Any]) -> dict[str, Any]:
-        """Sync all files and write the marker; from then on the artifact exists. Returns the marker."""
+        """Bring all files into place, the marker last; from then on the artifact exists. Returns the marker.
+
+        Raises:
+            DataError: an input from outside changed meanwhile.
+            NotReadyError: the lease was lost.
+        """
+        assert self.lease is not None
         self.progress.phase("finishing")
         for name, entry in self.inputs.items():
             if "fingerprint" in entry:
                 if fingerprint(entry["path"]) != entry["fingerprint"]:
-                    raise DataError(f"--{name}: {entry['path']} changed while this stage read it; set {self.folder} aside")
+                    raise DataError(f"--{name}: {entry['path']} changed while this stage read it; set {self.place} aside")
                 entry["digest"] = outside_digest(entry["path"], self.options.output_dir)
+        for name in sorted(names(self.place) - {self.lease.name}):
+            with Lease(self.place, name, self.lease.ttl, patient=True):
+                pass  # Fences a pod of another run that may be frozen; those of this one have nothing left to write.
+        if not self.options.independent:  # Such a one's shards are in place already.
+            for left in sorted({file.relative_to(self.place).parts[0] for file in artifact_files(self.place)}):
+                self.lease.take(left)  # Of an attempt that ended among the renames below.
         files = {}
-        for place in artifact_files(self.folder):
-            sync(place)
-            files[place.relative_to(self.folder).as_posix()] = {"size": place.stat().st_size, "sha256": file_digest(place)}
+        for root in (self.place, self.folder):
+            for file in artifact_files(root):
+                sync(file)
+                files[file.relative_to(root).as_posix()] = {"size": file.stat().st_size, "sha256": file_digest(file)}
         marker = {
             "format": FORMAT,
             "verb": self.options.verb,
@@ -127,11 +146,17 @@ class Output:
             "commit": commit_of_this_code(),
             "metrics": dict(metrics),
         }
-        self.check_lease()
-        write_atomically(self.folder / MARKER, json.dumps(marker, indent=1, ensure_ascii=False) + "\n")
+        self.lease.put(*sorted({file.relative_to(self.folder).parts[0] for file in artifact_files(self.folder)}))
+        self.lease.write(MARKER, json.dumps(marker, indent=1, ensure_ascii=False) + "\n")
         # Not before: whatever ends this process until here, the next one goes on from them.
-        shutil.rmtree(self.folder / CHECKPOINTS, ignore_errors=True)
+        tidy(self.lease)
         return marker
+
+
+def tidy(lease: Lease) -> None:
+    """Remove what a finished artifact needs no more: checkpoints, and counts of attempts."""
+    for left in (CHECKPOINTS, *(place.name for place in lease.folder.glob(f"{attempts.PREFIX}*"))):
+        lease.take(left)
 
 
 def versions() -> dict[str, str]:

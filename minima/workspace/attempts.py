@@ -7,11 +7,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from minima.errors import NO_FAILURE, NOT_READY, AttemptsError, NoPeerError, StageError
-from minima.workspace.files import write_atomically
-from minima.workspace.marker import CHECKPOINTS
+from minima.errors import NO_FAILURE, NOT_READY, AttemptsError, NoPeerError, NotReadyError, StageError
+from minima.workspace.lease import Lease
+from minima.workspace.marker import CHECKPOINTS, MARKER
 
-FILE = "_attempts.json"
+PREFIX = "_attempts"
+FILE = f"{PREFIX}.json"
+START = "lease-start"
+"""The lease under which a pod that holds no other counts the start of its group."""
 
 
 def progress(folder: Path) -> int:
@@ -31,23 +34,23 @@ def progressed(folder: Path) -> float:
 
 
 @contextlib.contextmanager
-def counted(folder: Path, max_attempts: int, file: str = FILE) -> Iterator[Callable[[], None]]:
+def counted(lease: Lease, max_attempts: int, file: str = FILE) -> Iterator[Callable[[], None]]:
     """Count this start, unless it ends by what is for a person to mend; progress since the last one begins the count again.
 
     Gives what takes it back, for a process that is stopped without unwinding.
 
     Args:
-        folder: of the artifact; the caller holds its lease.
+        lease: on the artifact's folder.
         max_attempts: that may come to nothing.
         file: in the folder.
 
     Raises:
         AttemptsError: more than `max_attempts` starts without progress.
     """
-    now = _read(folder, file)
-    _write(folder, file, {**now, "attempts": now["attempts"] + 1, "begun": False})
-    _check(folder, file, now["attempts"] + 1, max_attempts)
-    take_back = partial(_take_back, folder, file, now["attempts"])
+    now = _read(lease.folder, file)
+    _write(lease, file, {**now, "attempts": now["attempts"] + 1, "begun": False})
+    _check(lease.folder, file, now["attempts"] + 1, max_attempts)
+    take_back = partial(_take_back, lease, file, now["attempts"])
     try:
         yield take_back
     except StageError as error:
@@ -66,18 +69,19 @@ def begun(folder: Path, max_attempts: int) -> Iterator[Callable[[], None]]:
     Raises:
         AttemptsError: the first process would say so.
     """
-    now = _read(folder, FILE)
-    attempts = now["attempts"] + now["begun"]
-    _write(folder, FILE, {**now, "attempts": attempts, "begun": True})
+    with Lease(folder, START, patient=True) as lease:
+        now = _read(folder, FILE)
+        attempts = now["attempts"] + now["begun"]
+        _write(lease, FILE, {**now, "attempts": attempts, "begun": True})
     _check(folder, FILE, attempts + 1, max_attempts)
-    take_back = partial(_take_back, folder, FILE, attempts)
+    take_back = partial(_take_back_start, folder, attempts)
     try:
         yield take_back
     except StageError as error:
         if error.exit_code in NO_FAILURE:  # Its first process may have counted, and had no time to take it back.
             take_back()
         elif error.exit_code == NOT_READY or isinstance(error, NoPeerError):
-            _take_back(folder, FILE, max_attempts)
+            _take_back_start(folder, max_attempts)
         raise
 
 
@@ -89,8 +93,9 @@ def _read(folder: Path, file: str) -> dict[str, Any]:
     return {**before, "progress": now, "attempts": before["attempts"] if before["progress"] >= now else 0}
 
 
-def _write(folder: Path, file: str, content: dict[str, Any]) -> None:
-    write_atomically(folder / file, json.dumps(content))
+def _write(lease: Lease, file: str, content: dict[str, Any]) -> None:
+    if not (lease.folder / MARKER).exists():  # Another group may have finished it.
+        lease.write(file, json.dumps(content))
 
 
 def _check(folder: Path, file: str, attempts: int, max_attempts: int) -> None:
@@ -103,7 +108,12 @@ def _check(folder: Path, file: str, attempts: int, max_attempts: int) -> None:
         )
 
 
-def _take_back(folder: Path, file: str, at_most: int) -> None:
-    with contextlib.suppress(OSError):  # Of a full disk, say: the error that is on its way tells more.
-        now = _read(folder, file)
-        _write(folder, file, {**now, "attempts": min(now["attempts"], at_most), "begun": False})
+def _take_back(lease: Lease, file: str, at_most: int) -> None:
+    with contextlib.suppress(OSError, NotReadyError):  # Of a full disk, say: the error that is on its way tells more.
+        now = _read(lease.folder, file)
+        _write(lease, file, {**now, "attempts": min(now["attempts"], at_most), "begun": False})
+
+
+def _take_back_start(folder: Path, at_most: int) -> None:
+    with contextlib.suppress(OSError, NotReadyError), Lease(folder, START) as lease:
+        _take_back(lease, FILE, at_most)

@@ -6,7 +6,6 @@ in the folder counts. Standard library only: jobgen and PID 1 use this before an
 
 import json
 import os
-import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -90,11 +89,3 @@ def artifact_files(folder: Path) -> Iterator[Path]:
         log = parts[0] in {"metrics.jsonl", "tensorboard", CHECKPOINTS}
         if place.is_file() and not log and not any(part.startswith((".", "_")) for part in parts):
             yield place
-
-
-def clear_unfinished(folder: Path) -> None:
-    """Remove what an earlier, unfinished attempt of a stage that cannot resume left in `folder`."""
-    for place in folder.iterdir():
-        if place.name.startswith("_"):
-            continue
-        shutil.rmtree(place) if place.is_dir() and not place.is_symlink() else place.unlink()

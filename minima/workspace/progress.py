@@ -18,7 +18,6 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from minima.errors import StageError
-from minima.workspace.files import write_atomically
 
 FORMAT = 1
 INTERVAL = 1.0
@@ -117,15 +116,14 @@ class Reporter:
     """Tells what the running stage does, at any pace; a thread writes it at most once every `INTERVAL`, and shows it on stderr.
 
     Args:
-        place: the file; None for a process that others speak for.
-        check: raises when this process may no longer write there.
+        write: puts the text into the stage's file; None for a process that others speak for.
         started: when the program began, in seconds since the epoch.
     """
 
-    def __init__(self, place: Path | None = None, check: Callable[[], None] = lambda: None, started: float = 0.0) -> None:
+    def __init__(self, write: Callable[[str], object] | None = None, started: float = 0.0) -> None:
         now = time.time()
         self.now = Progress(phase="starting", since=started or now, phase_since=now, time=now)
-        self._place, self._check = place, check
+        self._put = write
         self._written: Progress | None = None
         self._began: dict[str, tuple[float, int, int]] = {}
         """When a phase was first entered, and with how many steps and tokens behind it."""
@@ -135,12 +133,12 @@ class Reporter:
         self._thread = threading.Thread(target=self._work, name="progress", daemon=True)
 
     def __enter__(self) -> "Reporter":
-        if self._place is not None:
+        if self._put is not None:
             self._thread.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if self._place is None:
+        if self._put is None:
             return
         self._stop.set()
         self._thread.join()
@@ -199,13 +197,12 @@ class Reporter:
     def _write(self) -> None:
         now = self.now
         self._show(now)
-        if now is self._written or self._place is None:
+        if now is self._written or self._put is None:
             return
         self._written = now
         # A full disk, or a lease that went to another: the stage itself meets it at its next write, and says so.
         with contextlib.suppress(OSError, StageError):
-            self._check()
-            write_atomically(self._place, json.dumps(to_json(now)), durable=False)
+            self._put(json.dumps(to_json(now)))
 
     def _show(self, now: Progress) -> None:
         """On a terminal one line that changes, in a log a line for each phase that lasts, and for each minute of it."""

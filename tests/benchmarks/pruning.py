@@ -62,7 +62,7 @@ def main() -> None:
             num_layer_examples=0 if published else arguments.layer_examples,
             published_rule=published,
         )
-        prune.run(options, Output(pruned[published], options, {}, lambda: None))
+        prune.run(options, Output(pruned[published], options, {}))
         print(f"prune, published_rule={published}: {time.monotonic() - begin:.0f} s", file=sys.stderr)
 
     whole = pretrained.config(place / "teacher")
@@ -80,7 +80,7 @@ def main() -> None:
                 **changes,
             }
             cut = Convert(output_dir=str(folder), model_name_or_path=str(pruned[published]), published_rule=published, **shape)
-            convert.run(cut, Output(folder, cut, {}, lambda: None))
+            convert.run(cut, Output(folder, cut, {}))
             found.append(perplexity(folder, place))
         print(f"{name:42}{found[0]:12.1f}{found[1]:12.1f}", flush=True)
 

@@ -18,7 +18,7 @@ from tfrecord.writer import TFRecordWriter
 
 from minima.data import records
 from minima.data.records import Records
-from minima.errors import DataError, NotReadyError, UsageError
+from minima.errors import DataError, UsageError
 
 INT64 = st.integers(-(2**63), 2**63 - 1)
 TOKEN = st.integers(0, 2**17)
@@ -232,48 +232,6 @@ def test_what_is_no_example_is_refused(file: Path) -> None:
     records.write(file, [{"indices": np.arange(3), "mask": np.arange(2)}])
     with pytest.raises(DataError, match="'mask' has 2 values, 'indices' 3"):
         Records([file])[0]
-
-
-def test_a_failed_write_leaves_the_old_files_and_nothing_else(file: Path) -> None:
-    before = {p.name: p.read_bytes() for p in file.parent.iterdir()}
-
-    def broken() -> list[dict[str, np.ndarray]]:
-        raise NotReadyError("lost the lease")
-
-    def failing() -> object:
-        yield example(0)
-        broken()
-
-    with pytest.raises(NotReadyError):
-        records.write(file, failing())  # type: ignore[arg-type]
-    with pytest.raises(NotReadyError):
-        records.write(file, [example(0)], check_lease=broken)  # type: ignore[arg-type]
-    assert {p.name: p.read_bytes() for p in file.parent.iterdir()} == before
-
-
-def test_a_crash_at_any_rename_leaves_a_readable_file(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    old, new = [example(n) for n in range(7)], [example(n, 9) for n in range(20, 25)]
-    real = records.os.replace
-    for survived in range(3):
-        records.write(file, old)
-        left = iter([True] * survived)
-
-        def replace(a: Path, b: Path, left: object = left) -> None:
-            if not next(left, False):  # type: ignore[call-overload]
-                raise KeyboardInterrupt
-            real(a, b)
-
-        with monkeypatch.context() as patch:
-            patch.setattr(records.os, "replace", replace)
-            if survived < 2:
-                with pytest.raises(KeyboardInterrupt):
-                    records.write(file, new)
-            else:
-                records.write(file, new)
-        expected = old if survived == 0 else new
-        read = Records([file])
-        assert len(read) == len(expected)
-        assert all(equal(read[n], expected[n]) for n in range(len(read)))
 
 
 def test_few_maps_stay_open_over_many_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,7 +25,7 @@ folder = pathlib.Path(sys.argv[sys.argv.index("--output_dir") + 1])
 folder.mkdir(parents=True)
 print("UserWarning: of a library")
 print("UserWarning: of another", file=sys.stderr)
-with progress.Reporter(folder / progress.file()) as reporter:
+with progress.Reporter((folder / progress.file()).write_text) as reporter:
     reporter.phase("writing", 4, "files")
     reporter.at(3)
     time.sleep(1.5)

@@ -44,7 +44,7 @@ def options(folder: Path) -> BuildChatData:
 
 def build(folder: Path, options: BuildChatData) -> dict[str, int]:
     folder.mkdir()
-    return build_chat_data.run(options, artifact.Output(folder, options, {}, lambda: None))
+    return build_chat_data.run(options, artifact.Output(folder, options, {}))
 
 
 def read(folder: Path) -> Examples:

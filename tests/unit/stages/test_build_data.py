@@ -26,8 +26,9 @@ from minima.process import workers
 from minima.stages import build_data
 from minima.workspace import artifact
 from minima.workspace.artifact import Output
-from minima.workspace.inputs import check_inputs
+from minima.workspace.lease import Lease
 from minima.workspace.marker import artifact_files
+from tests.unit import held
 from tests.unit.workspace.test_progress import Told
 
 LENGTH = 32
@@ -85,19 +86,24 @@ def settings(source: Path, llama: Path, out: Path, **changes: Any) -> BuildData:
     return BuildData(**{**values, **changes})
 
 
-def output(options: BuildData) -> Output:
-    folder = Path(options.output_dir)
-    folder.mkdir(exist_ok=True)
-    return Output(folder, options, check_inputs(options), lambda: None)
-
-
 def run(source: Path, llama: Path, out: Path, **changes: Any) -> dict[str, Any]:
     options = settings(source, llama, out, **changes)
-    return build_data.run(options, output(options))
+    with held.output(options) as output:
+        metrics = build_data.run(options, output)
+        publish(output)
+    return metrics
+
+
+def publish(output: Output) -> None:
+    """As `commit` does with the last shard."""
+    assert output.lease is not None
+    output.lease.put(*(place.name for place in artifact_files(output.folder)))
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+    """All but markers, leases and such."""
+    files = [p for p in sorted(folder.rglob("*")) if p.is_file() and not p.name.startswith("_")]
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in files}
 
 
 @pytest.fixture(scope="session")
@@ -278,7 +284,10 @@ def test_two_pods_give_the_same_bytes_and_each_makes_its_part(
 
     def pod(index: int) -> None:
         local.pod = index
-        found[index] = build_data.run(options, output(options))
+        with held.output(options, f"lease-{index}" if index else "lease") as output:
+            found[index] = build_data.run(options, output)
+            if index == 0:
+                publish(output)
 
     monkeypatch.setattr(packing, "build", build)
     monkeypatch.setattr(workers, "pod", lambda: (local.pod, 2))
@@ -321,26 +330,28 @@ def test_a_restart_goes_on_where_the_lease_was_lost(
     built: tuple[Path, dict[str, Any]], source: Path, llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = jobs_made(monkeypatch)
-    options = settings(source, llama, tmp_path / "out")
-    checks = iter([True])
+    out = tmp_path / "out"
+    real = build_data._publish
 
-    def check() -> None:
-        if not next(checks, False):
-            raise NotReadyError("lost the lease")
+    def publish(lease: Lease, *rest: Any) -> None:
+        if made == [0, 1]:
+            (out / f"_lease.{lease.token + 1:08d}.json").write_text("{}")
+        real(lease, *rest)
 
-    first = output(options)
-    first.check_lease = check
-    with pytest.raises(NotReadyError):
-        build_data.run(options, first)
-    assert made == [0, 1]
-    there = {p.name for p in artifact_files(first.folder)}
+    with monkeypatch.context() as patch:
+        patch.setattr(build_data, "_publish", publish)
+        with pytest.raises(NotReadyError, match="lost the lease"):
+            run(source, llama, out)
+    for lease in out.glob("_lease*"):
+        lease.unlink()
+    there = {p.name for p in artifact_files(out)}
     assert there == {p for p in contents(built[0]) if "00000-of-" in p and not p.startswith(".")}
     made.clear()
-    assert build_data.run(options, output(options)) == built[1]
+    assert run(source, llama, out) == built[1]
     assert made == [1]
-    assert contents(first.folder) == contents(built[0])
+    assert contents(out) == contents(built[0])
     made.clear()
-    assert build_data.run(options, output(options)) == built[1]
+    assert run(source, llama, out) == built[1]
     assert made == []
 
 
@@ -479,7 +490,8 @@ def test_options_that_cannot_work() -> None:
 
 def test_progress_is_that_of_the_bytes_read(source: Path, llama: Path, tmp_path: Path) -> None:
     options, told = settings(source, llama, tmp_path / "out"), Told()
-    metrics = build_data.run(options, replace(output(options), progress=told))
+    with held.output(options) as output:
+        metrics = build_data.run(options, replace(output, progress=told))
     end = told.most["tokenising"]
     assert end.step == pytest.approx(end.total, rel=1e-4)
     assert end.total > 1_000_000
@@ -491,8 +503,8 @@ def test_commit_lists_shards_and_their_indices_only(
     built: tuple[Path, dict[str, Any]], source: Path, llama: Path, tmp_path: Path
 ) -> None:
     options = settings(source, llama, tmp_path / "out")
-    out = output(options)
-    marker = out.commit(build_data.run(options, out))
+    with held.output(options) as out:
+        marker = out.commit(build_data.run(options, out))
     names = [n for n in contents(built[0]) if not n.startswith(".")]
     assert sorted(marker["files"]) == sorted(names)
     assert all(n.endswith((".tfrecord", ".tfrecord.index")) for n in names)

@@ -45,7 +45,7 @@ def pruned(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         record_path_or_regex=str(write_records(place / "a.tfrecord")),
         attn_implementation="sdpa",
     )
-    prune.run(options, Output(folder, options, {}, lambda: None))
+    prune.run(options, Output(folder, options, {}))
     (folder / "chat_template.jinja").write_text("{{ messages }}")
     return folder
 
@@ -59,7 +59,7 @@ def cut(pruned: Path, tmp_path: Path) -> Callable[..., tuple[dict[str, Any], Pat
         output.mkdir()
         options = Convert(output_dir=str(output), model_name_or_path=str(pruned), layer=3, hidden=32, head=4, intermediate=24)
         options = replace(options, **changes)
-        return convert.run(options, Output(output, options, {}, lambda: None)), output
+        return convert.run(options, Output(output, options, {})), output
 
     return run
 

@@ -16,6 +16,7 @@ from minima.models import pretrained
 from minima.options import Adapt, Distill
 from minima.stages import adapt, distill
 from minima.workspace.artifact import Output
+from minima.workspace.lease import Lease
 from tests.unit import tiny
 from tests.unit.training import runs
 
@@ -50,7 +51,8 @@ def options(tmp_path: Path) -> Distill:
 
 
 def run(options: Any, stage: Any = distill) -> dict[str, Any]:
-    found: dict[str, Any] = stage.run(options, Output(Path(options.output_dir), options, {}, lambda: None))
+    with Lease(Path(options.output_dir)) as lease:
+        found: dict[str, Any] = stage.run(options, Output(lease.folder, options, {}, lease))
     return found
 
 

@@ -186,7 +186,7 @@ def dev(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def evaluated(tmp_path: Path, folder: Path, progress: Reporter, **options: Any) -> dict[str, Any]:
     tmp_path.mkdir(exist_ok=True)
     settings = Evaluate(output_dir=str(tmp_path), **{"model_name_or_path": str(folder), "tasks": (), **options})
-    return evaluate.run(settings, artifact.Output(tmp_path, settings, {}, lambda: None, 0.0, progress))
+    return evaluate.run(settings, artifact.Output(tmp_path, settings, {}, None, 0.0, progress))
 
 
 def test_a_real_model_end_to_end(

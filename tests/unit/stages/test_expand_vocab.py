@@ -53,7 +53,7 @@ def options(source: Path) -> ExpandVocab:
 
 def expand(folder: Path, options: ExpandVocab) -> dict[str, float]:
     folder.mkdir()
-    return expand_vocab.run(options, artifact.Output(folder, options, {}, lambda: None))
+    return expand_vocab.run(options, artifact.Output(folder, options, {}))
 
 
 @pytest.mark.parametrize("chinese_model", ["chinese", "mixed"])

@@ -13,6 +13,7 @@ from minima.data import records
 from minima.options import Finetune
 from minima.stages import finetune
 from minima.workspace.artifact import Output
+from minima.workspace.lease import Lease
 from tests.unit import tiny
 from tests.unit.training import runs
 
@@ -45,7 +46,8 @@ def options(tmp_path: Path) -> Finetune:
 def run(options: Finetune, *, tied: bool = False) -> dict[str, Any]:
     runs.model(tied=tied).save_pretrained(options.model_name_or_path)
     tiny.tokenizer(Path(options.model_name_or_path))
-    return finetune.run(options, Output(Path(options.output_dir), options, {}, lambda: None))
+    with Lease(Path(options.output_dir)) as lease:
+        return finetune.run(options, Output(lease.folder, options, {}, lease))
 
 
 # Of peft 0.21 when it loads the adapters: it asks transformers by an old name, and sees the base's tied embeddings.

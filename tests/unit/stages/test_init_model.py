@@ -33,7 +33,7 @@ OPTIONS = InitModel(
 
 def make(folder: Path, options: InitModel = OPTIONS) -> dict[str, object]:
     folder.mkdir()
-    return init_model.run(options, artifact.Output(folder, options, {}, lambda: None))
+    return init_model.run(options, artifact.Output(folder, options, {}))
 
 
 def contents(folder: Path) -> dict[str, bytes]:

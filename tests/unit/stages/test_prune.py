@@ -63,7 +63,7 @@ def stage(tmp_path: Path) -> Callable[..., tuple[dict[str, Any], Path]]:
             attn_implementation="sdpa",
         )
         options = replace(options, **changes)
-        return prune.run(options, Output(output, options, {}, lambda: None)), output
+        return prune.run(options, Output(output, options, {})), output
 
     return run
 

@@ -21,6 +21,7 @@ from minima.process import launch, stop
 from minima.training import loop, loss
 from minima.training.group import Group
 from minima.workspace.artifact import Output
+from minima.workspace.lease import Lease
 from tests.unit import tiny
 
 VOCABULARY = 64
@@ -84,7 +85,9 @@ def options(folder: Path, **changes: Any) -> Adapt:
     return Adapt(**values | changes)
 
 
-def run(chosen: Adapt, *, llama: Any = None, terminate_at: int = 0, **changes: Any) -> tuple[Any, dict[str, Any]]:
+def run(
+    chosen: Adapt, *, llama: Any = None, terminate_at: int = 0, inputs: Any = None, **changes: Any
+) -> tuple[Any, dict[str, Any]]:
     """Train on 35 records; `terminate_at` has this process get SIGTERM in that step. Returns model and metrics."""
     folder = Path(chosen.output_dir)
     folder.mkdir(exist_ok=True, parents=True)
@@ -105,11 +108,11 @@ def run(chosen: Adapt, *, llama: Any = None, terminate_at: int = 0, **changes: A
         "train_records": examples(35),
         "dev_records": examples(5, seed=1),
         "options": chosen,
-        "output": Output(folder, chosen, {}, lambda: None),
         "group": Group(torch.device("cpu")),
     }
-    with stoppable() if terminate_at else contextlib.nullcontext():
-        return llama, loop.train(llama, **values | changes)
+    leased = Lease(folder) if values["group"].rank == 0 else contextlib.nullcontext()
+    with leased as lease, stoppable() if terminate_at else contextlib.nullcontext():
+        return llama, loop.train(llama, output=Output(folder, chosen, inputs or {}, lease), **values | changes)
 
 
 @contextlib.contextmanager
@@ -160,6 +163,8 @@ def main() -> None:
         (folder / f"{rank}.json").write_text(json.dumps({"zero_optimization": EXECUTION_KEYS["zero_optimization"]}))
         laid_over = options(folder / "laid-over", per_device_train_batch_size=2, deepspeed=str(folder / f"{rank}.json"))
         code = ends(lambda: run(laid_over, terminate_at=4))
+
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun ends the peer of a lost one, which has something to say.
 
         def die(trained: Any, batch: Any) -> Any:
             if rank == 1:

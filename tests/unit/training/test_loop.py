@@ -18,11 +18,11 @@ from torch import Tensor
 
 from minima.data import order
 from minima.data.batch import collate
-from minima.errors import DataError, StageError, TerminatedError, UsageError
+from minima.errors import DataError, NotReadyError, StageError, TerminatedError, UsageError
 from minima.process import stop
 from minima.process.launch import one_form_of_errors
+from minima.training import loss
 from minima.training.schedule import learning_rate
-from minima.workspace.artifact import Output
 from tests.unit.training import runs
 
 ROOT = Path(__file__).parents[3]
@@ -212,9 +212,9 @@ def test_a_stop_within_an_evaluation_is_seen_and_the_evaluation_is_made_again(
 def test_other_held_out_records_under_way_change_no_weight_and_are_measured_alone(tmp_path: Path) -> None:
     def run(name: str, dev: str, **changes: Any) -> tuple[dict[str, Tensor], dict[str, Any]]:
         chosen = runs.options(tmp_path / name, per_device_train_batch_size=8)
-        output = Output(tmp_path / name, chosen, {"dev_record_path_or_regex": {"path": dev, "key": dev}}, lambda: None)
+        inputs = {"dev_record_path_or_regex": {"path": dev, "key": dev}}
         records = runs.examples(5, seed=len(dev))
-        llama, metrics = runs.run(chosen, output=output, dev_records=records, **changes)
+        llama, metrics = runs.run(chosen, inputs=inputs, dev_records=records, **changes)
         return runs.weights(llama), metrics
 
     unbroken, measured = run("unbroken", "second")
@@ -308,10 +308,10 @@ def test_another_run_in_the_folder(tmp_path: Path) -> None:
 
 
 def test_the_lease_is_looked_at_before_a_checkpoint_appears(tmp_path: Path) -> None:
-    def lost() -> None:
-        raise StageError("lease lost")
+    def followed(trained: Any, batch: Any) -> Any:
+        (tmp_path / "_lease.00000002.json").write_text("{}")
+        return loss.cross_entropy(7)(trained, batch)
 
-    chosen = runs.options(tmp_path, save_interval=2)
-    with pytest.raises(StageError, match="lease lost"):
-        runs.run(chosen, output=Output(tmp_path, chosen, {}, lost))
-    assert list((tmp_path / "checkpoints").glob("step-*")) == []
+    with pytest.raises(NotReadyError, match="lost the lease"):
+        runs.run(runs.options(tmp_path, save_interval=2), batch_loss=followed)
+    assert not (tmp_path / "checkpoints").exists()

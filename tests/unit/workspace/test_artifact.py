@@ -15,6 +15,7 @@ from minima.workspace import artifact
 from minima.workspace.inputs import check_input, check_inputs, input_files, input_key, path_digest
 from minima.workspace.lease import Lease
 from minima.workspace.marker import CHECKPOINTS, MARKER
+from tests.unit import held
 
 OUT = "/elsewhere/out"
 STUDENT = {"layer": 2, "hidden": 8, "head": 2, "intermediate": 16}
@@ -22,10 +23,9 @@ STUDENT = {"layer": 2, "hidden": 8, "head": 2, "intermediate": 16}
 
 def make(folder: Path, options: Options) -> dict[str, object]:
     """What a stage does around its work, with a file of two lines as its work."""
-    folder.mkdir(parents=True)
-    (folder / "model.safetensors").write_text("weights")
-    output = artifact.Output(folder, options, check_inputs(options), lambda: None)
-    return output.commit({"parameters": 7})
+    return held.commit(
+        dataclasses.replace(options, output_dir=str(folder)), {"model.safetensors": "weights"}, {"parameters": 7}
+    )
 
 
 @pytest.fixture
@@ -85,8 +85,7 @@ def test_an_artifact_of_another_pipeline_goes_by_its_path_and_may_not_change(tmp
     mine = dataclasses.replace(options, output_dir=f"{tmp_path}/mine/next", model_name_or_path=str(made))
     entry = check_inputs(mine)["model_name_or_path"]
     assert entry["key"] == "${workspace}/other/out" == input_key(str(made), mine.output_dir)
-    Path(mine.output_dir).mkdir(parents=True)
-    artifact.Output(Path(mine.output_dir), mine, {"model_name_or_path": entry}, lambda: None).commit({})
+    held.commit(mine, {}, {})
     assert artifact.finished(mine) is not None
     (made / "model.safetensors").write_text("weighTs")
     with pytest.raises(DataError, match="changed since"):
@@ -224,63 +223,72 @@ def test_a_broken_marker_is_never_taken_for_finished(tmp_path: Path, options: Co
 
 def test_logs_leases_and_checkpoints_are_not_part_of_the_artifact(tmp_path: Path, options: Convert) -> None:
     folder = tmp_path / "out"
-    for name in ("checkpoints/step-1/x", "tensorboard/events", "metrics.jsonl", "_lease.00000001.json", ".cache/x"):
+    for name in ("checkpoints/step-1/x", "tensorboard/events", "metrics.jsonl", "_attempts.json", ".cache/x"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text("x")
-    folder.rename(tmp_path / "made")
-    (tmp_path / "made" / "config.json").write_text("{}")
-    options = dataclasses.replace(options, output_dir=str(tmp_path / "made"))
-    marker = artifact.Output(tmp_path / "made", options, check_inputs(options), lambda: None).commit({})
+    marker = held.commit(options, {"config.json": "{}", ".cache": "x"}, {})
     assert list(marker["files"]) == ["config.json"]
-    assert not (tmp_path / "made" / "checkpoints").exists()
+    left = sorted(place.name for place in folder.iterdir())
+    assert left == [".cache", MARKER, "_lease.00000001.json", "config.json", "metrics.jsonl", "tensorboard"]
+
+
+def test_what_an_attempt_left_that_ended_among_its_renames_is_removed(tmp_path: Path, options: Convert) -> None:
+    (tmp_path / "out" / "model").mkdir(parents=True)
+    (tmp_path / "out" / "model" / "old.safetensors").write_text("x")
+    (tmp_path / "out" / "half.safetensors").write_text("x")
+    marker = held.commit(options, {"model/config.json": "{}"}, {})
+    assert list(marker["files"]) == ["model/config.json"]
+    assert [place.name for place in (tmp_path / "out" / "model").iterdir()] == ["config.json"]
+    assert not (tmp_path / "out" / "half.safetensors").exists()
 
 
 def test_a_lost_lease_leaves_no_marker(tmp_path: Path, options: Convert) -> None:
-    def lost() -> None:
-        raise NotReadyError("lost")
+    def stage() -> None:
+        with held.output(options) as output:
+            (output.folder / "weights").write_text("x")
+            (tmp_path / "out" / "_lease.00000002.json").write_text("{}")
+            output.commit({})
 
-    (tmp_path / "out").mkdir()
-    with pytest.raises(NotReadyError):
-        artifact.Output(tmp_path / "out", options, check_inputs(options), lost).commit({})
+    with pytest.raises(NotReadyError, match="lost the lease"):
+        stage()
     assert artifact.finished(options) is None
+    assert not (tmp_path / "out" / "weights").exists()
 
 
-def test_checkpoints_stay_until_the_marker_is_there(tmp_path: Path, options: Convert) -> None:
-    """A kill while the result is hashed must not cost the training."""
+def test_checkpoints_stay_until_the_marker_is_there(tmp_path: Path, options: Convert, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kill while the result comes into place must not cost the training."""
     (tmp_path / "out" / CHECKPOINTS).mkdir(parents=True)
 
-    def killed() -> None:
+    def killed(self: Lease, *names: str) -> None:
         raise KeyboardInterrupt
 
-    output = artifact.Output(tmp_path / "out", options, check_inputs(options), killed)
-    with pytest.raises(KeyboardInterrupt):
-        output.commit({})
+    with monkeypatch.context() as patch:
+        patch.setattr(Lease, "put", killed)
+        with pytest.raises(KeyboardInterrupt):
+            held.commit(options, {}, {})
     assert (tmp_path / "out" / CHECKPOINTS).exists()
-    output.check_lease = lambda: None
-    output.commit({})
+    held.commit(options, {}, {})
     assert not (tmp_path / "out" / CHECKPOINTS).exists()
 
 
 def test_an_input_that_changes_while_it_is_read_leaves_no_marker(tmp_path: Path, options: Convert, outside: Path) -> None:
-    (tmp_path / "out").mkdir()
-    output = artifact.Output(tmp_path / "out", options, check_inputs(options), lambda: None)
-    (outside / "config.json").write_text('{"other": 1}')
-    with pytest.raises(DataError, match="changed while"):
-        output.commit({})
+    with held.output(options) as output:
+        (outside / "config.json").write_text('{"other": 1}')
+        with pytest.raises(DataError, match="changed while"):
+            output.commit({})
     assert artifact.finished(options) is None
 
 
 def test_the_marker_is_json_with_its_time(tmp_path: Path, options: Convert) -> None:
-    (tmp_path / "out").mkdir()
-    started = time.time() - 5
-    artifact.Output(tmp_path / "out", options, check_inputs(options), lambda: None, started).commit({})
+    with held.output(options) as output:
+        output.started = time.time() - 5
+        output.commit({})
     assert 5 <= json.loads((tmp_path / "out" / MARKER).read_text())["seconds"] < 60
 
 
 def test_without_an_optional_input_it_is_another_result(tmp_path: Path, outside: Path) -> None:
-    (tmp_path / "out").mkdir()
     options = Evaluate(output_dir=f"{tmp_path}/out", model_name_or_path=str(outside), dev_record_path_or_regex=str(outside))
-    artifact.Output(tmp_path / "out", options, check_inputs(options), lambda: None).commit({})
+    held.commit(options, {}, {})
     with pytest.raises(UsageError, match="dev_record_path_or_regex"):
         artifact.finished(dataclasses.replace(options, dev_record_path_or_regex=""))
 

@@ -16,18 +16,20 @@ from minima.errors import (
     UsageError,
 )
 from minima.workspace import attempts
+from minima.workspace.lease import Lease
+from minima.workspace.marker import MARKER
 
 
 def fail(folder: Path, limit: int, error: type[StageError] = LostPeerError) -> None:
     """One start that ends with an error."""
-    with pytest.raises(error), attempts.counted(folder, limit):
+    with pytest.raises(error), Lease(folder) as lease, attempts.counted(lease, limit):
         raise error("why")
 
 
 def test_starts_without_progress_are_limited(tmp_path: Path) -> None:
     for _ in range(3):
         fail(tmp_path, 3)
-    with pytest.raises(AttemptsError, match="3 starts without progress"), attempts.counted(tmp_path, 3):
+    with pytest.raises(AttemptsError, match="3 starts without progress"), Lease(tmp_path) as lease, attempts.counted(lease, 3):
         pass
 
 
@@ -38,7 +40,7 @@ def test_progress_begins_the_count_again(tmp_path: Path, made: str) -> None:
     (tmp_path / made).mkdir(parents=True)
     for _ in range(3):
         fail(tmp_path, 3)
-    with pytest.raises(AttemptsError, match=r"beyond (step 10|shard 1)"), attempts.counted(tmp_path, 3):
+    with pytest.raises(AttemptsError, match=r"beyond (step 10|shard 1)"), Lease(tmp_path) as lease, attempts.counted(lease, 3):
         pass
 
 
@@ -82,7 +84,8 @@ def test_nor_is_one_whose_first_process_was_killed_with_it(tmp_path: Path, error
 
     def group() -> None:
         with attempts.begun(tmp_path, 1):
-            attempts.counted(tmp_path, 1).__enter__()
+            with Lease(tmp_path) as lease:
+                attempts.counted(lease, 1).__enter__()
             raise error("why")
 
     for _ in range(5):
@@ -91,7 +94,21 @@ def test_nor_is_one_whose_first_process_was_killed_with_it(tmp_path: Path, error
 
 
 def test_another_groups_start_takes_nothing_from_the_one_at_work(tmp_path: Path) -> None:
-    with attempts.counted(tmp_path, 1):
+    with Lease(tmp_path) as lease, attempts.counted(lease, 1):
         begin(tmp_path, 5, NotReadyError)
-    with pytest.raises(AttemptsError), attempts.counted(tmp_path, 1):
+    with pytest.raises(AttemptsError), Lease(tmp_path) as lease, attempts.counted(lease, 1):
         pass
+
+
+def test_a_finished_artifact_is_not_written(tmp_path: Path) -> None:
+    """Its group was followed by another, which finished, and ends only now."""
+
+    def group() -> None:
+        with attempts.begun(tmp_path, 3):
+            (tmp_path / MARKER).touch()
+            (tmp_path / attempts.FILE).unlink()
+            raise NotReadyError("lost the lease")
+
+    with pytest.raises(NotReadyError):
+        group()
+    assert not (tmp_path / attempts.FILE).exists()

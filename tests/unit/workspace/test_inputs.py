@@ -11,6 +11,7 @@ from minima.options import Convert
 from minima.workspace import files, inputs
 from minima.workspace.artifact import Output
 from minima.workspace.inputs import check_inputs, hash_once, path_digest
+from minima.workspace.lease import Lease
 
 
 @pytest.fixture
@@ -51,8 +52,8 @@ def test_the_conductor_hashes_and_no_pod_does(tmp_path: Path, model: Path, hashe
     hashed.clear()
     hash_once(stage)
     found = [check_inputs(stage) for _pod in range(4)]
-    Path(stage.output_dir).mkdir()
-    marker = Output(Path(stage.output_dir), stage, found[0], lambda: None).commit({})
+    with Lease(Path(stage.output_dir)) as lease:
+        marker = Output(lease.making, stage, found[0], lease).commit({})
     assert hashed == []
     assert marker["inputs"]["model_name_or_path"]["digest"] == path_digest(str(model))
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from minima.errors import NotReadyError
 from minima.workspace import progress
+from minima.workspace.lease import Lease
 from minima.workspace.progress import Progress, Reporter
 
 
@@ -30,7 +30,7 @@ class Told(Reporter):
 
 
 def test_what_is_written_is_what_is_read(tmp_path: Path) -> None:
-    with Reporter(tmp_path / progress.file(), started=5.0) as reporter:
+    with Reporter((tmp_path / progress.file()).write_text, started=5.0) as reporter:
         reporter.phase("training", 60, "steps", step=10)
         reporter.at(20, tokens=4096, loss=5.5)
     found = progress.read(tmp_path)
@@ -48,14 +48,11 @@ def test_whatever_the_pace_it_writes_once_an_interval_and_each_file_is_whole(
 ) -> None:
     written: list[str] = []
     monkeypatch.setattr(progress, "INTERVAL", 0.05)
-    write = progress.write_atomically
-
-    def counted(place: Path, text: str, *, durable: bool) -> None:
-        written.append(text)
-        write(place, text, durable=durable)
-
-    monkeypatch.setattr(progress, "write_atomically", counted)
     over, torn = threading.Event(), list[str]()
+
+    def write(text: str) -> None:
+        written.append(text)
+        lease.write(progress.file(), text, durable=False)
 
     def read() -> None:
         while not over.is_set():
@@ -66,7 +63,7 @@ def test_whatever_the_pace_it_writes_once_an_interval_and_each_file_is_whole(
     reading = threading.Thread(target=read)
     reading.start()
     began = time.monotonic()
-    with Reporter(tmp_path / progress.file()) as reporter:
+    with Lease(tmp_path) as lease, Reporter(write) as reporter:
         reporter.phase("reading", 1_000_000, "bytes")
         step = 0
         while time.monotonic() < began + 0.5:
@@ -81,11 +78,10 @@ def test_whatever_the_pace_it_writes_once_an_interval_and_each_file_is_whole(
 
 
 def test_who_lost_the_lease_writes_nothing(tmp_path: Path) -> None:
-    def lost() -> None:
-        raise NotReadyError("another holds it")
-
-    with Reporter(tmp_path / progress.file(), lost) as reporter:
-        reporter.phase("training", 3)
+    with Lease(tmp_path) as lease:
+        (tmp_path / "_lease.00000001.json").unlink()
+        with Reporter(lambda text: lease.write(progress.file(), text, durable=False)) as reporter:
+            reporter.phase("training", 3)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -18,8 +18,7 @@ from jobgen.manifests import render
 from jobgen.pipeline import plan, spec
 from jobgen.pipeline.pipeline import Pipeline
 from minima.errors import DataError, LostPeerError, NotReadyError
-from minima.workspace import artifact
-from minima.workspace.inputs import check_inputs
+from tests.unit import held
 
 SHORT = Path(__file__).parents[3] / "cluster" / "short.yaml"
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
@@ -91,15 +90,8 @@ class Fake:
 
 def make(step: plan.Step) -> None:
     """The artifact of a step, as its stage would finish it."""
-    folder = Path(step.output_dir)
-    folder.mkdir(parents=True)
-    for inside in ("text", "model"):
-        (folder / inside).mkdir()
-    for file in ("text/a.jsonl", "model/config.json", "train-0.tfrecord", "dev-0.tfrecord"):
-        (folder / file).write_text("{}")
-    artifact.Output(folder, step.options, check_inputs(step.options), lambda: None).commit(
-        {"dev_perplexity": 1.0, "dev_perplexity_start": 2.0}
-    )
+    files = dict.fromkeys(("text/a.jsonl", "model/config.json", "train-0.tfrecord", "dev-0.tfrecord"), "{}")
+    held.commit(step.options, files, {"dev_perplexity": 1.0, "dev_perplexity_start": 2.0})
 
 
 def pod(code: int, message: str, seconds: int = 0) -> Any:

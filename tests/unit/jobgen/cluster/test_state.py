@@ -136,7 +136,7 @@ def test_the_conductor_passes_on_what_a_stage_says_and_why_it_waits(pipeline: Pi
     assert conductor.look() is None
     folder = Path(steps[0].output_dir)
     folder.mkdir(parents=True)
-    with Reporter(folder / file()) as reporter:
+    with Reporter((folder / file()).write_text) as reporter:
         reporter.phase("writing", 4, "files")
     assert conductor.look() is None
     now = conductor.stage(steps[0])

@@ -1,0 +1,27 @@
+"""What a stage gets from the process that runs it, for tests."""
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from minima.options import Options
+from minima.workspace.artifact import Output
+from minima.workspace.inputs import check_inputs
+from minima.workspace.lease import Lease
+
+
+@contextlib.contextmanager
+def output(options: Options, name: str = "lease") -> Iterator[Output]:
+    """The output of a stage with these options and the inputs that they name, under a lease."""
+    with Lease(Path(options.output_dir), name) as lease:
+        yield Output(lease.making, options, check_inputs(options), lease)
+
+
+def commit(options: Options, files: Mapping[str, str], metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """Make an artifact of `files`, text by name; returns its marker."""
+    with output(options) as out:
+        for name, text in files.items():
+            (out.folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (out.folder / name).write_text(text)
+        return out.commit(metrics)
