@@ -1,19 +1,22 @@
 """One writer per folder, whatever dies and however many want it."""
 
+import json
 import multiprocessing
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Iterator
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 import pytest
 
 from minima.errors import NotReadyError
+from minima.workspace.lease import MAKING, Lease
 from minima.workspace.lease import TTL as DEFAULT_TTL
-from minima.workspace.lease import Lease
 
 TTL = 0.6
 HOLD = """
@@ -85,6 +88,142 @@ def test_the_farewell_of_a_lost_holder_does_not_disturb_the_next(tmp_path: Path)
         process.communicate()
         time.sleep(TTL)
         lease.check()
+
+
+@pytest.fixture
+def frozen(tmp_path: Path) -> Iterator[Lease]:
+    """A holder that was followed without its knowing, as far as its next look."""
+    lease = Lease(tmp_path, ttl=TTL)
+    lease.__enter__()
+    lease._stop.set()
+    lease._thread.join()
+    (lease.making / "weights").write_text("of the frozen one")
+    yield lease
+    lease.__exit__(None, None, None)
+
+
+def names(folder: Path) -> set[str]:
+    return {place.name for place in folder.iterdir() if not place.name.startswith("_lease")}
+
+
+def test_neither_rename_of_a_frozen_holder_works_when_it_was_followed(tmp_path: Path, frozen: Lease) -> None:
+    """It looked at the lease, and was stopped right before the rename."""
+    with Lease(tmp_path, ttl=TTL) as lease:
+        lease.write("weights", "of its follower")
+        with pytest.raises(NotADirectoryError):
+            (frozen.making / "weights").rename(tmp_path / "weights")
+        with pytest.raises(NotADirectoryError):
+            (tmp_path / "weights").rename(frozen.making / "taken")
+        with pytest.raises(FileExistsError):
+            frozen.making.mkdir(parents=True, exist_ok=True)
+        with pytest.raises(NotADirectoryError):
+            (frozen.making / "model").mkdir(parents=True, exist_ok=True)
+        for change in (lambda: frozen.put("weights"), lambda: frozen.take("weights"), lambda: frozen.write("weights", "x")):
+            with pytest.raises((NotReadyError, NotADirectoryError)):
+                change()
+    assert (tmp_path / "weights").read_text() == "of its follower"
+    assert names(tmp_path) == {"weights", frozen.making.name}
+    assert frozen.making.read_bytes() == b""
+
+
+def test_what_a_lost_holder_meets_is_told_as_the_loss(tmp_path: Path) -> None:
+    def stage() -> None:
+        with Lease(tmp_path, ttl=TTL) as lost:
+            lost._stop.set()
+            lost._thread.join()
+            with Lease(tmp_path, ttl=TTL):
+                pass
+            (lost.making / "config.json").write_text("{}")
+
+    with pytest.raises(NotReadyError, match=r"lost the lease to .* \(token 2, ours 1\)"):
+        stage()
+
+
+@pytest.mark.parametrize("times", [0, 1, 5])
+def test_a_library_that_makes_the_folder_again_does_not_win(
+    tmp_path: Path, frozen: Lease, monkeypatch: pytest.MonkeyPatch, times: int
+) -> None:
+    """Between its removal and the fence."""
+    real, left = Lease.take, iter(range(times))
+
+    def take(self: Lease, name: str) -> None:
+        real(self, name)
+        if name == frozen.making.name and next(left, None) is not None:
+            (frozen.making / "model").mkdir(parents=True)
+
+    monkeypatch.setattr(Lease, "take", take)
+    with Lease(tmp_path, ttl=TTL):
+        assert frozen.making.is_file()
+    assert next(left, None) is None
+    assert names(tmp_path) == {frozen.making.name}
+
+
+def test_one_that_was_stopped_before_it_made_its_folder_finds_itself_lost(tmp_path: Path) -> None:
+    late = Lease(tmp_path, ttl=TTL)
+    assert late._create(1)
+    with Lease(tmp_path, ttl=TTL):
+        assert late.making.is_file(), "its lease names the folder"
+        with pytest.raises(FileExistsError):
+            late.making.mkdir()
+    with Lease(tmp_path, ttl=TTL):
+        pass
+    again = Lease(tmp_path, ttl=TTL)  # It saw that token 1 was free, and was stopped there; token 2 was swept, 3 is held.
+    assert again._create(2)
+    again.making.mkdir()
+    with pytest.raises(NotReadyError, match="lost the lease"):
+        again._fence()
+
+
+def test_who_is_fenced_while_it_fences_shuts_nobody_out(tmp_path: Path, frozen: Lease) -> None:
+    second = Lease(tmp_path, ttl=TTL)
+    assert second._create(2)
+    second.making.mkdir()
+    with Lease(tmp_path, ttl=TTL) as third:
+        with pytest.raises((NotReadyError, OSError)):
+            second._shut(third.making.name)
+        assert third.making.is_dir()
+        third.write("weights", "of the third")
+    assert names(tmp_path) == {"weights", frozen.making.name, second.making.name}
+
+
+def test_a_folder_that_is_set_aside_leaves_its_fences(tmp_path: Path, frozen: Lease) -> None:
+    """Else the frozen one could make its folder again beside another run's."""
+    folder = tmp_path / "artifact"
+    (folder / "inside").mkdir(parents=True)
+    with Lease(folder, ttl=TTL) as first:
+        fence = folder / f"{MAKING}lease.00000001.0123abcd"
+        fence.touch()
+        first.move(tmp_path / "aside")
+    assert names(folder) == {fence.name}
+    assert names(tmp_path / "aside") == {"inside"}
+    with Lease(folder, ttl=TTL) as second:
+        second.move(tmp_path / "again")
+    assert names(folder) == {fence.name}
+
+
+def test_a_heartbeat_brings_nothing_back(tmp_path: Path, frozen: Lease) -> None:
+    with Lease(tmp_path, ttl=TTL):
+        with pytest.raises(FileNotFoundError):
+            frozen._write("held")
+        assert len(list(tmp_path.glob("_lease*"))) == 1
+
+
+def test_a_reader_never_sees_half_a_heartbeat(tmp_path: Path) -> None:
+    with Lease(tmp_path) as lease:
+        over = threading.Event()
+
+        def beat() -> None:
+            while not over.is_set():
+                lease._beats += 1
+                lease._write("held")
+
+        beating = threading.Thread(target=beat)
+        beating.start()
+        seen = [json.loads((tmp_path / "_lease.00000001.json").read_text()) for _ in range(2000)]
+        over.set()
+        beating.join()
+    assert {s["id"] for s in seen} == {lease._content["id"]}
+    assert {s["state"] for s in seen} == {"held"}
 
 
 def _contend(folder: str, barrier: Barrier, inside: str) -> None:
