@@ -20,6 +20,8 @@ from minima.workspace.artifact import Output
 
 SPLITS = ("train", "dev")
 FILE = "{split}-00000-of-00001.tfrecord"
+SAMPLE, ANY_LENGTH = 1000, 1 << 40
+"""Conversations by which a length is suggested that would do, and one that always does."""
 CHUNK = 256
 """Conversations that a process works on at a time."""
 
@@ -45,13 +47,13 @@ def run(options: BuildChatData, output: Output) -> dict[str, Any]:
     sides: dict[str, list[list[chat.Turn]]] = {split: [] for split in SPLITS}
     for conversation in conversations:
         sides["dev" if _content(conversation) in held_out else "train"].append(conversation)
-    encode: Encode = partial(
+    up_to = partial(
         _encode,
         folder=split_digest(options.tokenizer_name_or_path)[0],
         system=options.system,
-        max_seq_length=options.max_seq_length,
         published_rule=options.published_rule,
     )
+    encode: Encode = partial(up_to, max_seq_length=options.max_seq_length)
     counts = dict.fromkeys(("tokens", "trained_tokens", "dropped_turns", "cut_answers", "dropped_conversations"), 0)
     written = {}
     encoded = output.progress.track(
@@ -60,6 +62,7 @@ def run(options: BuildChatData, output: Output) -> dict[str, Any]:
         len(conversations),
         "conversations",
     )
+    any_length: Encode = partial(up_to, max_seq_length=ANY_LENGTH)
     for split in SPLITS:
         examples = _counted(itertools.islice(encoded, len(sides[split])), counts)
         first = next(examples, None)
@@ -68,8 +71,8 @@ def run(options: BuildChatData, output: Output) -> dict[str, Any]:
             written[split] = records.write(place, itertools.chain([first], examples))
         elif split == "train":
             raise DataError(
-                f"--input_dir: none of {len(conversations)} conversations in {options.input_dir} fits into "
-                f"--max_seq_length {options.max_seq_length} with its first question"
+                f"--max_seq_length: none of {len(conversations)} conversations in {options.input_dir} fits into "
+                f"{options.max_seq_length} tokens with its first question; {_lengths(any_length, sides['train'])}"
             )
     (output.folder / chat.TEMPLATE_FILE).write_text(chat.template(options.system), encoding="utf-8")
     return {
@@ -79,6 +82,17 @@ def run(options: BuildChatData, output: Output) -> dict[str, Any]:
         **counts,
         "tokenizer": tokenization.fingerprint(tokenization.load(split_digest(options.tokenizer_name_or_path)[0])),
     }
+
+
+def _lengths(encode: Encode, conversations: list[list[chat.Turn]]) -> str:
+    """Which `max_seq_length` would do, by some of the conversations; `encode` takes any length."""
+    some = conversations[:SAMPLE]
+    whole = [example for c in some if (example := encode(c))]
+    least = min(int(example.mask.argmax()) + 1 for example in whole)
+    lengths = sorted(len(example.indices) for example in whole)
+    of = f"{len(some)} of them" if len(some) < len(conversations) else "them"
+    half, every = lengths[len(lengths) // 2], lengths[-1]
+    return f"{least:,} is the least that takes one, {half:,} takes half of {of} whole, {every:,} all"
 
 
 def dev(conversations: list[list[chat.Turn]], proportion: float, seed: int) -> set[bytes]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -148,8 +149,18 @@ def test_bad_input_is_one_error(folder: Path, options: BuildChatData, tmp_path: 
         DataError, match=r"no file matches --input_regex '\*\.json'; the folder holds chinese\.jsonl, english\.jsonl"
     ):
         build(tmp_path / "a", dataclasses.replace(options, input_regex="*.json"))
-    with pytest.raises(DataError, match=r"none of 2\d\d conversations .* fits into --max_seq_length 8"):
+    with pytest.raises(DataError, match=r"none of 2\d\d conversations .* fits into 8 tokens .*; [\d,]+ is the least") as error:
         build(tmp_path / "b", dataclasses.replace(options, max_seq_length=8))
+    least, half, whole = (
+        int(number.replace(",", "")) for number in re.findall(r"([\d,]+) (?:is the|takes|all)", str(error.value))
+    )
+    assert 8 < least <= half <= whole
+    one_less = dataclasses.replace(options, max_seq_length=least - 1)
+    with pytest.raises(DataError, match="none of"):
+        build(tmp_path / "one-less", one_less)
+    assert build(tmp_path / "least", dataclasses.replace(options, max_seq_length=least))["train_examples"] >= 1
+    every = build(tmp_path / "every", dataclasses.replace(options, max_seq_length=whole, dev_proportion=0))
+    assert (every["dropped_turns"], every["cut_answers"], every["dropped_conversations"]) == (0, 0, 0)
     (tmp_path / "chat").mkdir()
     (tmp_path / "chat/a.jsonl").write_text("")
     with pytest.raises(DataError, match=r"no conversation in a\.jsonl"):
