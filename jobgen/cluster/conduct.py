@@ -5,6 +5,7 @@ one goes on.
 """
 
 import errno
+import math
 import sys
 import time
 from pathlib import Path
@@ -39,8 +40,10 @@ from minima.workspace.marker import MARKER
 
 POLL = 2.0
 """Seconds between two looks at the cluster."""
+SLOW = 10.0
+"""Seconds between two looks when nothing says that something changed, but something is waited for."""
 IDLE = 30.0
-"""Seconds between two looks when all jobs run as they should and nothing says that something changed."""
+"""The same when all jobs run as they should."""
 LINGER = 600.0
 """Seconds, after a stage failed, in which jobs that cannot get anywhere are still stopped: nobody else would."""
 PATIENCE = 60.0
@@ -112,14 +115,14 @@ class _Conductor:
     def run(self, from_stage: str | None, uid: str) -> int:
         check_outside_inputs(self.pipeline, self.steps)
         changes = Changes(self.cluster, self.pipeline.name)
-        failures, looked = 0, -IDLE
+        failures, looked = 0, -math.inf
         while True:
             code = None
             try:
                 if from_stage is not None:
                     self.start_from(from_stage, uid)
                     from_stage = None
-                if changes.happened() or not self.all_settled() or time.monotonic() - looked >= IDLE:
+                if changes.happened() or time.monotonic() - looked >= self.pause():
                     code = self.look()
                     looked = time.monotonic()
                 for step in self.steps:
@@ -133,7 +136,7 @@ class _Conductor:
                     raise
                 self.once(f"{error}; tried again")
                 self.kept.change(waits_for=f"{error}; tried again")
-                self.settled.clear()
+                looked = -math.inf
             if code is not None:
                 self.end(code, self.kept.state.words)
                 return code
@@ -144,9 +147,11 @@ class _Conductor:
         """Whether there is something to do for a stage: it has neither ended nor waits for another one."""
         return step.name not in self.markers.keys() | self.failed.keys() and all(need in self.markers for need in step.needs)
 
-    def all_settled(self) -> bool:
-        """Whether nothing is to do until something changes."""
-        return all(step.name in self.settled for step in self.steps if self.is_ready(step))
+    def pause(self) -> float:
+        """Seconds between two looks, if nothing changes meanwhile."""
+        if self.succeeded:
+            return POLL  # A marker shows in the workspace, not in the cluster.
+        return IDLE if all(step.name in self.settled for step in self.steps if self.is_ready(step)) else SLOW
 
     def start_from(self, stage: str, uid: str) -> None:
         """Delete jobs and set artifacts aside, unless an earlier pod of this Job has done so."""

@@ -12,7 +12,7 @@ from jobgen.cluster.waits import AFTER, QUEUE, Wait
 from jobgen.pipeline.plan import Step
 from minima.workspace.attempts import progressed
 
-ASK_SECONDS = 10.0
+ASK_SECONDS = 8.0
 """Between two looks at what the cluster noted about a job."""
 MOST_PODS = 4
 """Pods of a job about which the cluster is asked: in a group they wait for the same."""

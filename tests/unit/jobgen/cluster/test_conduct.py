@@ -113,7 +113,8 @@ def steps(pipeline: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     """The steps with their workspace here, for the conductor too."""
     made = plan.plan(pipeline, str(tmp_path))
     monkeypatch.setattr(conduct, "plan", lambda _: made)
-    monkeypatch.setattr(conduct, "POLL", 0.0)
+    for pause in ("POLL", "SLOW", "IDLE"):
+        monkeypatch.setattr(conduct, pause, 0.0)
     monkeypatch.setattr(conduct, "Changes", lambda *_: SimpleNamespace(happened=lambda: False))
     return made
 
