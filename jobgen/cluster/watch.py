@@ -8,7 +8,18 @@ from typing import Any
 from jobgen.cluster import waits
 from jobgen.cluster.logs import LAST_SECONDS, Following
 from jobgen.cluster.namespace import PAUSE, RETRIES, Cluster, last_words, verdict
-from jobgen.cluster.state import FAILED, FINISHED, STARTING, UNDER_WAY, WAITING, WORKING, StageState, State, read_state
+from jobgen.cluster.state import (
+    ALIVE_SECONDS,
+    FAILED,
+    FINISHED,
+    STARTING,
+    UNDER_WAY,
+    WAITING,
+    WORKING,
+    StageState,
+    State,
+    read_state,
+)
 from jobgen.report import headline, report, titled
 from jobgen.screen import Screen
 from minima.errors import BUG, LostPeerError, UsageError
@@ -17,6 +28,8 @@ from minima.workspace.progress import duration, line
 POLL = 1.0
 ASK_SECONDS = 5.0
 """Between two looks at a conductor that does not begin."""
+QUIET_SECONDS = ALIVE_SECONDS + ASK_SECONDS
+"""After which a conductor that wrote nothing new may not be there any more."""
 
 
 def watch(cluster: Cluster, pipeline: str, name: str, *, verbose: bool = False) -> int:
@@ -25,6 +38,7 @@ def watch(cluster: Cluster, pipeline: str, name: str, *, verbose: bool = False) 
     teller = _Teller(screen)
     beginning = _Beginning(cluster, screen)
     failures = 0
+    heard, heard_at = 0.0, time.monotonic()
     ended = threading.Event()
     following = Following(cluster, f"batch.kubernetes.io/job-name={name}", ended.is_set, screen.say)
     if verbose:
@@ -36,8 +50,11 @@ def watch(cluster: Cluster, pipeline: str, name: str, *, verbose: bool = False) 
             now = read_state(cluster, pipeline)  # After the verdict, so that it is the last one.
             if now and (now.conductor != name or (now.state != WORKING and not over)):
                 now = None  # Of another, or of an earlier Job of this name.
-            pods = cluster.conductor_pods(name) if now is None or over else []
-            if job and now is None and not over and (code := beginning.look(job, pods)):
+            if now and now.time != heard:
+                heard, heard_at = now.time, time.monotonic()
+            silent = time.monotonic() - heard_at > QUIET_SECONDS  # By this machine's clock alone.
+            pods = cluster.conductor_pods(name) if now is None or silent or over else []
+            if job and (now is None or silent) and not over and (code := beginning.look(job, pods)):
                 screen.show()
                 return code
             failures = 0

@@ -63,7 +63,7 @@ def measure(cluster: Cluster, made: list[Pipeline], *, told: bool) -> tuple[floa
     """Requests a second, and cores of the API server, of the conductors of these pipelines."""
     pause = conduct._Conductor.pause
     if not told:
-        conduct._Conductor.pause = lambda _: conduct.POLL  # type: ignore[method-assign]
+        conduct._Conductor.pause = lambda self: conduct.POLL  # type: ignore[method-assign]
     running = [conduct._Conductor(pipeline, Cluster(cluster.namespace), "") for pipeline in made]
     for each in running:
         threading.Thread(target=each.run, args=(None, ""), daemon=True).start()
