@@ -9,7 +9,6 @@ from dataclasses import replace
 from typing import Any
 
 from jobgen.cluster import waits
-from jobgen.cluster.conduct import STATES
 from jobgen.cluster.namespace import (
     ENDED,
     PAUSE,
@@ -22,6 +21,7 @@ from jobgen.cluster.namespace import (
     state,
     verdict,
 )
+from jobgen.cluster.stages import STATES
 from jobgen.cluster.state import FAILED, FINISHED, NONE, UNDER_WAY, WAITING, WORKING, StageState, State, read_state, to_json
 from jobgen.cluster.waits import QUEUE
 from jobgen.manifests import conductor

@@ -66,6 +66,7 @@ def measure(cluster: Cluster, made: list[Pipeline], *, told: bool) -> tuple[floa
         conduct._Conductor.pause = lambda self: conduct.POLL  # type: ignore[method-assign]
     running = [conduct._Conductor(pipeline, Cluster(cluster.namespace), "") for pipeline in made]
     for each in running:
+        each.followers.start = lambda stage, pod: threading.Thread()  # type: ignore[method-assign]  # Simulated pods have no logs.
         threading.Thread(target=each.run, args=(None, ""), daemon=True).start()
     wait("all have looked", lambda: all(each.watched for each in running), 300)
     time.sleep(20)  # What begins, and what the threads before have left.

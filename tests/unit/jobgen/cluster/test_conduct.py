@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from jobgen.cluster import conduct, diff
+from jobgen.cluster import conduct, diff, stages
 from jobgen.cluster.namespace import NoOperatorError, RefusedError, last_words, state
 from jobgen.manifests import render
 from jobgen.pipeline import plan, spec
@@ -112,7 +112,7 @@ def pipeline(tmp_path: Path) -> Pipeline:
 def steps(pipeline: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[plan.Step]:
     """The steps with their workspace here, for the conductor too."""
     made = plan.plan(pipeline, str(tmp_path))
-    monkeypatch.setattr(conduct, "plan", lambda _: made)
+    monkeypatch.setattr(stages, "plan", lambda _: made)
     for pause in ("POLL", "SLOW", "IDLE"):
         monkeypatch.setattr(conduct, pause, 0.0)
     monkeypatch.setattr(conduct, "Changes", lambda *_: SimpleNamespace(happened=lambda: False))
@@ -158,7 +158,7 @@ def test_a_job_whose_artifact_is_gone_is_made_again(pipeline: Pipeline, steps: l
 def test_succeeded_without_a_marker_is_no_success(
     pipeline: Pipeline, steps: list[plan.Step], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(conduct, "PATIENCE", 0.0)
+    monkeypatch.setattr(stages, "PATIENCE", 0.0)
     cluster = Fake(steps, {"init-model": ""})
     conductor = conduct._Conductor(pipeline, cluster, "mine")  # type: ignore[arg-type]
     assert conductor.look() is None
