@@ -28,6 +28,7 @@ def test_a_stage_on_gpus_begins_when_its_inputs_are_hashed(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
+    join = threading.Thread.join
     monkeypatch.setattr(threading.Thread, "join", lambda *_: None)
     goes_on, asked = threading.Event(), []
 
@@ -40,16 +41,15 @@ def test_a_stage_on_gpus_begins_when_its_inputs_are_hashed(
     cluster = Fake(steps, {})
     conductor = conduct._Conductor(pipeline, cluster, "mine")  # type: ignore[arg-type]
     conductor.hashing = Hashing(str(tmp_path))
-    while len(cluster.there) < 2 or not asked:
-        assert conductor.look() is None
-    for _ in range(3):
+    for _ in range(6):
         assert conductor.look() is None
     assert [job["metadata"]["labels"]["minima/stage"] for job in cluster.there] == ["init-model", "build-data"]
     assert "distill: waits for its inputs to be hashed, once for all its pods" in capsys.readouterr().err
-    goes_on.set()
-    while len(cluster.there) < 3:
-        assert conductor.look() is None
     assert asked == ["distill"]
+    goes_on.set()
+    join(conductor.hashing._threads["distill"])
+    assert conductor.look() is None
+    assert len(cluster.there) == 3
 
 
 def test_a_wrong_input_is_an_error_and_asked_again(

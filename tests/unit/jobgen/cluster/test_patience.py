@@ -107,9 +107,7 @@ def test_what_did_its_work_before_goes_on(pipeline: Pipeline, steps: list[plan.S
         clock[0] = seconds
         assert conductor.look() is None
     assert [job["metadata"]["labels"]["minima/stage"] for job in cluster.there] == []
-    while (code := conductor.look()) is None:
-        pass
-    assert code == 0
+    assert 0 in [conductor.look() for _ in range(6)]
 
 
 def test_a_program_that_never_starts_ends_whoever_looks(pipeline: Pipeline, steps: list[plan.Step]) -> None:
