@@ -65,7 +65,7 @@ def run_local(pipeline: Pipeline, *, workspace: str, from_stage: str | None, ver
                 again = shlex.join(["jobgen", "run", str(pipeline.source), "--local", "--workspace", workspace])
                 how = "stopped" if code == TERMINATED else f"failed with exit code {code}"
                 screen.say(f"{title}  {how} after {duration(seconds)}{f': {words}' if words else ''}")
-                if not verbose:
+                if code != TERMINATED and not verbose:
                     screen.say(f"all that it wrote is in {os.path.relpath(log)}")
                 screen.say(f"finished stages are kept; `{again}` goes on")
                 return code

@@ -40,13 +40,13 @@ def run(options: Options, argv: list[str], inputs: dict[str, dict[str, Any]]) ->
 
     os.environ.setdefault("PET_NPROC_PER_NODE", "gpu" if is_available() else "1")
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = ""  # Its handlers raise what some of its own code swallows.
     os.environ[PROCESS] = str(os.getpid())
     for name in ("torch.distributed.elastic.multiprocessing.api", "torch.distributed.elastic.agent.server.api"):
         get_logger(name).setLevel("CRITICAL")  # What failed is said once, below.
     local = ["--nnodes", "1", "--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0", "--rdzv-id", options.verb]
     words = [*(local if alone() else []), "--module", "minima.process.worker", options.verb, *argv]
     config, command, arguments = torchrun.config_from_args(torchrun.get_args_parser().parse_args(words))
+    config.signals_to_handle = ""  # Its handlers raise what some of its own code swallows.
     with (
         tempfile.NamedTemporaryFile("w", prefix="minima-inputs-", suffix=".json", encoding="utf-8") as file,
         stop.before_the_end(Path(file.name).unlink),

@@ -189,6 +189,7 @@ def test_stopped_in_the_middle_it_goes_on_to_the_same_weights(workspace: Workspa
         _, error = process.communicate(timeout=120)
         assert (f"set aside {os.path.relpath(workspace.steps['finetune'].output_dir)}" in error) == bool(more)
         assert process.returncode == code, error
+        assert "this is a bug" not in error
         assert nothing_left(workspace.folder)
         assert artifact.finished(workspace.steps["finetune"].options) is None
     again = workspace.run()
