@@ -149,12 +149,12 @@ class _Run:
                 if state.step == self.total or (self.patience and state.bad_epochs >= self.patience):
                     break
                 self.one_step()
+            if self.patience and state.best_step != state.step:
+                self.recovery.load_best(state)
+                state.dev_perplexity = state.best_dev_perplexity
         except TerminatedError:
             self.save()
             raise TerminatedError(f"stopped at step {state.step}, saved; the same command goes on from there") from None
-        if self.patience and state.best_step != state.step:
-            self.recovery.load_best(state)
-            state.dev_perplexity = state.best_dev_perplexity
 
     def evaluate_if_due(self) -> bool:
         """Evaluate at the start, at the ends of intervals, of epochs and of the run; whether it is the best epoch so far."""

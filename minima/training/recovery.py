@@ -79,7 +79,9 @@ class Recovery:
 
         Raises:
             DataError: their checkpoint is not whole.
+            TerminatedError: a process was told to stop; nothing has changed.
         """
+        self._group.sum_or_stop()  # What follows reads the whole checkpoint.
         best = self._output.place / CHECKPOINTS / f"step-{state.best_step:08d}"
         wrong = next((w for w in self._group.gather(checkpoint.faults(best)) if w), None)
         if wrong:

@@ -24,6 +24,9 @@ from minima.workspace.marker import MARKER, read_marker
 MINIMA = Path(sys.executable).parent / "minima"
 SECONDS = 8.0
 """Moments are spread over this, or over the whole stage if it takes longer."""
+GRACE, SAVING = 60.0, 600.0
+"""What Kubernetes waits for a pod to end: of a plain stage, and of one that saves a checkpoint."""
+WITH_WORKERS = ("build-data", "build-chat-data")
 
 
 @dataclass
@@ -111,7 +114,11 @@ def living(session: int) -> bool:
 
 def moments(step: Step, count: int) -> list[float]:
     """From the start of a stage on, as long as it took."""
-    last = max(SECONDS, read_marker(Path(step.output_dir))["seconds"])
+    return spread(count, max(SECONDS, read_marker(Path(step.output_dir))["seconds"]))
+
+
+def spread(count: int, last: float = SECONDS) -> list[float]:
+    """From 0 to `last`, evenly."""
     return [last * number / (count - 1) for number in range(count)]
 
 
@@ -128,9 +135,9 @@ def main() -> None:
         print(f"{step.name:16} {codes:24} {swept.longest:8.1f} s {swept.waits:6}", flush=True)
         for line in swept.wrong:
             print(line, flush=True)
-        if step.name in {"build-data", "build-chat-data"}:
+        if step.name in WITH_WORKERS:
             with tempfile.TemporaryDirectory(prefix="minima-sweep-") as folder:
-                seconds = kill(step, [SECONDS * n / 19 for n in range(20)], Path(folder))
+                seconds = kill(step, spread(20), Path(folder))
             print(f"{step.name:16} killed, no process is left after {seconds:.2f} s", flush=True)
 
 

@@ -21,6 +21,7 @@ from jobgen.pipeline.plan import Step, plan
 from jobgen.pipeline.spec import load
 from minima.workspace import artifact, progress
 from minima.workspace.marker import CHECKPOINTS, read_marker
+from tests.smoke import sweep
 
 pytestmark = pytest.mark.smoke
 JOBGEN = Path(sys.executable).parent / "jobgen"
@@ -160,6 +161,35 @@ def test_run_again_skips_every_stage(workspace: Workspace, first: subprocess.Com
     assert all(re.match(rf"\[ ?\d+/11\] {stage} +kept", line) for stage, line in zip(workspace.steps, lines, strict=False))
     assert len(lines) == len(workspace.steps) + 1
     assert lines[-1].startswith("all 11 stages are finished, after ")
+
+
+STAGES = [step.name for step in plan(load("smoke"), "/workspace")]
+
+
+@pytest.mark.parametrize(
+    ("stage", "count"),
+    [
+        *((stage, 3) for stage in ("expand-vocab", "convert", "finetune")),
+        *(pytest.param(stage, 40, marks=pytest.mark.long) for stage in STAGES),
+    ],
+)
+def test_sigterm_at_any_moment_is_143_and_loses_nothing(
+    workspace: Workspace, first: object, stage: str, count: int, tmp_path: Path
+) -> None:
+    """Whatever is imported, read or computed; 0 only with the marker. As often as that, it uses up no attempt."""
+    step = workspace.steps[stage]
+    swept = sweep.sweep(step, sweep.moments(step, count), tmp_path)
+    assert swept.wrong == []
+    assert swept.longest < (sweep.SAVING if step.options.elastic else sweep.GRACE)
+
+
+@pytest.mark.parametrize(
+    ("stage", "count"), [("build-chat-data", 4), *(pytest.param(s, 20, marks=pytest.mark.long) for s in sweep.WITH_WORKERS)]
+)
+def test_no_process_outlives_a_killed_stage(
+    workspace: Workspace, first: object, stage: str, count: int, tmp_path: Path
+) -> None:
+    assert sweep.kill(workspace.steps[stage], sweep.spread(count), tmp_path) < 5
 
 
 def test_from_an_unknown_stage_is_refused(workspace: Workspace, first: object) -> None:
