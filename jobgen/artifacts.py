@@ -4,17 +4,31 @@ import contextlib
 import glob
 import os
 from pathlib import Path
+from typing import Any
 
 from jobgen.pipeline.pipeline import Pipeline
 from jobgen.pipeline.plan import Step, following
 from jobgen.report import say
 from minima.errors import NotReadyError
 from minima.options import inputs, split_digest
+from minima.workspace import artifact
 from minima.workspace.lease import all_of
+from minima.workspace.marker import CHECKPOINTS, MARKER
 
 ASIDE = "_aside"
 LOGS = "_logs"
 """In a pipeline's folder: what each stage wrote that ran on this machine."""
+
+
+def work_of(steps: list[Step], from_stage: str) -> list[Path]:
+    """The artifacts of `from_stage` and of all that follow from it that are finished, or have a checkpoint.
+
+    Raises:
+        UsageError: there is no such stage.
+    """
+    chosen = following(steps, from_stage)
+    folders = [Path(step.output_dir) for step in steps if step.name in chosen]
+    return [folder for folder in folders if (folder / MARKER).exists() or (folder / CHECKPOINTS).exists()]
 
 
 def set_aside(steps: list[Step], from_stage: str, aside: Path) -> list[Path]:
@@ -51,8 +65,31 @@ def move_aside(folders: list[Path], aside: Path) -> list[Path]:
     return [place for _, place in moves]
 
 
-def check_outside_inputs(pipeline: Pipeline, steps: list[Step]) -> None:
-    """Check that what no stage makes is there.
+def check_needs(steps: list[Step], part: list[Step], from_stage: str | None = None) -> dict[str, dict[str, Any]]:
+    """Check that what `part` of the steps reads of the others is finished, and stays when `from_stage` is set aside.
+
+    Returns:
+        The markers of those that are read.
+
+    Raises:
+        NotReadyError: one is not.
+    """
+    own = {step.name for step in part}
+    gone = following(steps, from_stage) if from_stage is not None else set()
+    markers = {}
+    for step in steps:
+        reader = next((each.name for each in part if step.name in each.needs), None)
+        if reader is None or step.name in own:
+            continue
+        marker = artifact.finished(step.options) if step.name not in gone else None
+        if marker is None:
+            raise NotReadyError(f"--only {reader}: {step.name}, which it reads, is not finished; --until {reader} makes both")
+        markers[step.name] = marker
+    return markers
+
+
+def check_outside_inputs(pipeline: Pipeline, steps: list[Step], below: str = "/") -> None:
+    """Check that what no stage makes is there, as far as it lies `below` a folder that can be seen from here.
 
     Raises:
         NotReadyError: something is not.
@@ -61,7 +98,7 @@ def check_outside_inputs(pipeline: Pipeline, steps: list[Step]) -> None:
     for step in steps:
         for option in inputs(type(step.options)):
             path = split_digest(getattr(step.options, option))[0]
-            if not path or path.startswith(made) or Path(path).exists() or glob.glob(path):
+            if not path.startswith(below) or path.startswith(made) or Path(path).exists() or glob.glob(path):
                 continue
             reference = pipeline.stages[step.name].references.get(option)
             key = ("inputs", reference.name) if reference else ("stages", step.name, "options", option)

@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 
-from jobgen.artifacts import ASIDE, LOGS, check_outside_inputs, set_aside
+from jobgen.artifacts import ASIDE, LOGS, check_needs, check_outside_inputs, set_aside
 from jobgen.pipeline.pipeline import Pipeline
-from jobgen.pipeline.plan import Step, plan
+from jobgen.pipeline.plan import ALL, Part, Step, plan
 from jobgen.report import Result, headline, report, titled
 from jobgen.screen import Screen
 from minima.errors import TERMINATED, NotReadyError, UsageError
@@ -29,13 +29,14 @@ LOOK = 0.5
 """Seconds between two looks at the progress of a stage."""
 
 
-def run_local(pipeline: Pipeline, *, workspace: str, from_stage: str | None, verbose: bool = False) -> int:
+def run_local(pipeline: Pipeline, *, workspace: str, from_stage: str | None, part: Part = ALL, verbose: bool = False) -> int:
     """Run every stage that is not finished, in order, and print the report.
 
     Args:
         pipeline: what to run.
         workspace: folder of all artifacts; made if it is not there.
         from_stage: set this stage's artifact and all that follow from it aside first.
+        part: the stages to run.
         verbose: show each stage's command line and what it writes, instead of one line of progress.
 
     Returns:
@@ -43,15 +44,17 @@ def run_local(pipeline: Pipeline, *, workspace: str, from_stage: str | None, ver
 
     Raises:
         UsageError: no such stage; the stages' program is not installed.
-        NotReadyError: an input from outside is not there.
+        NotReadyError: an input from outside is not there, or a stage that `part` needs is not finished.
         DataError: a finished artifact, or an input from outside, is not what it was.
     """
     root = Path(workspace).absolute()
-    steps = plan(pipeline, str(root))
+    whole = plan(pipeline, str(root))
+    steps = part.steps(whole)
     program = _program()
+    check_needs(whole, steps, from_stage)
     check_outside_inputs(pipeline, steps)
     if from_stage is not None:
-        set_aside(steps, from_stage, root / pipeline.name / ASIDE)
+        set_aside(whole, from_stage, root / pipeline.name / ASIDE)
     results: dict[str, Result] = {}
     screen, began = Screen(), time.monotonic()
     for number, step in enumerate(steps, 1):
@@ -62,7 +65,7 @@ def run_local(pipeline: Pipeline, *, workspace: str, from_stage: str | None, ver
             log = root / pipeline.name / LOGS / f"{Path(step.output_dir).name}.log"
             code, seconds, words = _run(program, step, title, log, screen, verbose=verbose)
             if code:
-                again = shlex.join(["jobgen", "run", str(pipeline.source), "--local", "--workspace", workspace])
+                again = shlex.join(["jobgen", "run", str(pipeline.source), "--local", "--workspace", workspace, *part.words])
                 how = "stopped" if code == TERMINATED else f"failed with exit code {code}"
                 screen.say(f"{title}  {how} after {duration(seconds)}{f': {words}' if words else ''}")
                 if code != TERMINATED and not verbose:
@@ -76,7 +79,9 @@ def run_local(pipeline: Pipeline, *, workspace: str, from_stage: str | None, ver
         screen.say(f"{title}  {'kept' if kept else duration(result.seconds):>6}  {headline(result)}".rstrip())
         for words in artifact.measured_otherwise(marker, step.options):
             screen.say(f"{title}          {words}")
-    screen.say(f"all {len(steps)} stages are finished, after {duration(time.monotonic() - began)}")
+    screen.say(
+        f"{'all ' if steps == whole else ''}{len(steps)} stages are finished, after {duration(time.monotonic() - began)}"
+    )
     print(report(results))
     return 0
 

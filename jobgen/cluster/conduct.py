@@ -19,7 +19,7 @@ from jobgen.cluster.state import (
     FINISHED,
 )
 from jobgen.pipeline.pipeline import Pipeline
-from jobgen.pipeline.plan import following
+from jobgen.pipeline.plan import ALL, Part, following
 from jobgen.report import report, say
 from minima.errors import LostPeerError, StageError
 from minima.process.words import leave
@@ -35,13 +35,14 @@ LINGER = 600.0
 """Seconds, after a stage failed, in which jobs that cannot get anywhere are still stopped: nobody else would."""
 
 
-def conduct(pipeline: Pipeline, cluster: Cluster, *, from_stage: str | None, name: str, uid: str) -> int:
+def conduct(pipeline: Pipeline, cluster: Cluster, *, from_stage: str | None, part: Part = ALL, name: str, uid: str) -> int:
     """Run what is not finished, and print the report.
 
     Args:
         pipeline: what to run; its workspace is mounted here, at its path.
         cluster: the namespace.
         from_stage: delete the jobs and set aside the artifacts of this stage and of all that follow from it first, once.
+        part: the stages to run.
         name: of the Job that runs this.
         uid: of that Job, so that a second pod of it does not start from `from_stage` again.
 
@@ -50,11 +51,11 @@ def conduct(pipeline: Pipeline, cluster: Cluster, *, from_stage: str | None, nam
 
     Raises:
         UsageError: no such stage, or the cluster refuses.
-        NotReadyError: an input is not there, or a newer conductor took over.
+        NotReadyError: an input is not there, a stage that `part` needs is not finished, or a newer conductor took over.
         LostPeerError: the cluster does not answer.
         DataError: a finished artifact, or an input from outside, is not what it was.
     """
-    conductor = _Conductor(pipeline, cluster, name)
+    conductor = _Conductor(pipeline, cluster, name, part)
     try:
         return conductor.run(from_stage, uid)
     except StageError as error:
@@ -73,7 +74,8 @@ class _Conductor(Stages):
             self.kept.write(now=True)
 
     def run(self, from_stage: str | None, uid: str) -> int:
-        check_outside_inputs(self.pipeline, self.steps)
+        self.leave_out(from_stage)
+        check_outside_inputs(self.pipeline, self.steps, f"{self.pipeline.workspace.path}/")
         changes = Changes(self.cluster, self.pipeline.name)
         failures, looked = 0, -math.inf
         while True:
@@ -113,7 +115,7 @@ class _Conductor(Stages):
         """Delete jobs and set artifacts aside, unless an earlier pod of this Job has done so."""
         aside = Path(self.pipeline.workspace.path) / self.pipeline.name / ASIDE
         done = aside / f".from-{uid}" if uid else None
-        chosen = following(self.steps, stage)
+        chosen = following(self.all_steps, stage)
         self.check_superseded()
         if done and done.exists():
             return
@@ -122,7 +124,7 @@ class _Conductor(Stages):
                 say(f"delete {job['metadata']['name']}")
                 self.cluster.delete(job["metadata"]["name"])
                 self.check_superseded()
-        moved = set_aside(self.steps, stage, aside)
+        moved = set_aside(self.all_steps, stage, aside)
         self.kept.change(words=f"set aside {', '.join(place.name for place in moved) or 'nothing'}, as --from {stage} says")
         if done:
             aside.mkdir(parents=True, exist_ok=True)
@@ -141,7 +143,7 @@ class _Conductor(Stages):
             if running := self.watched.keys() - self.markers.keys() - self.failed.keys():
                 say(f"still running, and going on by themselves: {', '.join(sorted(running))}")
             return next(iter(self.failed.values()))
-        if len(self.markers) < len(self.steps):
+        if any(step.name not in self.markers for step in self.steps):
             return None
         results = {each.stage: each.result for each in self.kept.state.stages if each.result}
         # A log keeps the order of one stream only.

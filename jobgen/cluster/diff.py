@@ -6,11 +6,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from jobgen.cluster.namespace import Cluster, label
+from jobgen.cluster.namespace import Cluster, label, verdict
 from jobgen.cluster.status import passed_by
-from jobgen.manifests import render
+from jobgen.manifests import conductor, render
 from jobgen.pipeline.pipeline import Pipeline
-from jobgen.pipeline.plan import Step, plan
+from jobgen.pipeline.plan import Part, Step, following, plan
 from jobgen.report import table
 from minima import flags
 from minima.errors import UsageError
@@ -59,6 +59,30 @@ def changes(pipeline: Pipeline, cluster: Cluster) -> list[Change]:
             what, why = (RUNS_AGAIN, _why(step, own[-1], again)) if own else (RUNS, "no job of it is there")
         found.append(Change(stage=step.name, what=what, why=why, job=name))
     return found
+
+
+def preview(pipeline: Pipeline, cluster: Cluster, *, from_stage: str | None, part: Part) -> int:
+    """Print what `run` would do with each stage, by the jobs that are there: pods alone see the workspace.
+
+    Raises:
+        UsageError: no such stage.
+    """
+    steps = plan(pipeline)
+    chosen = {step.name for step in part.steps(steps)}
+    again = following(steps, from_stage) if from_stage is not None else set()
+    rows = []
+    for each in changes(pipeline, cluster):
+        if each.stage not in chosen:
+            rows.append([each.stage, "left out", " ".join(part.words)])
+        elif each.stage in again:
+            rows.append([each.stage, RUNS_AGAIN, f"--from {from_stage}"])
+        else:
+            rows.append([each.stage, each.what, each.why])
+    print(table(["stage", "what", "why"], rows))
+    name = conductor.objects(pipeline, cluster.namespace, from_stage, part)[-1]["metadata"]["name"]
+    at_work = any(job.metadata.name == name and not verdict(job) for job in cluster.conductors(pipeline.name))
+    print(f"{name} is at work already, and would be watched" if at_work else f"{name} would be applied to {cluster.namespace}")
+    return 0
 
 
 def diff(pipeline: Pipeline, cluster: Cluster, *, output: str) -> int:

@@ -123,10 +123,14 @@ def _in_the_workspace(pipeline: Pipeline, cluster: Cluster, *, yes: bool) -> int
 
 def objects(pipeline: Pipeline, name: str, *, yes: bool) -> tuple[dict[str, Any], dict[str, Any]]:
     """The Job, and the ConfigMap with the pipeline file."""
-    pod = copy.deepcopy(conductor.objects(pipeline)[-1]["spec"]["template"]["spec"])
-    del pod["serviceAccountName"]
+    conducting = copy.deepcopy(conductor.objects(pipeline)[-1])
+    template = conducting["spec"]["template"]
+    pod = template["spec"]
+    assert pipeline.conductor is not None
+    if not pipeline.conductor.account:  # One of its own would be there only after a run.
+        del pod["serviceAccountName"]
     pod["automountServiceAccountToken"] = False
-    (container,) = pod["containers"]
+    container = next(each for each in pod["containers"] if each["name"] == CONDUCTOR)
     container["name"] = COMPONENT
     container["command"] = ["jobgen", "gc"]
     container["args"] = [f"{conductor.FOLDER}/{conductor.FILE}", "--local", "--workspace", pipeline.workspace.path]
@@ -136,22 +140,24 @@ def objects(pipeline: Pipeline, name: str, *, yes: bool) -> tuple[dict[str, Any]
         if mount["name"] == "workspace" and not yes:
             mount["readOnly"] = True
     for volume in pod["volumes"]:
-        if "configMap" in volume:
+        if volume["name"] == "pipeline":
             volume["configMap"]["name"] = name
-    labels = render.labels(pipeline.name, COMPONENT)
+    ours = render.labels(pipeline.name, COMPONENT)
+    template["metadata"]["labels"] |= ours
+    metadata = {**conducting["metadata"], "name": name, "labels": {**conducting["metadata"]["labels"], **ours}}
     job = {
         "apiVersion": "batch/v1",
         "kind": "Job",
-        "metadata": {"name": name, "labels": labels},
+        "metadata": metadata,
         "spec": {
             "backoffLimit": 0,
             "activeDeadlineSeconds": DEADLINE_SECONDS,
             "ttlSecondsAfterFinished": KEPT_SECONDS,
-            "template": {"metadata": {"labels": dict(labels)}, "spec": pod},
+            "template": template,
         },
     }
-    metadata = {"name": name, "labels": dict(labels)}
-    return job, {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": {conductor.FILE: pipeline.text}}
+    held = {"name": name, "labels": dict(ours)}
+    return job, {"apiVersion": "v1", "kind": "ConfigMap", "metadata": held, "data": {conductor.FILE: pipeline.text}}
 
 
 def _watch(cluster: Cluster, name: str) -> int:

@@ -98,7 +98,7 @@ class Cluster:
     """
 
     def __init__(self, namespace: str, context: str | None = None) -> None:
-        self.namespace = namespace
+        self.namespace, self.context = namespace, context
         try:
             client = TrainingClient(namespace=namespace, context=context)
         except (ConfigException, TypeError) as error:

@@ -1,6 +1,7 @@
 """A pipeline in a cluster, from outside of it: start its conductor, put a stage on a new object."""
 
 import time
+from collections.abc import Callable
 
 from kubernetes.client import V1DeleteOptions
 
@@ -9,14 +10,22 @@ from jobgen.cluster.namespace import ENDED, GONE_SECONDS, Cluster, state, told, 
 from jobgen.cluster.watch import watch
 from jobgen.manifests import conductor, render
 from jobgen.pipeline.pipeline import Pipeline
-from jobgen.pipeline.plan import following, named, plan
+from jobgen.pipeline.plan import ALL, Part, following, named, plan
 from jobgen.report import say
 from minima.errors import TERMINATED, NotReadyError, UsageError
 
 POLL = 1.0
 
 
-def run_remote(pipeline: Pipeline, cluster: Cluster, *, from_stage: str | None, verbose: bool = False) -> int:
+def run_remote(
+    pipeline: Pipeline,
+    cluster: Cluster,
+    *,
+    from_stage: str | None,
+    part: Part = ALL,
+    confirm: Callable[[], None] = lambda: None,
+    verbose: bool = False,
+) -> int:
     """Apply the pipeline's conductor, unless this very one is at work, and say what becomes of its stages until it ends.
 
     Ctrl-C ends the watching alone; the same command watches again, on any machine.
@@ -25,6 +34,8 @@ def run_remote(pipeline: Pipeline, cluster: Cluster, *, from_stage: str | None, 
         pipeline: to run.
         cluster: where.
         from_stage: set this stage's artifact and all that follow from it aside first.
+        part: the stages to run.
+        confirm: called before anything is changed; raises if it may not be.
         verbose: show what the stages' pods write, too.
 
     Returns:
@@ -34,11 +45,15 @@ def run_remote(pipeline: Pipeline, cluster: Cluster, *, from_stage: str | None, 
         UsageError: no such stage, or the cluster refuses.
         NotReadyError: the cluster has no training operator.
     """
+    steps = plan(pipeline)
+    part.steps(steps)
     if from_stage is not None:
-        following(plan(pipeline), from_stage)
-    objects = conductor.objects(pipeline, cluster.namespace, from_stage)
+        following(steps, from_stage)
+    objects = conductor.objects(pipeline, cluster.namespace, from_stage, part)
     name = objects[-1]["metadata"]["name"]
     there = next((job for job in cluster.conductors(pipeline.name) if job.metadata.name == name), None)
+    if there is None or verdict(there):
+        confirm()
     if there and verdict(there):
         say(f"delete {name}, which has ended")
         _delete_conductor(cluster, pipeline.name, name)
@@ -46,7 +61,8 @@ def run_remote(pipeline: Pipeline, cluster: Cluster, *, from_stage: str | None, 
     if there is None:
         cluster.check_operator()
         rights.apply(cluster, pipeline, objects)
-        say(f"applied {name} to namespace {cluster.namespace}; it goes on without this program")
+        where = f"namespace {cluster.namespace}" + (f" of context {cluster.context}" if cluster.context else "")
+        say(f"applied {name} to {where}; it goes on without this program")
     else:
         say(f"{name} is at work already")
     try:

@@ -7,16 +7,17 @@ import time
 from pathlib import Path
 from typing import Any
 
+from jobgen.artifacts import check_needs
 from jobgen.cluster.followers import Followers
 from jobgen.cluster.hashing import Hashing
 from jobgen.cluster.namespace import ENDED, Cluster, label, last_words, of_job, state
 from jobgen.cluster.patience import Patience
-from jobgen.cluster.state import FAILED, FINISHED, QUEUED, RESTARTING, RUNNING, STARTING, StageState, keeper
+from jobgen.cluster.state import FAILED, FINISHED, QUEUED, RESTARTING, RUNNING, STARTING, WAITING, StageState, keeper
 from jobgen.cluster.waits import Wait
 from jobgen.manifests import render
 from jobgen.manifests.conductor import VERDICTS
 from jobgen.pipeline.pipeline import Pipeline
-from jobgen.pipeline.plan import Step, plan
+from jobgen.pipeline.plan import ALL, Part, Step, plan
 from jobgen.report import Result, say
 from minima.errors import BUG, DataError, NotReadyError
 from minima.process.words import leave
@@ -36,12 +37,14 @@ class Stages:
         pipeline: whose; its workspace is mounted here, at its path.
         cluster: the namespace.
         name: of the Job that runs this; empty if none does.
+        part: the stages to run; the others are looked at alone.
     """
 
-    def __init__(self, pipeline: Pipeline, cluster: Cluster, name: str) -> None:
-        self.pipeline, self.cluster, self.name = pipeline, cluster, name
-        self.steps = plan(pipeline)
-        self.objects = {step.name: render.job(pipeline, step, cluster.namespace) for step in self.steps}
+    def __init__(self, pipeline: Pipeline, cluster: Cluster, name: str, part: Part = ALL) -> None:
+        self.pipeline, self.cluster, self.name, self.part = pipeline, cluster, name, part
+        self.all_steps = plan(pipeline)
+        self.steps = part.steps(self.all_steps)
+        self.objects = {step.name: render.job(pipeline, step, cluster.namespace) for step in self.all_steps}
         self.markers: dict[str, dict[str, Any]] = {}
         self.watched: dict[str, str] = {}
         """Jobs seen alive by this conductor, by stage: their failure is news."""
@@ -59,7 +62,17 @@ class Stages:
         self.said: set[str] = set()
         self.superseded = False
         names = {stage: job["metadata"]["name"] for stage, job in self.objects.items()}
-        self.kept = keeper(cluster, pipeline, self.steps, names, name, self.once)
+        self.kept = keeper(cluster, pipeline, self.all_steps, names, name, self.once)
+
+    def leave_out(self, from_stage: str | None) -> None:
+        """Say of the stages that this run is not about whether they are finished: those that it needs have to be."""
+        self.markers |= check_needs(self.all_steps, self.steps, from_stage)
+        for step in self.all_steps:
+            if step not in self.steps:
+                marker = self.markers.get(step.name)
+                result = Result.of(marker, step.output_dir) if marker else None
+                waits = "" if marker else f"not part of this run ({' '.join(self.part.words)})"
+                self.kept.stage(step.name, state=FINISHED if marker else WAITING, waits_for=waits, result=result)
 
     def is_ready(self, step: Step) -> bool:
         """Whether there is something to do for a stage: it has neither ended nor waits for another one."""

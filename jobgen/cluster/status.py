@@ -61,7 +61,8 @@ def look(pipeline: Pipeline, cluster: Cluster) -> State:
 
 
 def _completed(job: Any, version: str) -> bool:
-    return verdict(job) == "Complete" and job.metadata.labels.get(conductor.VERSION) == version
+    marks = job.metadata.labels
+    return verdict(job) == "Complete" and marks.get(conductor.VERSION) == version and conductor.PART not in marks
 
 
 def _with_conductor(found: State, cluster: Cluster, job: Any, mine: State | None) -> State:

@@ -2,6 +2,7 @@
 
 import argparse
 import glob
+import re
 import textwrap
 from collections.abc import Sequence
 from typing import Any, NoReturn
@@ -139,6 +140,9 @@ def parser() -> Parser:
     _where(go)
     go.add_argument("-v", "--verbose", action="store_true", help="show what the stages write, and their command lines")
     go.add_argument("--from", dest="from_stage", metavar="STAGE", help="set this stage's artifact and later ones aside first")
+    _part(go)
+    go.add_argument("--dry-run", action="store_true", help="say what would run and why, and change nothing")
+    _yes(go, "do not ask before --from sets work aside", "ask on a terminal, refuse elsewhere")
 
     status = command("status", "show where a pipeline is in a cluster", "jobgen status smoke -n minima --watch", ())
     _pipeline(status)
@@ -151,6 +155,10 @@ def parser() -> Parser:
     _stage(log)
     _where(log)
     log.add_argument("--follow", action="store_true", help="go on as more comes")
+    log.add_argument("--tail", type=_lines, metavar="N", help="begin with the last N lines (default: all)")
+    log.add_argument(
+        "--since", type=_seconds, metavar="TIME", help="begin with lines this young, such as 10m or 1h30m (default: all)"
+    )
 
     diff = command("diff", "say which stages would run again, and why", "jobgen diff my-model.yaml -n minima", DIFF_KEYS)
     _pipeline(diff)
@@ -185,7 +193,7 @@ def parser() -> Parser:
     collect.add_argument("--local", action="store_true", help="on this machine (default: in the cluster that kubectl uses)")
     _workspace(collect)
     _where(collect)
-    _yes(collect, "remove what was shown")
+    _yes(collect, "remove what is shown", "only show it")
 
     conduct = command(
         "conduct", "what `run` and the form `conductor` run in the cluster", "jobgen conduct pipeline.yaml --namespace minima"
@@ -193,6 +201,7 @@ def parser() -> Parser:
     _pipeline(conduct)
     _where(conduct)
     conduct.add_argument("--from", dest="from_stage", metavar="STAGE", help="set aside from this stage on first, once")
+    _part(conduct)
     conduct.add_argument("--job", default="", metavar="NAME", help="the Job that runs this")
     conduct.add_argument("--uid", default="", metavar="UID", help="that Job's uid")
 
@@ -228,8 +237,27 @@ def _pipeline(of: Parser) -> None:
     of.add_argument("pipeline", metavar="FILE|NAME", help=PIPELINE)
 
 
-def _yes(of: Parser, what: str) -> None:
-    of.add_argument("--yes", action="store_true", help=f"{what} (default: only show it)")
+def _lines(word: str) -> int:
+    if not word.isascii() or not word.isdecimal():
+        raise argparse.ArgumentTypeError(f"found {word!r}; a whole number >= 0 is valid")
+    return int(word)
+
+
+def _seconds(word: str) -> float:
+    """A duration as kubectl has it, in seconds."""
+    parts = re.findall(r"([0-9]+)([smhd])", word)
+    if not parts or "".join(map("".join, parts)) != word:
+        raise argparse.ArgumentTypeError(f"found {word!r}; a duration such as 45s, 10m, 1h30m or 2d is valid")
+    return float(sum(int(number) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[unit] for number, unit in parts))
+
+
+def _part(of: Parser) -> None:
+    of.add_argument("--until", metavar="STAGE", help="run this stage and what it needs, no others (default: all)")
+    of.add_argument("--only", metavar="STAGE", help="run this stage alone, which needs finished inputs (default: all)")
+
+
+def _yes(of: Parser, what: str, default: str) -> None:
+    of.add_argument("--yes", action="store_true", help=f"{what} (default: {default})")
 
 
 def _stage(of: Parser) -> None:

@@ -8,6 +8,7 @@ from jobgen.manifests import render
 from jobgen.manifests.render import CONDUCTOR
 from jobgen.pipeline import fragment
 from jobgen.pipeline.pipeline import Pipeline
+from jobgen.pipeline.plan import ALL, Part
 from minima.errors import PERMANENT, UsageError
 
 FOLDER, FILE = "/etc/minima", "pipeline.yaml"
@@ -23,6 +24,8 @@ LARGEST = 2**20
 """Bytes of a ConfigMap, and so of a pipeline."""
 VERSION = "minima/version"
 """Label of the Job: the hash of the pipeline file that it conducts."""
+PART = "minima/part"
+"""Label of a Job that conducts some stages only: their completion is not the pipeline's."""
 VERDICTS = (1, *PERMANENT)
 """Exit codes after which no other pod is tried; 1 is Python's own for what nobody expected."""
 BACKOFF_LIMIT = 100
@@ -32,7 +35,9 @@ NOT_ITS_OWN = ("containers", "serviceAccountName", "volumes", "initContainers")
 RESOURCES = {"requests": {"cpu": "100m", "memory": "512Mi"}, "limits": {"cpu": "1", "memory": "512Mi"}}
 
 
-def objects(pipeline: Pipeline, namespace: str | None = None, from_stage: str | None = None) -> list[dict[str, Any]]:
+def objects(
+    pipeline: Pipeline, namespace: str | None = None, from_stage: str | None = None, part: Part = ALL
+) -> list[dict[str, Any]]:
     """ServiceAccount, Role, RoleBinding, two ConfigMaps and Job, in the order to apply them.
 
     The Job is named by the hash of all the rest: another pipeline or image is another Job, and the newest one conducts.
@@ -41,6 +46,7 @@ def objects(pipeline: Pipeline, namespace: str | None = None, from_stage: str | 
         pipeline: what to conduct.
         namespace: written into the objects; None leaves it to whoever applies them.
         from_stage: for `jobgen conduct --from`.
+        part: for its `--until` and `--only`.
 
     Raises:
         UsageError: the pipeline names no image for it, or is too large.
@@ -80,14 +86,16 @@ def objects(pipeline: Pipeline, namespace: str | None = None, from_stage: str | 
     }
     # Without data, which the conductor alone writes: whoever applies this again, by hand or by GitOps, leaves it as it is.
     state = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": _metadata(state_name(pipeline.name), namespace, labels)}
-    spec = _job_spec(pipeline, labels, held_name, from_stage)
+    words = [*(["--from", from_stage] if from_stage else []), *part.words]
+    spec = _job_spec(pipeline, labels, held_name, words)
+    partial = {PART: "true"} if part.words else {}
     job: dict[str, Any] = {
         "apiVersion": "batch/v1",
         "kind": "Job",
         "metadata": _metadata(
             f"{name}-{_hash([spec, own.labels, own.annotations])}",
             namespace,
-            {**labels, **own.labels, VERSION: version(pipeline.text)},
+            {**labels, **own.labels, VERSION: version(pipeline.text), **partial},
         ),
         "spec": spec,
     }
@@ -127,15 +135,14 @@ def _hash(content: Any) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
 
 
-def _job_spec(pipeline: Pipeline, labels: dict[str, str], held: str, from_stage: str | None) -> dict[str, Any]:
+def _job_spec(pipeline: Pipeline, labels: dict[str, str], held: str, words: list[str]) -> dict[str, Any]:
     conductor = pipeline.conductor
     assert conductor is not None
-    more = ["--from", from_stage] if from_stage else []
     container = {
         "name": CONDUCTOR,
         "image": conductor.image,
         "command": ["jobgen", "conduct"],
-        "args": [f"{FOLDER}/{FILE}", "--namespace", "$(NAMESPACE)", "--job", "$(JOB)", "--uid", "$(JOB_UID)", *more],
+        "args": [f"{FOLDER}/{FILE}", "--namespace", "$(NAMESPACE)", "--job", "$(JOB)", "--uid", "$(JOB_UID)", *words],
         "env": [
             {"name": "HOME", "value": "/tmp"},
             {"name": "PYTHONUNBUFFERED", "value": "1"},

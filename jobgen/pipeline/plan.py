@@ -325,6 +325,47 @@ def _check_memory(pool: Pool, needed: list[Memory]) -> int:
     )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """The stages that a run is about: all of them by default.
+
+    Attributes:
+        until: this stage and all that it needs.
+        only: this stage alone, which finds finished what it reads.
+    """
+
+    until: str | None = None
+    only: str | None = None
+
+    @property
+    def words(self) -> list[str]:
+        """As on a command line."""
+        return [f"--{name}={stage}" for name, stage in (("until", self.until), ("only", self.only)) if stage]
+
+    def steps(self, steps: list[Step]) -> list[Step]:
+        """Those of `steps` that it is about.
+
+        Raises:
+            UsageError: there is no such stage, or two are given.
+        """
+        if self.until and self.only:
+            raise UsageError("--until and --only: --until takes a stage and what it needs, --only it alone; give one of them")
+        chosen = self.until or self.only
+        if not chosen:
+            return steps
+        if chosen not in {step.name for step in steps}:
+            option = "until" if self.until else "only"
+            raise UsageError(f"--{option} {chosen}: no such stage; {did_you_mean(chosen, [s.name for s in steps])}")
+        found = {chosen}
+        for step in reversed(steps) if self.until else ():
+            if step.name in found:
+                found |= set(step.needs)
+        return [step for step in steps if step.name in found]
+
+
+ALL = Part()
+
+
 def following(steps: list[Step], stage: str) -> set[str]:
     """`stage` and all that follow from it: that are made of it, or of what is.
 

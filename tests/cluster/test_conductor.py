@@ -107,7 +107,7 @@ def test_a_namespace_that_is_not_there_is_said(done: Path) -> None:
 
 
 def test_from_a_stage_on(cluster: Any, done: Path, jobgen: Jobgen) -> None:
-    said = jobgen("run", str(done), "--from", "distill").stderr
+    said = jobgen("run", str(done), "--from", "distill", "--yes").stderr
     assert "conductor: set aside distill-" in said
     assert re.search(r"\[2/3\] build-data +finished already", said)
     assert re.search(r"\[3/3\] distill +finished in ", said)

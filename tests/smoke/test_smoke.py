@@ -213,7 +213,7 @@ def start_and_wait_for_checkpoint(workspace: Workspace, stage: str, *more: str) 
 def test_stopped_in_the_middle_it_goes_on_to_the_same_weights(workspace: Workspace, first: object) -> None:
     """Killed, then interrupted as by Ctrl-C. What SIGTERM does to a pod is in tests/cluster."""
     before = workspace.weights("finetune")
-    for number, more, code in ((signal.SIGKILL, ["--from", "finetune"], -9), (signal.SIGINT, [], 143)):
+    for number, more, code in ((signal.SIGKILL, ["--from", "finetune", "--yes"], -9), (signal.SIGINT, [], 143)):
         process = start_and_wait_for_checkpoint(workspace, "finetune", *more)
         os.kill(process.pid, number)
         _, error = process.communicate(timeout=120)
@@ -234,7 +234,7 @@ def test_a_corrupt_record_is_bad_data_and_named(workspace: Workspace, first: obj
     good = shard.read_bytes()
     shard.write_bytes(good[:100] + bytes([good[100] ^ 1]) + good[101:])
     try:
-        run = workspace.run("--from", "distill")
+        run = workspace.run("--from", "distill", "--yes")
         assert run.returncode == 65
         assert shard.name in run.stderr
         assert "Traceback" not in run.stderr

@@ -28,6 +28,7 @@ JOBGEN_BELOW = {
     "pipeline": set(),
     "artifacts": {"pipeline", "report"},
     "garbage": {"pipeline", "artifacts", "report"},
+    "preview": {"pipeline", "artifacts", "report"},
     "manifests": {"pipeline"},
     "cluster": {"pipeline", "manifests", "artifacts", "report", "screen"},
     "local": {"pipeline", "artifacts", "report", "screen"},

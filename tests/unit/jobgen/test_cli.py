@@ -13,7 +13,7 @@ import jobgen
 from jobgen import cli
 from jobgen.commands import arguments
 from jobgen.manifests import render
-from jobgen.pipeline import spec
+from jobgen.pipeline import plan, spec
 from jobgen.pipeline.pipeline import Pipeline
 
 ROOT = Path(jobgen.__file__).parents[1]
@@ -91,6 +91,9 @@ def test_without_a_cluster(here: Path, kubeconfig: str, code: int, expected: str
         (["validate", "smoke", "--workspace", "w"], "--workspace: goes with --local"),
         (["run", "smoke", "--namespace", "A"], "--namespace: found 'A'"),
         (["run", "smoke", "--namespace", "a", "--workspace", "w"], "--workspace: goes with --local"),
+        (["logs", "smoke", "adapt", "--since", "10"], "--since: found '10'; a duration such as 45s, 10m, 1h30m or 2d"),
+        (["logs", "smoke", "adapt", "--since", "m"], "--since: found 'm'; a duration"),
+        (["logs", "smoke", "adapt", "--tail", "-1"], "--tail: found '-1'; a whole number >= 0 is valid; `jobgen logs --help`"),
         (["status", "smoke", "-n", "A"], "--namespace: found 'A'"),
         (["render", "smoke", "--output", "-", "--format", "flux", "--namespace", "a"], "--source: --format flux needs it"),
         (["render", "smoke", "--output", "-", "--source", "x"], "--source: goes with --format flux"),
@@ -114,6 +117,9 @@ def test_without_a_cluster(here: Path, kubeconfig: str, code: int, expected: str
                 ("argocd", "pipelines", "a", "--source: found 'pipelines'; a repository's address"),
             ]
         ),
+        (["run", "smoke", "--local", "--until", "adapd"], "--until adapd: no such stage; did you mean 'adapt'?"),
+        (["run", "smoke", "--local", "--only", "adapt", "--until", "adapt"], "--until takes a stage and what it needs"),
+        (["run", "smoke", "--local", "--dry-run", "--from", "adapd"], "--from adapd: no such stage"),
         (["run", "smoke", "--local", "--from", "adapd"], "--from adapd: no such stage; did you mean 'adapt'?"),
     ],
 )
@@ -198,7 +204,7 @@ def test_run_is_handed_to_the_local_runner(monkeypatch: pytest.MonkeyPatch) -> N
 
     monkeypatch.setattr(local, "run_local", run_local)
     assert cli.run(["run", "smoke", "--local", "--from", "distill", "--workspace", "w"]) == 75
-    assert called == [("smoke", {"workspace": "w", "from_stage": "distill", "verbose": False})]
+    assert called == [("smoke", {"workspace": "w", "from_stage": "distill", "part": plan.ALL, "verbose": False})]
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+import json
 import re
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -14,7 +15,8 @@ import yaml
 
 from jobgen.cluster import conduct, diff, stages
 from jobgen.cluster.namespace import NoOperatorError, RefusedError, last_words, state
-from jobgen.manifests import render
+from jobgen.commands import arguments
+from jobgen.manifests import conductor, render
 from jobgen.pipeline import plan, spec
 from jobgen.pipeline.pipeline import Pipeline
 from minima.errors import DataError, LostPeerError, NotReadyError
@@ -135,6 +137,30 @@ def test_stages_run_in_order_and_finished_ones_need_no_job(
     assert capsys.readouterr().err.count("finished already") == 3
 
 
+def test_a_part_of_a_pipeline(pipeline: Pipeline, steps: list[plan.Step]) -> None:
+    def conducted(part: plan.Part) -> tuple[int, list[str]]:
+        cluster = Fake(steps, {})
+        code = conduct.conduct(pipeline, cluster, from_stage=None, part=part, name="mine", uid="uid")  # type: ignore[arg-type]
+        states = {each["stage"]: each["state"] for each in json.loads(cluster.notes[-1])["stages"]}
+        assert list(states) == ["init-model", "build-data", "distill"]
+        assert states["distill"] == ("finished" if "distill" in (part.until, part.only) else "waiting")
+        return code, [job["metadata"]["labels"]["minima/stage"] for job in cluster.there]
+
+    with pytest.raises(NotReadyError, match="--only distill: init-model, which it reads, is not finished"):
+        conducted(plan.Part(only="distill"))
+    assert conducted(plan.Part(until="build-data")) == (0, ["init-model", "build-data"])
+    assert conducted(plan.Part(only="distill")) == (0, ["distill"])
+
+
+def test_the_job_of_a_part_is_another_one_that_says_so(pipeline: Pipeline) -> None:
+    whole, until = (conductor.objects(pipeline, None, None, part)[-1] for part in (plan.ALL, plan.Part(until="build-data")))
+    assert whole["metadata"]["name"] != until["metadata"]["name"]
+    assert (conductor.PART in whole["metadata"]["labels"], conductor.PART in until["metadata"]["labels"]) == (False, True)
+    assert whole["metadata"]["labels"][conductor.VERSION] == until["metadata"]["labels"][conductor.VERSION]
+    (container,) = until["spec"]["template"]["spec"]["containers"]
+    assert arguments.parse(["conduct", *container["args"]]).until == "build-data"
+
+
 def test_a_failed_stage_ends_it_with_its_code_and_words(
     pipeline: Pipeline, steps: list[plan.Step], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -160,11 +186,11 @@ def test_succeeded_without_a_marker_is_no_success(
 ) -> None:
     monkeypatch.setattr(stages, "PATIENCE", 0.0)
     cluster = Fake(steps, {"init-model": ""})
-    conductor = conduct._Conductor(pipeline, cluster, "mine")  # type: ignore[arg-type]
-    assert conductor.look() is None
+    one = conduct._Conductor(pipeline, cluster, "mine")  # type: ignore[arg-type]
+    assert one.look() is None
     cluster.there[0]["status"] = {"conditions": [{"type": "Succeeded", "status": "True"}]}
     with pytest.raises(DataError, match=r"Succeeded, but there is no _SUCCESS\.json"):
-        conductor.look()
+        one.look()
 
 
 def test_it_ends_when_a_newer_one_is_there(pipeline: Pipeline, steps: list[plan.Step]) -> None:
@@ -182,12 +208,12 @@ def test_it_goes_on_with_the_running_job_of_another_version(
     older = render.job(pipeline, steps[0], "ns")
     older["metadata"]["name"] = "older"
     cluster.put(older, "Running")
-    conductor = conduct._Conductor(pipeline, cluster, "mine")  # type: ignore[arg-type]
-    assert conductor.look() is None
+    one = conduct._Conductor(pipeline, cluster, "mine")  # type: ignore[arg-type]
+    assert one.look() is None
     assert [job["metadata"]["name"] for job in cluster.there] == ["older"]
     assert "goes on as older" in capsys.readouterr().err
     cluster.there[0]["status"] = {"conditions": [{"type": "Failed", "status": "True"}]}
-    assert conductor.look() == 65
+    assert one.look() == 65
 
 
 def test_it_waits_for_the_pods_of_a_deleted_job(
@@ -197,12 +223,12 @@ def test_it_waits_for_the_pods_of_a_deleted_job(
     saving = pod(0, "")
     saving.status.phase = "Running"
     cluster.pods = lambda selector: [saving] if f"minima/key={steps[0].key}" in selector else []  # type: ignore[method-assign]
-    conductor = conduct._Conductor(pipeline, cluster, "mine")  # type: ignore[arg-type]
-    assert conductor.look() is None
+    one = conduct._Conductor(pipeline, cluster, "mine")  # type: ignore[arg-type]
+    assert one.look() is None
     assert cluster.there == []
     assert "waits for pod of an earlier job to end" in capsys.readouterr().err
     saving.status.phase = "Succeeded"
-    assert conductor.look() is None
+    assert one.look() is None
     assert len(cluster.there) == 1
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from jobgen.pipeline import memory, spec
 from jobgen.pipeline.pipeline import Pipeline
-from jobgen.pipeline.plan import Step, following, plan
+from jobgen.pipeline.plan import ALL, Part, Step, following, plan
 from minima import flags, options
 from minima.errors import UsageError
 from minima.models.shape import Shape
@@ -57,6 +57,15 @@ def test_the_order_in_the_file_changes_nothing_but_ties(order: list[str]) -> Non
         ready = [s.name for s in steps if s.name not in done and set(s.needs) <= set(done)]
         assert one.name == min(ready, key=order.index)
         done.append(one.name)
+
+
+def test_a_part_of_a_pipeline() -> None:
+    steps = plan(spec.load("smoke"))
+    needed = [one.name for one in Part(until="prune").steps(steps)]
+    assert needed == ["init-model", "expand-vocab", "build-data", "adapt", "prune"]
+    assert [one.name for one in Part(only="prune").steps(steps)] == ["prune"]
+    assert ALL.steps(steps) == steps
+    assert [Part(until="prune").words, Part(only="prune").words, ALL.words] == [["--until=prune"], ["--only=prune"], []]
 
 
 def test_paths_keys_and_command_lines() -> None:
