@@ -2,8 +2,13 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 WORKSPACE ?= ./work
+# First light on a GPU: where its wheels and its table go, the Python there, and the Python that finds torch there.
+WHEELS ?= ./gpu-wheels
+OUT ?= ./gpu-table
+GPU_PYTHON ?= 3.12
+PYTHON3 ?= python3
 
-.PHONY: venv smoke test test-cluster test-long lint format golden clean
+.PHONY: venv smoke test test-cluster test-long gpu-wheels gpu lint format golden clean
 
 venv: .venv/ready
 
@@ -25,6 +30,13 @@ test-cluster: venv
 test-long: venv
 	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not alone"
 	$(BIN)/pytest -m alone
+
+gpu-wheels: venv
+	$(BIN)/python -m tests.gpu.wheels $(WHEELS) --python $(GPU_PYTHON) $(if $(FLASH),--flash)
+
+# Not `venv`: that machine has no network.
+gpu:
+	$(PYTHON3) -m tests.gpu $(OUT) --wheels $(WHEELS) $(GPU_FLAGS)
 
 lint: venv
 	$(BIN)/ruff check .

@@ -1,0 +1,10 @@
+"""`adapt` at true widths."""
+
+from collections.abc import Iterator
+
+from tests.gpu import shapes
+from tests.gpu.part import Place, Row
+
+
+def run(place: Place) -> Iterator[Row]:
+    yield from shapes.measure("adapt", place)
