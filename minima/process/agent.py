@@ -8,10 +8,8 @@ from typing import Any
 
 from minima.errors import BUG, TERMINATED, LostPeerError, NoPeerError, TerminatedError, WorkerError
 from minima.options import Options
-from minima.process import stop
+from minima.process import family, stop
 
-PROCESS = "MINIMA_AGENT"
-"""Process id of the agent, for its workers."""
 INPUTS = "MINIMA_INPUTS"
 """File with what the agent found of the inputs, for its workers: hashing them again on each device would take hours."""
 
@@ -40,7 +38,7 @@ def run(options: Options, argv: list[str], inputs: dict[str, dict[str, Any]]) ->
 
     os.environ.setdefault("PET_NPROC_PER_NODE", "gpu" if is_available() else "1")
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    os.environ[PROCESS] = str(os.getpid())
+    os.environ[family.AGENT] = str(os.getpid())
     for name in ("torch.distributed.elastic.multiprocessing.api", "torch.distributed.elastic.agent.server.api"):
         get_logger(name).setLevel("CRITICAL")  # What failed is said once, below.
     local = ["--nnodes", "1", "--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0", "--rdzv-id", options.verb]

@@ -6,6 +6,8 @@ import os
 import signal
 from pathlib import Path
 
+AGENT = "MINIMA_AGENT"
+"""Process id of torchrun's agent, for its workers."""
 _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None, use_errno=True)
 

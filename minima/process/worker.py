@@ -4,15 +4,16 @@ import contextlib
 import os
 import sys
 
-from minima.process import agent, launch, stop
-from minima.process.family import die_with_parent
+from minima.process import family, stop
 
 
 def main() -> None:
     """Run `python -m minima.process.worker VERB --flags` and exit with the stage's code."""
-    die_with_parent(int(os.environ[agent.PROCESS]))
+    family.die_with_parent(int(os.environ[family.AGENT]))
     verb, *argv = sys.argv[1:]
     stop.watch(verb)
+    from minima.process import launch  # Only now: it takes ten times as long as what came before.
+
     code = launch.guarded(verb, lambda: launch.work(verb, argv))
     with contextlib.suppress(OSError):
         sys.stdout.flush()

@@ -207,7 +207,7 @@ def test_the_root_cause_goes_before_what_followed(failures: list[tuple[int, int,
 def test_wrong_options_and_missing_inputs_end_before_torch_is_imported(tmp_path: Path) -> None:
     check = f"""
 import sys
-from minima.__main__ import run
+from minima.cli import run
 assert run(["adapt", "--sed", "1"]) == 64
 nowhere = ["--model_name_or_path", "/nowhere", "--record_path_or_regex", "/nowhere"]
 assert run(["adapt", "--output_dir", {str(tmp_path)!r}, *nowhere]) == 75
