@@ -277,20 +277,20 @@ class Cluster:
             if rest and not whole:
                 yield rest.decode(errors="replace")
 
-    def so_far(self, pod: Any, container: str = CONTAINER) -> Iterator[str]:
+    def so_far(self, pod: Any, container: str = CONTAINER, *, timestamps: bool = False) -> Iterator[str]:
         """What a pod's `container` wrote until now: something else may have been put beside it."""
-        return self.lines(pod.metadata.name, container=container)
+        return self.lines(pod.metadata.name, container=container, timestamps=timestamps)
 
-    def follow(self, pod: Any, container: str = CONTAINER) -> Iterator[str]:
+    def follow(self, pod: Any, container: str = CONTAINER, after: str = "") -> Iterator[str]:
         """What a pod's `container` writes until the pod ends, each line once: a stream that breaks, as with its kubelet, is
-        opened again.
+        opened again. With `after`, the time of a line, only what came later.
 
         Raises:
             LostPeerError: the cluster does not answer `RETRIES` times, or has the log of a pod that ended, or that is being
                 deleted, no more.
             UsageError: it refuses that often.
         """
-        name, last, failures = pod.metadata.name, "", 0
+        name, last, failures = pod.metadata.name, after, 0
         said: set[str] = set()
         while True:
             patient, pause = False, PAUSE

@@ -68,9 +68,10 @@ def diff(given: argparse.Namespace) -> int:
 
 def logs(given: argparse.Namespace) -> int:
     """Print what a stage's pods wrote."""
-    from jobgen.cluster.logs import logs
+    from jobgen.cluster.logs import Beginning, logs
 
-    return logs(spec.load(given.pipeline), cluster_of(given), given.stage, follow=given.follow)
+    begin = Beginning(tail=given.tail, since=given.since)
+    return logs(spec.load(given.pipeline), cluster_of(given), given.stage, follow=given.follow, begin=begin)
 
 
 def restart(given: argparse.Namespace) -> int:

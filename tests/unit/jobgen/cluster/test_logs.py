@@ -4,6 +4,7 @@ import itertools
 import json
 import threading
 from collections.abc import Iterable, Iterator, Sequence
+from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any
 
@@ -104,12 +105,13 @@ class Conducted(Fake):
     def __init__(self, *logs: Sequence[str | StageError]) -> None:
         super().__init__([], {})
         self.logs = logs
+        self.phase = "Succeeded"
 
     def pods(self, selector: str) -> list[Any]:
         if "component=conductor" not in selector and "job-name" not in selector:
             return []
         metas = [SimpleNamespace(name=str(number), uid=str(number)) for number in range(len(self.logs))]
-        return [SimpleNamespace(metadata=meta, status=SimpleNamespace(phase="Succeeded")) for meta in metas]
+        return [SimpleNamespace(metadata=meta, status=SimpleNamespace(phase=self.phase)) for meta in metas]
 
     def conductors(self, pipeline: str) -> list[Any]:
         over = SimpleNamespace(type="Complete", status="True")
@@ -118,10 +120,12 @@ class Conducted(Fake):
     def lines(self, name: str, **_: Any) -> Iterator[str]:
         yield from played(self.logs[int(name)])
 
-    def follow(self, pod: Any, container: str = "pytorch") -> Iterator[str]:
+    def follow(self, pod: Any, container: str = "pytorch", after: str = "") -> Iterator[str]:
         return self.lines(pod.metadata.name)
 
-    so_far = follow
+    def so_far(self, pod: Any, container: str = "pytorch", *, timestamps: bool = False) -> Iterator[str]:
+        for number, line in enumerate(self.lines(pod.metadata.name)):
+            yield f"{NOW + timedelta(minutes=number):%Y-%m-%dT%H:%M:%S}.000000000Z {line}" if timestamps else line
 
 
 OLD = ["distill/a-worker-0 | step 1/9 loss 5", "12:00:00 [3/3] distill: finished (…)"]
@@ -137,13 +141,40 @@ def test_logs_of_a_stage_over_conductors_each_line_once(follow: bool, capsys: py
     assert "(the stream broke)" in said.err  # A node that is gone hides nothing of the others.
 
 
+LONG = [f"distill/a-worker-0 | step {number}/9" for number in range(1, 6)]
+
+
+@pytest.mark.parametrize("follow", [True, False])
+@pytest.mark.parametrize(
+    ("begin", "steps"),
+    [
+        (logs.Beginning(tail=2), [4, 5]),
+        (logs.Beginning(tail=0), []),
+        (logs.Beginning(tail=9), [1, 2, 3, 4, 5]),
+        (logs.Beginning(since=150.0), [3, 4, 5]),
+        (logs.Beginning(since=150.0, tail=1), [5]),
+        (logs.Beginning(since=1.0), []),
+    ],
+)
+def test_logs_begin_where_they_are_asked_to_and_go_on_from_there(
+    begin: logs.Beginning, steps: list[int], follow: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(logs.time, "time", lambda: NOW.timestamp() + 270)
+    there = Conducted([*LONG, "12:00:00 [2/3] build-data: finished (…)"])
+    there.phase = "Running"  # So that it is followed after what is there already.
+    monkeypatch.setattr(there, "follow", lambda *_: iter([*there.logs[0], "distill/a-worker-0 | step 6/9"]))
+    assert logs.logs(spec.load(str(SHORT)), there, "distill", follow=follow, begin=begin) == 0  # type: ignore[arg-type]
+    expected = [*steps, 6] if follow else steps
+    assert capsys.readouterr().out.splitlines() == [f"a-worker-0 | step {number}/9" for number in expected]
+
+
 class Working(Conducted):
     """One whose conductor is at work, and whose log stays open."""
 
     def conductors(self, pipeline: str) -> list[Any]:
         return [SimpleNamespace(metadata=SimpleNamespace(name="c"), status=SimpleNamespace(conditions=[]))]
 
-    def follow(self, pod: Any, container: str = "pytorch") -> Iterator[str]:
+    def follow(self, pod: Any, container: str = "pytorch", after: str = "") -> Iterator[str]:
         yield from self.lines(pod.metadata.name)
         threading.Event().wait()
 
