@@ -77,9 +77,25 @@ def load(folder: str | Path) -> PreTrainedTokenizerBase:
         raise DataError(f"{folder}: its tokenizer cannot be read ({error}); copy its tokenizer files again") from None
     if tokenizer.bos_token_id is None or tokenizer.eos_token_id is None:
         raise DataError(f"{folder}: its tokenizer has no bos_token or no eos_token; name both in {CONFIG_FILE}")
+    _append_nothing(tokenizer)
     if len(tokenizer) <= len(tokenizer.all_special_ids):
         raise DataError(f"{folder}: its tokenizer is empty but for {tokenizer.all_special_tokens}; copy {TOKENIZER_FILE} again")
     return tokenizer
+
+
+def _append_nothing(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Leave the end of a sequence to who writes one: a question that ends in `</s>` is over (add_eos_token of some recipes)."""
+    before, after = tokenizer.bos_token_id, tokenizer.eos_token_id
+    ids = tokenizer("a")["input_ids"]
+    if ids[-1] != after or len(ids) < 2:
+        return
+    begins = f"{tokenizer.bos_token} " if ids[0] == before else ""
+    backend: Any = tokenizer.backend_tokenizer
+    backend.post_processor = processors.TemplateProcessing(
+        single=f"{begins}$A",
+        pair=f"{begins}$A {begins.replace(' ', ':1 ')}$B:1",
+        special_tokens=[(tokenizer.bos_token, before)],
+    )
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 from transformers.utils import logging
 
-from minima.data import chat
+from minima.data import chat, tokenization
 from minima.errors import DataError, UsageError
 from minima.models.shape import Shape
 
@@ -106,6 +106,11 @@ def config(folder: str | Path) -> LlamaConfig:
     found = sorted(p.name for p in folder.iterdir())
     there = f"found {', '.join(found[:12])}{' …' if len(found) > 12 else ''}" if found else "it is empty"
     place = folder / "config.json"
+    if (folder / "adapter_config.json").is_file() and not place.is_file():
+        raise DataError(
+            f"{folder}: PEFT adapters alone; merge them into their model first: "
+            "`AutoPeftModelForCausalLM.from_pretrained(FOLDER).merge_and_unload().save_pretrained(NEW)`"
+        )
     if not place.is_file():
         raise DataError(f"{folder}: no config.json ({there}); {_VALID}")
     try:
@@ -115,12 +120,63 @@ def config(folder: str | Path) -> LlamaConfig:
     kind = raw.get("model_type") if isinstance(raw, dict) else None
     if kind != "llama":
         raise DataError(f"{place}: model_type {kind!r}; valid: 'llama'")
+    if quantised := raw.get("quantization_config"):
+        method = quantised.get("quant_method", "") if isinstance(quantised, dict) else ""
+        raise DataError(
+            f"{place}: quantised weights ({method or 'quantization_config'}), which cannot be trained or cut; take the folder "
+            "that they were made of, in bfloat16 or float32"
+        )
     if not (folder / WEIGHTS).is_file() and not (folder / WEIGHTS_INDEX).is_file():
-        raise DataError(f"{folder}: no weights ({there}); {_VALID}; pickled weights (.bin, .pt) are not read")
+        pickled = any(name.endswith((".bin", ".pt", ".pth")) for name in found)
+        convert = "`AutoModelForCausalLM.from_pretrained(FOLDER).save_pretrained(NEW)` writes safetensors of pickled weights"
+        raise DataError(f"{folder}: no weights ({there}); {convert if pickled else _VALID}")
     try:
         return LlamaConfig(**raw)
     except (StrictDataclassError, TypeError, ValueError) as error:
         raise DataError(f"{place}: {error}") from None
+
+
+def check_positions(found: LlamaConfig, max_seq_length: int) -> None:
+    """Check that a model has a position for each token.
+
+    Raises:
+        DataError: sequences are longer.
+    """
+    if max_seq_length > found.max_position_embeddings:
+        raise DataError(
+            f"--max_seq_length: {max_seq_length} tokens, the model has {found.max_position_embeddings} positions "
+            f"(max_position_embeddings); valid: up to {found.max_position_embeddings}"
+        )
+
+
+def align(found: LlamaConfig, folder: str | Path) -> LlamaConfig:
+    """`found` with the ids of `<s>` and `</s>` that the tokenizer in `folder` has, and none of padding; changed in place.
+
+    The first conversions of LLaMA name `<unk>` and `<s>`, and some models a list. A padding id would freeze its row of the
+    embeddings in training, which for many chat models is that of `</s>`.
+
+    Raises:
+        DataError: its tokenizer cannot be read.
+    """
+    if any((Path(folder) / name).is_file() for name in ("tokenizer.json", "tokenizer.model")):
+        tokenizer = tokenization.load(folder)
+        found.bos_token_id, found.eos_token_id = tokenizer.bos_token_id, tokenizer.eos_token_id
+    found.pad_token_id = None
+    return found
+
+
+def generation_ids(generation: Mapping[str, Any], found: LlamaConfig) -> dict[str, Any]:
+    """The ids of a generation configuration, as `found` has them; more ends than one stay, if its own is among them."""
+    ends = generation.get("eos_token_id")
+    if not isinstance(ends, list) or found.eos_token_id not in ends:
+        ends = found.eos_token_id
+    pad = generation.get("pad_token_id")
+    sound = isinstance(pad, int) and 0 <= pad < found.vocab_size
+    return {
+        "bos_token_id": found.bos_token_id,
+        "eos_token_id": ends,
+        "pad_token_id": pad if sound else found.eos_token_id,
+    }
 
 
 def load(
@@ -137,12 +193,12 @@ def load(
         UsageError: the attention kernel cannot run here.
     """
     folder = Path(folder)
-    config(folder)
+    found = align(config(folder), folder)
     kernel = attention(attn_implementation, dtype)
     logging.disable_progress_bar()
     try:
         loaded: Any = LlamaForCausalLM.from_pretrained(
-            folder, dtype=dtype, attn_implementation=kernel, local_files_only=True, output_loading_info=True
+            folder, config=found, dtype=dtype, attn_implementation=kernel, local_files_only=True, output_loading_info=True
         )
     except (OSError, RuntimeError, SafetensorError) as error:
         raise DataError(f"{folder}: its weights cannot be read ({error}); fetch or make the folder again") from None
@@ -150,6 +206,9 @@ def load(
     missing = sorted(loaded[1]["missing_keys"])  # transformers would draw them at random, with no more than a warning.
     if missing:
         raise DataError(f"{folder}: its weights lack {', '.join(missing[:5])} ({len(missing)} in all) that config.json implies")
+    if found.eos_token_id is not None:
+        for name, value in generation_ids(model.generation_config.to_dict(), found).items():
+            setattr(model.generation_config, name, value)
     result: LlamaForCausalLM = model.to(device).eval()
     return result
 

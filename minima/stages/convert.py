@@ -25,7 +25,7 @@ def run(options: Convert, output: Output) -> dict[str, Any]:
     """
     output.progress.phase("cutting")
     folder = Path(split_digest(options.model_name_or_path)[0])
-    teacher = pretrained.config(folder)
+    teacher = pretrained.align(pretrained.config(folder), folder)
     scores = _scores(folder)
     smaller = student(options, teacher)
     layers = keep_layers(options, teacher.num_hidden_layers, scores)

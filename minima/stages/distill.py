@@ -34,7 +34,7 @@ def run(options: Distill, output: Output) -> dict[str, Any]:
         )
     teacher_tokenizer, tokenizer = map(tokenization.load, places)
     tokenization.check_same(teacher_tokenizer, tokenizer, "teacher_model_name_or_path")
-    loop.check_shape(teacher_config, options)
+    pretrained.check_positions(teacher_config, options.max_seq_length)
     teacher = folders.model(options.teacher_model_name_or_path, options).requires_grad_(False)
     student = folders.model(options.student_model_name_or_path, options)
     metrics = loop.train(

@@ -15,6 +15,7 @@ import sentencepiece
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from transformers import LlamaConfig
 
 from minima.data import tokenization
 from minima.errors import DataError, UsageError
@@ -55,7 +56,7 @@ def run(options: ExpandVocab, output: Output) -> dict[str, Any]:
     splits = _splits(old, added)
     rows = _new_rows(options, splits, shape.initializer_range)
     _grow_weights(source, output, rows, len(old.pieces))
-    _write_config(source, output.folder, size)
+    _write_config(source, output.folder, grown)
     shape.vocab_size = size
     made_of = {name: getattr(options, name) for name in ("llama_tokenizer_dir", "chinese_sp_path")}
     (output.folder / "README.md").write_text(pretrained.card(shape, options.verb, made_of), encoding="utf-8")
@@ -233,13 +234,14 @@ def _read_index(place: Path) -> dict[str, Any]:
     return index
 
 
-def _write_config(source: Path, folder: Path, vocab_size: int) -> None:
+def _write_config(source: Path, folder: Path, grown: Any) -> None:
+    """The configurations of `source` for a vocabulary of the pieces of `grown`, with its `<s>` and `</s>`."""
     raw = json.loads((source / "config.json").read_text(encoding="utf-8"))
-    raw["vocab_size"] = vocab_size
-    (folder / "config.json").write_text(json.dumps(raw, indent=2) + "\n", encoding="utf-8")
-    generation = source / "generation_config.json"
-    if generation.is_file():
-        shutil.copyfile(generation, folder / generation.name)
-    else:
-        ids = {key: raw[key] for key in ("bos_token_id", "eos_token_id", "pad_token_id") if raw.get(key) is not None}
-        (folder / generation.name).write_text(json.dumps(ids, indent=2) + "\n", encoding="utf-8")
+    spec = grown.trainer_spec
+    raw |= {"vocab_size": len(grown.pieces), "bos_token_id": spec.bos_id, "eos_token_id": spec.eos_id}
+    raw.pop("pad_token_id", None)
+    place = source / "generation_config.json"
+    generation = json.loads(place.read_text(encoding="utf-8")) if place.is_file() else {}
+    generation |= pretrained.generation_ids(generation, LlamaConfig(**raw))
+    for name, content in (("config.json", raw), (place.name, generation)):
+        (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

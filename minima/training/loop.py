@@ -11,7 +11,7 @@ from typing import Any
 from transformers import LlamaConfig
 
 from minima.data.batch import special
-from minima.errors import DataError, StageError, TerminatedError
+from minima.errors import StageError, TerminatedError
 from minima.models import pretrained
 from minima.options import Training
 from minima.process import stop
@@ -34,11 +34,7 @@ def check_shape(config: LlamaConfig, options: Training) -> None:
     Raises:
         DataError: sequences are longer than the model's positions, or it names no `<s>` or `</s>`.
     """
-    if options.max_seq_length > config.max_position_embeddings:
-        raise DataError(
-            f"--max_seq_length: {options.max_seq_length} tokens, the model has {config.max_position_embeddings} positions "
-            f"(max_position_embeddings); valid: up to {config.max_position_embeddings}"
-        )
+    pretrained.check_positions(config, options.max_seq_length)
     special(config, "bos"), special(config, "eos")
 
 

@@ -111,7 +111,7 @@ def other_size(folder: Path) -> None:
     ("damage", "message"),
     [
         (remove("config.json"), r"no config\.json \(found README\.md, .*\); a model folder has config\.json"),
-        (remove("model.safetensors"), r"no weights \(found .*README.*\).*pickled weights"),
+        (remove("model.safetensors"), r"no weights \(found .*README.*\).*model folder has"),
         (rewrite("config.json", "{"), r"config\.json: not JSON"),
         (rewrite("config.json", '{"model_type": "gpt2"}'), r"model_type 'gpt2'; valid: 'llama'"),
         (rewrite("config.json", "[]"), r"model_type None; valid: 'llama'"),

@@ -236,3 +236,9 @@ def test_a_broken_teacher(stage: Callable[..., Any]) -> None:
         teacher.model.norm.weight.fill_(float("nan"))
     with pytest.raises(DataError, match=r"the loss of .* is nan"):
         stage(teacher)
+
+
+def test_records_longer_than_the_positions(tmp_path: Path, stage: Callable[..., Any]) -> None:
+    write_records(tmp_path / "b.tfrecord", length=300)
+    with pytest.raises(DataError, match="--max_seq_length: 300 tokens, the model has 256 positions"):
+        stage(record_path_or_regex=str(tmp_path / "b.tfrecord"), max_seq_length=512)
