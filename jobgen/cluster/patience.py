@@ -12,8 +12,8 @@ from jobgen.cluster.waits import AFTER, QUEUE, Wait
 from jobgen.pipeline.plan import Step
 from minima.workspace.attempts import progressed
 
-ASK_SECONDS = 8.0
-"""Between two looks at what the cluster noted about a job."""
+ASK_SECONDS = (8.0, 20.0)
+"""Between two looks at what the cluster noted about a job: at first, and when its pods stay the same."""
 MOST_PODS = 4
 """Pods of a job about which the cluster is asked: in a group they wait for the same."""
 
@@ -23,6 +23,9 @@ class _Known:
     events: list[Any] = field(default_factory=list)
     workload: dict[str, Any] | None = None
     asked: float = 0.0
+    pause: float = 0.0
+    pods: frozenset[str] = frozenset()
+    """By their uids."""
     wait: Wait | None = None
     since: float | None = None
     """When something was first seen that waiting cannot help."""
@@ -47,14 +50,16 @@ class Patience:
         if self.settled(job, pods):
             known.wait = known.since = None
             return None
-        if now - known.asked > ASK_SECONDS:
+        if (there := frozenset(pod.metadata.uid for pod in pods)) != known.pods:
+            known.pods, known.pause = there, ASK_SECONDS[0]
+        if now - known.asked > known.pause:
             busy = [pod for pod in pods if not _runs(pod)][:MOST_PODS]
             names = [job["metadata"]["name"], *(pod.metadata.name for pod in busy)]
             names += [self._claim] if any(pod.status.phase == "Pending" for pod in busy) else []
             known.events = self._cluster.events(names)
             if job["metadata"].get("labels", {}).get(QUEUE):
                 known.workload = self._cluster.workload(job)
-            known.asked = now
+            known.asked, known.pause = now, min(2 * (known.pause or ASK_SECONDS[0]), ASK_SECONDS[1])
         known.wait = waits.of_job(
             job,
             pods,
