@@ -234,6 +234,7 @@ def test_each_is_said_within_30_s(cluster: Any, runs: dict[str, Running], jobgen
     rows = json.loads(jobgen("status", str(run.pipeline), "--output", "json").stdout)
     shown = {stage["stage"]: stage["waits_for"] + stage["words"] for stage in rows["stages"]}
     assert [stage for stage, each in words.items() if each not in shown[stage]] == []
+    cluster.core.delete_node(MINE)  # As the words about it say.
 
 
 def test_a_program_that_cannot_start_ends(cluster: Any, runs: dict[str, Running]) -> None:
@@ -270,20 +271,6 @@ def test_a_conductor_that_cannot_start(cluster: Any, runs: dict[str, Running]) -
         assert 0 < runs[name].when(words) - runs[name].when("applied") < 30, runs[name].said()
 
 
-def test_what_waiting_cannot_help_is_stopped_and_ends_it(cluster: Any, runs: dict[str, Running]) -> None:
-    """With the code of what failed first, the container beside a finished program; what may still come of itself stays."""
-    cluster.core.delete_node(MINE)  # As the words about it say.
-    assert runs["faults"].code() == 70
-    assert "keeps the pod" in runs["faults"].said().splitlines()[-1]
-    left = {job["metadata"]["labels"]["minima/stage"] for job in cluster.jobs("minima/pipeline=faults")}
-    assert left == MAY_COME
-    wait(
-        "the lost node's pod is made again",
-        lambda: all(pod.spec.node_name != MINE for pod in cluster.pods("minima/stage=node")),
-        90,
-    )
-
-
 def test_who_may_only_edit_runs_what_an_admin_gave_rights(cluster: Any, runs: dict[str, Running], tmp_path: Path) -> None:
     """A person with the cluster role `edit` in the namespace, which lets nobody see or give rights."""
     document = yaml.safe_load(SHORT.read_text(encoding="utf-8")) | {"name": "edited", "inputs": {"text": "/workspace/nowhere"}}
@@ -303,6 +290,19 @@ def test_who_may_only_edit_runs_what_an_admin_gave_rights(cluster: Any, runs: di
     second = Running(place, cluster.namespace, KUBECONFIG=editor)
     assert second.code(120) == 75
     assert "inputs.text: nothing at /workspace/nowhere" in second.said()
+
+
+def test_what_waiting_cannot_help_is_stopped_and_ends_it(cluster: Any, runs: dict[str, Running]) -> None:
+    """With the code of what failed first, the container beside a finished program; what may still come of itself stays."""
+    assert runs["faults"].code() == 70
+    assert "keeps the pod" in runs["faults"].said().splitlines()[-1]
+    left = {job["metadata"]["labels"]["minima/stage"] for job in cluster.jobs("minima/pipeline=faults")}
+    assert left == MAY_COME
+    wait(
+        "the lost node's pod is made again",
+        lambda: all(pod.spec.node_name != MINE for pod in cluster.pods("minima/stage=node")),
+        90,
+    )
 
 
 def kubeconfig_of_an_editor(cluster: Any, place: Path) -> str:
