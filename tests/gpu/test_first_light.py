@@ -1,5 +1,6 @@
 """`make gpu` as on the machine with the GPU, on a CPU at toy size: a Python with torch, the wheels, and no network."""
 
+import argparse
 import json
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.gpu import families, wheels
+from tests.gpu.__main__ import run_part
 
 ROOT = Path(__file__).parents[2]
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
@@ -55,6 +57,16 @@ def test_all_parts_end_well_without_network(tmp_path: Path) -> None:
     assert not any(row["ok"] is False for row in table["rows"])
     assert run.stdout.rstrip().splitlines()[-3].strip()
     assert (output / "table.txt").read_text() in run.stdout
+
+
+@pytest.mark.parametrize(
+    ("part", "seconds", "scale", "end"),
+    [("doctor", 0.5, 1.0, "stopped after 0 s"), ("adapt", 60, 1e-9, "out of memory"), ("no_such", 60, 1.0, "failed with 1")],
+)
+def test_a_part_that_does_not_end_well_says_how(tmp_path: Path, part: str, seconds: float, scale: float, end: str) -> None:
+    chosen = argparse.Namespace(device="cpu", wheels=tmp_path, output=tmp_path)
+    with open(tmp_path / "log", "w") as log:
+        assert run_part(part, Path(sys.executable), seconds, scale, chosen, tmp_path, log) == end
 
 
 def test_families_of_a_trace(tmp_path: Path) -> None:
