@@ -12,7 +12,7 @@ from typing import Any
 from minima.errors import DataError, NotReadyError
 from minima.options import Options, inputs, split_digest
 from minima.workspace.files import file_digest, matching, walk, write_atomically
-from minima.workspace.marker import artifact_folder, check_files, read_marker
+from minima.workspace.marker import MARKER, artifact_folder, check_files, read_marker
 
 WORKSPACE = "${workspace}"
 """Stands for the folder of all artifacts in a pipeline file and in keys: it is mounted here and there under other names."""
@@ -74,11 +74,12 @@ def check_input(option: str, value: str, output_dir: str, *, verify: bool = Fals
     if folder is not None:
         marker = read_marker(folder)
         known = folder / VERIFIED
-        first = not known.is_file() or known.read_text(encoding="utf-8") != marker["key"]
+        whole = file_digest(folder / MARKER)  # Not the key: the folder may be set aside and made again.
+        first = not known.is_file() or known.read_text(encoding="utf-8") != whole
         check_files(folder, marker, full=verify or first)
         if first and os.access(folder, os.W_OK):
             with contextlib.suppress(OSError):  # Only saves the next reader's time.
-                write_atomically(known, marker["key"])
+                write_atomically(known, whole)
         if _beside(folder, output_dir) and not digest:
             return {"path": path, "key": input_key(value, output_dir)}
     if digest and (found := outside_digest(path, output_dir, verify=verify)) != digest:

@@ -208,6 +208,7 @@ def test_a_real_model_end_to_end(
         *(f"{name}_items" for name in BENCHMARKS),
         "dev_perplexity",
         "answer",
+        *pretrained.placement(tiny.llama()),
     }
     assert all(isinstance(value, (int, float, str)) for value in metrics.values())
     assert sorted(p.name for p in (tmp_path / "a").iterdir()) == ["answer.txt", "results.json", "results.md", "samples.jsonl"]
