@@ -4,6 +4,7 @@ The contracts of artifacts and leases stand on a shared POSIX file system: atomi
 other processes that see a rename at once. Each is tried out, not looked up.
 """
 
+import contextlib
 import importlib.util
 import os
 import platform
@@ -129,6 +130,7 @@ def _workspace(folder: Path) -> list[Finding]:
             ("rename, seen elsewhere", _rename_seen),
             ("fsync", _fsync),
             ("exclusive creation", _exclusive),
+            ("fence", _fence),
             ("modification times", _times),
         )
         findings = [_tried(subject, check, place) for subject, check in tries]
@@ -196,20 +198,27 @@ def _fsync(place: Path) -> str:
 
 
 def _exclusive(place: Path) -> str:
-    target, other = place / "exclusive", place / "other"
+    target = place / "exclusive"
     os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
-    other.touch()
-    attempts: tuple[tuple[str, Callable[[], object]], ...] = (
-        ("O_EXCL", lambda: os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY))),
-        ("link", lambda: os.link(other, target)),
-    )
-    for name, attempt in attempts:
-        try:
-            attempt()
-        except FileExistsError:
-            continue
-        raise ValueError(f"{name} succeeded although the file was there")
-    return "O_EXCL and link refuse an existing file"
+    with contextlib.suppress(FileExistsError):
+        os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+        raise ValueError("O_EXCL succeeded although the file was there")
+    return "O_EXCL refuses an existing file"
+
+
+def _fence(place: Path) -> str:
+    """What shuts out a process that lost its lease: its folder is taken away, and a file put there."""
+    own, fence = place / "own", place / "fence"
+    (own / "made").mkdir(parents=True)
+    own.rename(place / "taken")
+    fence.touch()
+    fence.rename(own)
+    tries = ((own / "made", place / "made"), (place / "taken", own / "taken"))
+    for old, new in tries:
+        with contextlib.suppress(NotADirectoryError):
+            old.rename(new)
+            raise ValueError(f"a rename from {old} to {new} worked where {own} is a file")
+    return "no rename goes through a folder that was taken away"
 
 
 def _times(place: Path) -> str:

@@ -170,6 +170,7 @@ def test_examples_in_order_are_the_permuted_documents_but_for_the_declared_rest(
         "tokens": tokens,
         "dropped_tokens": len(rests["train"]) % LENGTH,
         "characters_per_token": round(characters / (tokens - 2 * 1660), 4),
+        "tokenizer": tokenization.fingerprint(packing.load_once(str(llama))),
     }
 
 

@@ -54,7 +54,7 @@ def _forgets_exclusive(real: Callable[..., int]) -> Callable[..., int]:
         ("replace", lambda real: lambda source, target: None, "FAIL rename, seen elsewhere"),
         ("fsync", lambda real: _no_sync, "FAIL fsync"),
         ("open", _forgets_exclusive, "FAIL exclusive creation      O_EXCL"),
-        ("link", lambda real: lambda source, target: None, "FAIL exclusive creation      link"),
+        ("rename", lambda real: lambda source, target: None, "FAIL fence"),
     ],
 )
 def test_bad_file_systems(
