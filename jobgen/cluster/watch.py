@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from jobgen.cluster import waits
-from jobgen.cluster.logs import LAST_SECONDS, Following
+from jobgen.cluster.logs import Following
 from jobgen.cluster.namespace import PAUSE, RETRIES, Cluster, last_words, verdict
 from jobgen.cluster.state import (
     ALIVE_SECONDS,
@@ -26,6 +26,8 @@ from minima.errors import BUG, LostPeerError, UsageError
 from minima.workspace.progress import duration, line
 
 POLL = 1.0
+LOGS_SECONDS = 30.0
+"""For logs to be read to their ends when the conductor has ended."""
 ASK_SECONDS = 5.0
 """Between two looks at a conductor that does not begin."""
 QUIET_SECONDS = ALIVE_SECONDS + ASK_SECONDS
@@ -67,7 +69,9 @@ def watch(cluster: Cluster, pipeline: str, name: str, *, verbose: bool = False) 
             continue
         if over and verbose:
             ended.set()
-            following.join(LAST_SECONDS)
+            following.join(LOGS_SECONDS)
+            if following.error:
+                screen.say(f"logs: {following.error}")
         if now:
             teller.tell(now)
         if job is None:
