@@ -97,7 +97,7 @@ class _Conductor(Stages):
                 if failures > RETRIES or getattr(error, "errno", None) in {errno.ENOSPC, errno.EDQUOT}:
                     raise
                 self.once(f"{error}; tried again")
-                self.kept.change(waits_for=f"{error}; tried again")
+                self.kept.change(waits_for=f"the cluster: {error}; tried again")
                 looked = -math.inf
             if code is not None:
                 self.end(code, self.kept.state.words)

@@ -131,7 +131,9 @@ class Cluster:
             NoOperatorError: it does not.
         """
         with told("look for the training operator"), _operator():
-            self.custom.get_api_resources(*JOBS, _request_timeout=TIMEOUT)
+            found = self.custom.get_api_resources(*JOBS, _request_timeout=TIMEOUT)
+            if all(kind.name != PLURAL for kind in found.resources):  # Others of the group may be there without it.
+                raise ApiException(status=404)
 
     def jobs(self, selector: str) -> list[dict[str, Any]]:
         """The PyTorchJobs that a label selector picks, oldest first.

@@ -1,5 +1,6 @@
 """What jobgen makes of the answers of a cluster's API."""
 
+import contextlib
 from types import SimpleNamespace
 from typing import Any
 
@@ -49,6 +50,20 @@ def test_a_cluster_without_the_operator() -> None:
         raise ApiException(status=404, reason="page not found")
     with pytest.raises(RefusedError), told("look"), _operator():
         raise ApiException(status=403)
+
+
+@pytest.mark.parametrize(("kinds", "there"), [(["tfjobs", "pytorchjobs"], True), (["tfjobs"], False), (None, False)])
+def test_the_operator_is_looked_for_by_its_kind(kinds: list[str] | None, there: bool) -> None:
+    def resources(*_: str, **__: Any) -> Any:
+        if kinds is None:
+            raise ApiException(status=404)
+        return SimpleNamespace(resources=[SimpleNamespace(name=kind) for kind in kinds])
+
+    cluster = object.__new__(Cluster)
+    cluster.custom = SimpleNamespace(get_api_resources=resources)
+    expected = contextlib.nullcontext() if there else pytest.raises(NoOperatorError, match="no PyTorchJobs; install")
+    with expected:
+        cluster.check_operator()
 
 
 def test_a_pod_is_itself_only_by_its_uid() -> None:

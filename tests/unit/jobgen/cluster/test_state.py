@@ -188,5 +188,5 @@ def test_a_cluster_that_does_not_answer_is_what_it_waits_for(
     assert run(pipeline, cluster) == 0
     first = state.parse(cluster.notes[0])
     assert first is not None
-    assert first.waits_for == "no cluster answers; tried again"
+    assert first.waits_for == "the cluster: no cluster answers; tried again"
     assert last(cluster).waits_for == ""
