@@ -71,7 +71,7 @@ class Stages:
             if step not in self.steps:
                 marker = self.markers.get(step.name)
                 result = Result.of(marker, step.output_dir) if marker else None
-                waits = "" if marker else f"not part of this run ({' '.join(self.part.words)})"
+                waits = "" if marker else f"another run: this one is {' '.join(self.part.words)}"
                 self.kept.stage(step.name, state=FINISHED if marker else WAITING, waits_for=waits, result=result)
 
     def is_ready(self, step: Step) -> bool:

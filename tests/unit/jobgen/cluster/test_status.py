@@ -100,6 +100,13 @@ def test_a_complete_one_has_its_results(pipeline: Pipeline) -> None:
     assert (unheard.state, states(unheard)) == ("finished", ["finished"] * 3)
 
 
+@pytest.mark.parametrize("label", [conductor.VERSION, conductor.PART])
+def test_one_that_completed_another_version_or_a_part_says_nothing_of_the_rest(pipeline: Pipeline, label: str) -> None:
+    cluster = Seen(pipeline, over="Complete")
+    cluster.jobs_of_conductors[0].metadata.labels[label] = "another"
+    assert states(look(pipeline, cluster)) == ["waiting"] * 3
+
+
 def test_a_conductor_that_does_not_start_says_why(pipeline: Pipeline) -> None:
     """In the cluster's words, which test_waits.py reads; here it is only who is asked."""
     cluster = Seen(pipeline)
@@ -158,7 +165,8 @@ def test_watching_ends_when_nothing_is_under_way(
 ) -> None:
     monkeypatch.setattr(status, "WATCH_SECONDS", 0.0)
     cluster = Seen(pipeline, over="Complete", said=replace(SAID, state="finished", stages=SAID.stages[:1]))
-    looks = iter([replace(SAID, state="working"), replace(SAID, state="working")])
+    idle = (SAID.stages[0], replace(SAID.stages[1], state="waiting"))  # Between two stages only the conductor is at work.
+    looks = iter([replace(SAID, state="working"), replace(SAID, state="working", stages=idle)])
     over = status.look
     monkeypatch.setattr(status, "look", lambda *_: next(looks, None) or over(pipeline, cluster))  # type: ignore[arg-type]
     assert status.status(pipeline, cluster, output="table", watch=True) == 0  # type: ignore[arg-type]

@@ -1,0 +1,96 @@
+"""What is started and restarted in a cluster from outside of it, and what is not."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from jobgen.cluster import remote
+from jobgen.manifests import conductor, render
+from jobgen.pipeline import plan, spec
+from minima.errors import UsageError
+from tests.unit.jobgen.cluster.test_conduct import SHORT, Fake
+
+PIPELINE = spec.load(str(SHORT))
+STEPS = {step.name: step for step in plan.plan(PIPELINE)}
+DISTILL = render.job(PIPELINE, STEPS["distill"], "ns")
+
+
+class Namespace(Fake):
+    """One in which another object of `distill` runs, and a conductor of some version is at work or has ended."""
+
+    context = None
+
+    def __init__(self, *, key: str = "", version: str = "", ended: str = "", name: str = "c") -> None:
+        super().__init__(list(STEPS.values()), {"distill": "Running"})
+        self.version, self.ended, self.name = version or conductor.version(PIPELINE.text), ended, name
+        older = {**DISTILL, "metadata": {**DISTILL["metadata"], "name": "older"}}
+        if key:
+            older["metadata"]["labels"] = {**older["metadata"]["labels"], "minima/key": key}
+        self.put(older, "Running")
+
+    def conductors(self, pipeline: str) -> list[Any]:
+        conditions = [SimpleNamespace(type=self.ended, status="True")] if self.ended else []
+        meta = SimpleNamespace(name=self.name, labels={conductor.VERSION: self.version})
+        return [SimpleNamespace(metadata=meta, status=SimpleNamespace(conditions=conditions))]
+
+    def check_operator(self) -> None:
+        """It is there."""
+
+
+def restarted(there: Namespace) -> list[str]:
+    assert remote.restart(PIPELINE, there, "distill") == 0  # type: ignore[arg-type]
+    return [job["metadata"]["name"] for job in there.there]
+
+
+@pytest.mark.parametrize("there", [Namespace(), Namespace(version="another", ended="Failed")])
+def test_a_running_stage_is_put_on_its_new_object(there: Namespace) -> None:
+    assert restarted(there) == [DISTILL["metadata"]["name"]]
+
+
+@pytest.mark.parametrize(
+    ("there", "expected"),
+    [
+        (Namespace(key="00000000"), "older makes another result"),
+        (Namespace(version="another"), "c conducts another version, and would put distill on its own object again"),
+    ],
+)
+def test_what_a_restart_would_ruin_is_left_alone(there: Namespace, expected: str) -> None:
+    with pytest.raises(UsageError, match=expected):
+        restarted(there)
+    assert [job["metadata"]["name"] for job in there.there] == ["older"]
+
+
+def run(monkeypatch: pytest.MonkeyPatch, there: Namespace, agrees: bool, **options: Any) -> list[str]:
+    """What happened, in order."""
+    done: list[str] = []
+
+    def confirm() -> None:
+        done.append("asked")
+        if not agrees:
+            raise UsageError("nothing was changed")
+
+    def watch(*_: Any, **__: Any) -> int:
+        done.append("watched")
+        return 0
+
+    monkeypatch.setattr(remote, "watch", watch)
+    monkeypatch.setattr(remote.rights, "apply", lambda cluster, pipeline, objects: done.append("applied"))
+    monkeypatch.setattr(remote, "_delete_conductor", lambda *_: done.append("deleted"))
+    try:
+        assert remote.run_remote(PIPELINE, there, confirm=confirm, **options) == 0  # type: ignore[arg-type]
+    except UsageError:
+        done.append("refused")
+    return done
+
+
+def test_nothing_changes_before_somebody_agreed(monkeypatch: pytest.MonkeyPatch) -> None:
+    options = {"from_stage": "distill", "part": plan.Part(until="distill")}
+    name = conductor.objects(PIPELINE, "ns", "distill", plan.Part(until="distill"))[-1]["metadata"]["name"]
+    assert run(monkeypatch, Namespace(), True, **options) == ["asked", "applied", "watched"]
+    assert run(monkeypatch, Namespace(), False, **options) == ["asked", "refused"]
+    ended = Namespace(name=name, ended="Complete")
+    assert run(monkeypatch, ended, True, **options) == ["asked", "deleted", "applied", "watched"]
+    assert run(monkeypatch, ended, False, **options) == ["asked", "refused"]
+    # The same command again only watches.
+    assert run(monkeypatch, Namespace(name=name), False, **options) == ["watched"]
