@@ -358,7 +358,15 @@ class BuildChatData(Options):
     makes = RECORDS
 
     input_dir: str = option("Folder with the conversations.", input="conversations")
-    input_regex: str = option("Which files of it, as a glob; .json lists or .jsonl.", "*.jsonl")
+    input_regex: str = option("Which files of it, as a glob: .jsonl, .json, .parquet, also compressed.", "*.jsonl")
+    format: str = option(
+        "Format of the conversations; `auto` tells each by its content.",
+        "auto",
+        choices=("auto", "tutorial", "sharegpt", "openai", "alpaca"),
+    )
+    max_bad_fraction: float = option(
+        "Share of the conversations that may be malformed; they are counted and left out.", 0.0, minimum=0, maximum=1
+    )
     tokenizer_name_or_path: str = option("Model folder whose tokenizer is used.", input="model")
     max_seq_length: int = option("Longest example in tokens; whole trailing turns beyond it are dropped.", 4096, minimum=8)
     system: str = option("System sentence of every conversation; empty for the project's own.", "")

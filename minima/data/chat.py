@@ -1,4 +1,4 @@
-"""Conversations: reading them, the chat template, and the token ids that it gives, with a mask on what the assistant says.
+"""Conversations as tokens: the chat template, and the token ids that it gives, with a mask on what the assistant says.
 
 The format is MiniChat's: a system sentence and `</s>`, then for each turn `[|User|] … </s>[|Assistant|] … </s>`. It is
 written once, as a Jinja template that also goes into the chat model's folder, so that training and inference cannot
@@ -6,13 +6,13 @@ differ.
 """
 
 import json
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from minima.errors import DataError, did_you_mean
+from minima.data.conversations import KEYS, Turn
+from minima.errors import DataError
 
 if TYPE_CHECKING:  # Reading conversations needs no transformers.
     from transformers import PreTrainedTokenizerBase
@@ -23,15 +23,12 @@ USER, ASSISTANT = "[|User|]", "[|Assistant|]"
 SYSTEM = "下面是用户与智能助手 MiniChat 的对话。MiniChat 懂中文和英文，回答真实、清楚、有礼貌，不知道的事情就说不知道。"
 """The system sentence where none is given."""
 
-Turn = dict[str, str]
-KEYS = ("User", "Assistant")
-SUFFIXES = (".json", ".jsonl")
 
 # `</s>` in what somebody says is text (HTML has such a tag): a space keeps it from ending the sequence.
 _TEMPLATE = """\
 {%- macro plain(content) -%}
 {%- set text = namespace(value=content) -%}
-{%- for token in [bos_token, eos_token, unk_token] if token -%}
+{%- for token in [bos_token, eos_token, unk_token] + @CONTROL@ if token -%}
 {%- set text.value = text.value | replace(token, token[:1] + ' ' + token[1:]) -%}
 {%- endfor -%}
 {{- text.value -}}
@@ -69,16 +66,33 @@ class Example(NamedTuple):
     """Whether the first answer was too long, and is cut; then no `</s>` follows it."""
 
 
-def template(system: str = "") -> str:
-    """The Jinja chat template with `system` as the sentence of conversations that bring none; empty for `SYSTEM`."""
+def template(system: str = "", control: Sequence[str] = ()) -> str:
+    """The Jinja chat template.
+
+    Args:
+        system: the sentence of conversations that bring none; empty for `SYSTEM`.
+        control: tokens of the tokenizer that are text where somebody says them, beside those for the ends of a sequence.
+    """
     literal = json.dumps(system or SYSTEM, ensure_ascii=False)
+    tokens = json.dumps(list(control), ensure_ascii=False)
     # The sentence goes in last: it may contain the other marks.
-    return _TEMPLATE.replace("@USER@", USER).replace("@ASSISTANT@", ASSISTANT).replace("@SYSTEM@", literal)
+    marks = {"@CONTROL@": tokens, "@USER@": USER, "@ASSISTANT@": ASSISTANT, "@SYSTEM@": literal}
+    made = _TEMPLATE
+    for mark, text in marks.items():
+        made = made.replace(mark, text)
+    return made
+
+
+def control(tokenizer: "PreTrainedTokenizerBase") -> list[str]:
+    """The tokens that a tokenizer finds in any text, but for those that the template knows by name; the longest first."""
+    known = {tokenizer.bos_token, tokenizer.eos_token, tokenizer.unk_token}
+    found = {str(token) for token in tokenizer.added_tokens_decoder.values()} | set(tokenizer.all_special_tokens)
+    return sorted((token for token in found - known if len(token) > 1), key=lambda token: (-len(token), token))
 
 
 def install(tokenizer: "PreTrainedTokenizerBase", system: str = "") -> None:
     """Give `tokenizer` the chat template; `save_pretrained` then writes it."""
-    tokenizer.chat_template = template(system)
+    tokenizer.chat_template = template(system, control(tokenizer))
 
 
 def messages(conversation: Sequence[Turn]) -> list[dict[str, str]]:
@@ -101,7 +115,7 @@ def encode(
 
     Args:
         tokenizer: any; its own chat template is not used.
-        conversation: turns as `read` gives them.
+        conversation: turns as `conversations.read` gives them.
         system: the system sentence; empty for `SYSTEM`.
         max_seq_length: most token ids.
         published_rule: tokenise each segment on its own, as the paper does, instead of by the template.
@@ -128,7 +142,10 @@ def _by_template(
 ) -> tuple[list[int], list[int], list[int]]:
     """Ids, mask and where each turn ends. The template ends every segment, and nothing else, with `</s>`."""
     coded: Any = tokenizer.apply_chat_template(
-        messages(conversation), chat_template=template(system), return_dict=True, tokenizer_kwargs={"verbose": False}
+        messages(conversation),
+        chat_template=template(system, control(tokenizer)),
+        return_dict=True,
+        tokenizer_kwargs={"verbose": False},
     )
     ids: list[int] = coded["input_ids"][1:]
     eos = tokenizer.eos_token_id
@@ -161,73 +178,3 @@ def _by_segment(
         mask += [0] * len(question) + [1] * len(answer)
         ends.append(len(ids))
     return ids, mask, ends
-
-
-def read(place: str | Path) -> Iterator[list[Turn]]:
-    """The conversations of a file: `.json`, a list of them, or `.jsonl`, one on each line.
-
-    Raises:
-        DataError: with file and line or index, what was found, and what is valid.
-    """
-    place = Path(place)
-    if place.suffix == ".jsonl":
-        with open(place, "rb") as lines:
-            for number, line in enumerate(lines, 1):
-                if line.strip():
-                    where = f"{place}:{number}"
-                    yield check(_parse(line, where), where)
-        return
-    found = _parse(place.read_bytes(), str(place))
-    if not isinstance(found, list):
-        raise DataError(f"{place}: holds {_kind(found)}; valid: a list of conversations, each a list of turns")
-    for index, conversation in enumerate(found):
-        yield check(conversation, f"{place}, conversation {index}")
-
-
-def check(conversation: Any, where: str) -> list[Turn]:
-    """The turns of `conversation` if it is one; `where` names it in errors.
-
-    Raises:
-        DataError: it is not a list of at least one turn `{"User": …, "Assistant": …}` of texts that are not blank.
-    """
-    valid = 'valid: a list of turns {"User": "…", "Assistant": "…"}'
-    if not isinstance(conversation, list) or not conversation:
-        raise DataError(f"{where}: found {'an empty list' if conversation == [] else _kind(conversation)}; {valid}")
-    for number, turn in enumerate(conversation):
-        here = f"{where}, turn {number}"
-        if not isinstance(turn, dict):
-            raise DataError(f"{here}: found {_kind(turn)}; {valid}")
-        for key in turn:
-            if key not in KEYS:
-                raise DataError(f"{here}: unknown key {_short(key)}; {did_you_mean(key, KEYS)}")
-        for key in KEYS:
-            if key not in turn:
-                raise DataError(f"{here}: no key {key!r}, found {', '.join(turn) or 'none'}; {valid}")
-            text = turn[key]
-            if not isinstance(text, str) or not text.strip():
-                found = f"blank text {_short(text)}" if isinstance(text, str) else _kind(text)
-                raise DataError(f"{here}: {key} is {found}; valid: a text that is not blank (take the turn out)")
-            if any("\ud800" <= character <= "\udfff" for character in text):
-                raise DataError(f"{here}: {key} has half a surrogate pair, which is no character; {_short(text)}")
-    return conversation
-
-
-def _parse(content: bytes, where: str) -> Any:
-    try:
-        return json.loads(content.decode("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        raise DataError(f"{where}: not UTF-8 ({error.reason} at byte {error.start})") from None
-    except ValueError as error:
-        raise DataError(f"{where}: not JSON ({error}); .json files hold one list, .jsonl files a conversation a line") from None
-    except RecursionError:
-        raise DataError(f"{where}: JSON nested too deeply for a conversation") from None
-
-
-def _kind(value: Any) -> str:
-    names = {dict: "an object", list: "a list", str: "a text", int: "a number", float: "a number", bool: "true or false"}
-    return f"{names.get(type(value), 'null')} {_short(value)}"
-
-
-def _short(value: Any) -> str:
-    text = ascii(value)
-    return text if len(text) <= 60 else f"{text[:57]}…"

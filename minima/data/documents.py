@@ -6,7 +6,7 @@ A part is some bytes of a plain file of lines, or some row groups of a Parquet f
 import itertools
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -55,6 +55,26 @@ class Bad(NamedTuple):
 
     where: str
     what: str
+
+
+NAMED = 10
+"""Bad items that are named; the others are counted."""
+
+
+def check_bad(where: str, noun: str, bad: int, total: int, named: Sequence[Bad], max_bad_fraction: float) -> None:
+    """Check that no more are bad than may be.
+
+    Raises:
+        DataError: more are; it names the first of them.
+    """
+    if bad <= max_bad_fraction * total:
+        return
+    lines = "\n".join(f"{place}: {what}" for place, what in named[:NAMED])
+    more = f"\nand {bad - NAMED} more" if bad > NAMED else ""
+    raise DataError(
+        f"{where}: {bad} of {total} {noun} are bad:\n{lines}{more}\n"
+        f"mend them, or leave such {noun} out with --max_bad_fraction (now {max_bad_fraction:g})"
+    )
 
 
 def parts(folder: Path, name: str, size: int, document: str = LINE) -> Iterator[Part]:

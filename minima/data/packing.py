@@ -21,15 +21,13 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from minima.data import corpus, documents, records, tokenization
-from minima.data.documents import Bad
+from minima.data.documents import NAMED, Bad
 from minima.options import BuildData, split_digest
 
 BATCH = 1 << 18
 """Characters that are tokenised at once."""
 PIECE = 1 << 26
 """Characters that are held, and shuffled, at once."""
-NAMED = 10
-"""Bad documents that are named; the others are counted."""
 SPLITS = ("train", "dev")
 
 

@@ -4,7 +4,9 @@ import functools
 import hashlib
 import itertools
 import json
-from collections.abc import Callable, Iterator
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,9 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from minima.data import chat, corpus, records, tokenization
+from minima.data import chat, conversations, corpus, records, tokenization
+from minima.data.conversations import Conversation
+from minima.data.documents import Bad, check_bad
 from minima.errors import DataError, listed
 from minima.options import BuildChatData, split_digest
 from minima.process import workers
@@ -25,7 +29,7 @@ SAMPLE, ANY_LENGTH = 1000, 1 << 40
 CHUNK = 256
 """Conversations that a process works on at a time."""
 
-Encode = Callable[[list[chat.Turn]], chat.Example | None]
+Encode = Callable[[Conversation], chat.Example | None]
 
 
 def run(options: BuildChatData, output: Output) -> dict[str, Any]:
@@ -39,13 +43,11 @@ def run(options: BuildChatData, output: Output) -> dict[str, Any]:
     """
     output.progress.phase("reading")
     folder = Path(split_digest(options.input_dir)[0])
-    names = corpus.files(folder, options.input_regex, chat.SUFFIXES)
-    conversations = [c for name in names for c in chat.read(folder / name)]
-    if not conversations:
-        raise DataError(f"{folder}: no conversation in {listed(names)}")
-    held_out = dev(conversations, options.dev_proportion, options.seed)
-    sides: dict[str, list[list[chat.Turn]]] = {split: [] for split in SPLITS}
-    for conversation in conversations:
+    names = corpus.files(folder, options.input_regex, conversations.KINDS)
+    read, bad = _read(folder, names, options)
+    held_out = dev(read, options.dev_proportion, options.seed)
+    sides: dict[str, list[Conversation]] = {split: [] for split in SPLITS}
+    for conversation in read:
         sides["dev" if _content(conversation) in held_out else "train"].append(conversation)
     up_to = partial(
         _encode,
@@ -59,7 +61,7 @@ def run(options: BuildChatData, output: Output) -> dict[str, Any]:
     encoded = output.progress.track(
         _encoded(encode, [*sides["train"], *sides["dev"]], options.num_processors),
         "encoding",
-        len(conversations),
+        len(read),
         "conversations",
     )
     any_length: Encode = partial(up_to, max_seq_length=ANY_LENGTH)
@@ -71,20 +73,56 @@ def run(options: BuildChatData, output: Output) -> dict[str, Any]:
             written[split] = records.write(place, itertools.chain([first], examples))
         elif split == "train":
             raise DataError(
-                f"--max_seq_length: none of {len(conversations)} conversations in {options.input_dir} fits into "
+                f"--max_seq_length: none of {len(read)} conversations in {options.input_dir} fits into "
                 f"{options.max_seq_length} tokens with its first question; {_lengths(any_length, sides['train'])}"
             )
-    (output.folder / chat.TEMPLATE_FILE).write_text(chat.template(options.system), encoding="utf-8")
+    tokenizer = _tokenizer(split_digest(options.tokenizer_name_or_path)[0])
+    template = chat.template(options.system, chat.control(tokenizer))
+    (output.folder / chat.TEMPLATE_FILE).write_text(template, encoding="utf-8")
+    for what in ("dropped_turns", "cut_answers", "dropped_conversations"):
+        if counts[what]:
+            _say(f"{counts[what]} {what.replace('_', ' ')}, which are more than --max_seq_length {options.max_seq_length}")
     return {
-        "conversations": len(conversations),
+        "conversations": len(read),
+        "bad_conversations": bad,
         "train_examples": written["train"],
         "dev_examples": written.get("dev", 0),
         **counts,
-        "tokenizer": tokenization.fingerprint(tokenization.load(split_digest(options.tokenizer_name_or_path)[0])),
+        "tokenizer": tokenization.fingerprint(tokenizer),
     }
 
 
-def _lengths(encode: Encode, conversations: list[list[chat.Turn]]) -> str:
+def _read(folder: Path, names: list[str], options: BuildChatData) -> tuple[list[Conversation], int]:
+    """The conversations of all files, and how many are bad; says their formats, and which keys mean nothing."""
+    found: list[Conversation] = []
+    bad: list[Bad] = []
+    forms: Counter[str] = Counter()
+    ignored: Counter[str] = Counter()
+    for name in names:
+        for one in conversations.read(folder / name, options.format):
+            if isinstance(one, Bad):
+                bad.append(one)
+                continue
+            found.append(one.conversation)
+            forms[one.form] += 1
+            ignored.update(one.ignored)
+    total = len(found) + len(bad)
+    check_bad(str(folder), "conversations", len(bad), total, bad, options.max_bad_fraction)
+    if not found:
+        raise DataError(f"{folder}: no conversation in {listed(names)}")
+    _say("read " + ", ".join(f"{count} conversations in the format {form}" for form, count in forms.most_common()))
+    if bad:
+        _say(f"left out {len(bad)} bad ones of {total}")
+    if ignored:
+        _say("keys that were left out: " + listed([f"{key} ({count})" for key, count in ignored.most_common()]))
+    return found, len(bad)
+
+
+def _say(what: str) -> None:
+    print(f"build-chat-data: {what}", file=sys.stderr)
+
+
+def _lengths(encode: Encode, conversations: list[Conversation]) -> str:
     """Which `max_seq_length` would do, by some of the conversations; `encode` takes any length."""
     some = conversations[:SAMPLE]
     whole = [example for c in some if (example := encode(c))]
@@ -95,23 +133,23 @@ def _lengths(encode: Encode, conversations: list[list[chat.Turn]]) -> str:
     return f"{least:,} is the least that takes one, {half:,} takes half of {of} whole, {every:,} all"
 
 
-def dev(conversations: list[list[chat.Turn]], proportion: float, seed: int) -> set[bytes]:
+def dev(read: Sequence[Conversation | list[dict[str, str]]], proportion: float, seed: int) -> set[bytes]:
     """The distinct conversations that are held out, as `_content` names them: those with the smallest seeded hashes.
 
     They are `proportion` of all distinct ones, but at least one if that is above 0 and one is left to train on.
     """
-    distinct = {_content(c) for c in conversations}
+    distinct = {_content(c) for c in read}
     if proportion == 0 or len(distinct) < 2:
         return set()
     count = min(max(1, round(proportion * len(distinct))), len(distinct) - 1)
     return set(sorted(distinct, key=lambda content: hashlib.sha256(b"%d " % seed + content).digest())[:count])
 
 
-def _content(conversation: list[chat.Turn]) -> bytes:
+def _content(conversation: Conversation | list[dict[str, str]]) -> bytes:
     return hashlib.sha256(json.dumps(conversation, sort_keys=True).encode()).digest()
 
 
-def _encoded(encode: Encode, conversations: list[list[chat.Turn]], processes: int) -> Iterator[chat.Example | None]:
+def _encoded(encode: Encode, conversations: list[Conversation], processes: int) -> Iterator[chat.Example | None]:
     """`encode` of each conversation, in order, whatever the number of processes."""
     chunks = [(start, conversations[start : start + CHUNK]) for start in range(0, len(conversations), CHUNK)]
     early: dict[int, list[chat.Example | None]] = {}
@@ -123,7 +161,7 @@ def _encoded(encode: Encode, conversations: list[list[chat.Turn]], processes: in
             due += CHUNK
 
 
-def _encode_chunk(encode: Encode, chunk: tuple[int, list[list[chat.Turn]]]) -> Iterator[tuple[int, list[chat.Example | None]]]:
+def _encode_chunk(encode: Encode, chunk: tuple[int, list[Conversation]]) -> Iterator[tuple[int, list[chat.Example | None]]]:
     start, conversations = chunk
     yield start, [encode(conversation) for conversation in conversations]
 
@@ -134,9 +172,10 @@ def _tokenizer(folder: str) -> PreTrainedTokenizerBase:
 
 
 def _encode(
-    conversation: list[chat.Turn], *, folder: str, system: str, max_seq_length: int, published_rule: bool
+    conversation: Conversation, *, folder: str, system: str, max_seq_length: int, published_rule: bool
 ) -> chat.Example | None:
-    return chat.encode(_tokenizer(folder), conversation, system, max_seq_length, published_rule)
+    turns, own = conversation
+    return chat.encode(_tokenizer(folder), turns, own or system, max_seq_length, published_rule)
 
 
 def _counted(examples: Iterator[chat.Example | None], counts: dict[str, int]) -> Iterator[dict[str, np.ndarray]]:

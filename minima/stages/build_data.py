@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from minima.data import corpus, packing, records, tokenization
-from minima.data.documents import Bad, Form
-from minima.data.packing import NAMED, Advance, Built, Counts, Job
+from minima.data.documents import Bad, Form, check_bad
+from minima.data.packing import Advance, Built, Counts, Job
 from minima.errors import DataError, listed
 from minima.options import BuildData, split_digest
 from minima.process import workers
@@ -204,14 +204,8 @@ def _wait(folder: Path, jobs: list[Job], identities: list[str]) -> list[_Note]:
 
 def _check_bad(counts: Counts, bad: list[Bad], options: BuildData) -> None:
     total = counts.documents + counts.bad_documents
-    if counts.bad_documents <= options.max_bad_fraction * total:
-        return
-    named = "\n".join(f"{where}: {what}" for where, what in bad[:NAMED])
-    more = f"\nand {counts.bad_documents - NAMED} more" if counts.bad_documents > NAMED else ""
-    raise DataError(
-        f"{split_digest(options.input_dir)[0]}: {counts.bad_documents} of {total} documents are bad:\n{named}{more}\n"
-        f"mend them, or leave such documents out with --max_bad_fraction (now {options.max_bad_fraction:g})"
-    )
+    where = split_digest(options.input_dir)[0]
+    check_bad(where, "documents", counts.bad_documents, total, bad, options.max_bad_fraction)
 
 
 def _check_counts(counts: Counts, options: BuildData) -> None:

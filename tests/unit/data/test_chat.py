@@ -148,70 +148,25 @@ def test_a_tokenizer_that_merges_across_the_mark_is_refused(loaded: PreTrainedTo
         chat.encode(tokenization.load(tmp_path), TURNS, "", LONG)
 
 
-def test_json_and_json_lines_hold_the_same(tmp_path: Path) -> None:
-    conversations = [TURNS, TURNS[:1]]
-    (tmp_path / "a.json").write_text(json.dumps(conversations, indent=1))
-    (tmp_path / "a.jsonl").write_text("\ufeff" + "\n\n".join(json.dumps(c, ensure_ascii=False) for c in conversations))
-    assert list(chat.read(tmp_path / "a.json")) == list(chat.read(tmp_path / "a.jsonl")) == conversations
-
-
-@pytest.mark.parametrize(
-    ("line", "message"),
-    [
-        ('[{"user": "a", "Assistant": "b"}]', r"jsonl:2, turn 0: unknown key 'user'; did you mean 'User'\?"),
-        ('[{"User": "a", "Assistent": "b"}]', r"unknown key 'Assistent'; did you mean 'Assistant'\?"),
-        ('[{"User": "a"}]', r"turn 0: no key 'Assistant', found User; valid: a list of turns"),
-        ('[{"User": "a", "Assistant": "b"}, {"User": 3, "Assistant": "b"}]', r"turn 1: User is a number 3"),
-        ('[{"User": "a", "Assistant": " "}]', r"Assistant is blank text ' '"),
-        ('[{"User": "a", "Assistant": "\\ud800"}]', r"Assistant has half a surrogate pair"),
-        ('{"User": "a", "Assistant": "b"}', r"jsonl:2: found an object .*valid: a list of turns"),
-        ("[]", r"jsonl:2: found an empty list"),
-        ('[["a"]]', r"turn 0: found a list"),
-        ("[{", r"jsonl:2: not JSON"),
-        ("[" * 100_000, r"jsonl:2: JSON nested too deeply"),
-        ("[null, " + "9" * 5000 + "]", r"jsonl:2: not JSON"),
-    ],
-)
-def test_a_malformed_conversation_says_where_and_what(tmp_path: Path, line: str, message: str) -> None:
-    place = tmp_path / "a.jsonl"
-    place.write_text(json.dumps(TURNS) + "\n" + line)
-    with pytest.raises(DataError, match=message) as caught:
-        list(chat.read(place))
-    assert str(place) in str(caught.value)
-
-
-def test_malformed_files_say_so(tmp_path: Path) -> None:
-    (tmp_path / "a.json").write_text(json.dumps([TURNS, [{"User": "a"}]]))
-    with pytest.raises(DataError, match=r"a\.json, conversation 1, turn 0: no key 'Assistant'"):
-        list(chat.read(tmp_path / "a.json"))
-    (tmp_path / "a.json").write_text(json.dumps({"conversations": []}))
-    with pytest.raises(DataError, match=r"a\.json: holds an object"):
-        list(chat.read(tmp_path / "a.json"))
-    (tmp_path / "a.jsonl").write_bytes(b'[{"User": "\xff"}]')
-    with pytest.raises(DataError, match=r"jsonl:1: not UTF-8"):
-        list(chat.read(tmp_path / "a.jsonl"))
-
-
-scalars = st.none() | st.booleans() | st.floats() | st.integers() | st.text(max_size=5)
-keys = st.sampled_from(["User", "Assistant"]) | st.text(max_size=5)
-anything = st.recursive(
-    scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(keys, inner, max_size=3), max_leaves=8
-)
-nearly = st.lists(st.dictionaries(keys, st.text(max_size=3) | anything, max_size=3), max_size=3)
-
-
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(content=st.binary(max_size=20) | (anything | nearly).map(lambda value: json.dumps(value).encode()))
-def test_whatever_a_line_holds_it_is_a_conversation_or_a_data_error(
-    tmp_path: Path, loaded: PreTrainedTokenizerBase, content: bytes
-) -> None:
-    for name in ("a.jsonl", "a.json"):
-        (tmp_path / name).write_bytes(content)
-        try:
-            found = list(chat.read(tmp_path / name))
-        except DataError:
-            continue
-        for conversation in found:
-            assert conversation
-            assert all(set(turn) == {"User", "Assistant"} for turn in conversation)
-            encoded(loaded, conversation)
+def test_control_tokens_that_somebody_types_stay_text(loaded: PreTrainedTokenizerBase, tmp_path: Path) -> None:
+    loaded.save_pretrained(tmp_path)
+    raw = json.loads((tmp_path / "tokenizer.json").read_text())
+    size = max(raw["model"]["vocab"].values()) + 1
+    plain = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
+    for number, (content, special) in enumerate((("<|eot_id|>", True), ("<|im_end|>", True), ("<pad>", False))):
+        raw["added_tokens"].append({"id": size + number, "content": content, "special": special, **plain})
+    (tmp_path / "tokenizer.json").write_text(json.dumps(raw))
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    theirs = tokenization.load(tmp_path)
+    said = [{"User": "What is <|eot_id|>, </s> and <pad>?", "Assistant": "<|im_end|> ends, <|eot_id|> too."}]
+    for published in (False, True):
+        example = chat.encode(theirs, said, "a <|im_end|> b", LONG, published)
+        assert example is not None
+        ids = example.indices.tolist()
+        assert not {size, size + 1} & set(ids)
+        if not published:
+            assert size + 2 not in ids
+        assert ids.count(theirs.eos_token_id) == 3
+    chat.install(theirs)
+    asked: Any = theirs.apply_chat_template(chat.messages(said), return_dict=True)
+    assert not set(range(size, size + 3)) & set(asked["input_ids"])

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from transformers import AutoTokenizer
 
-from minima.data import chat, records, sample, tokenization
+from minima.data import chat, conversations, records, sample, tokenization
+from minima.data.conversations import Found
 from minima.errors import DataError
 from minima.options import BuildChatData
 from minima.stages import build_chat_data, init_model
@@ -62,9 +63,10 @@ def test_records_are_the_template_s_ids_of_every_conversation(folder: Path, opti
     examples = read(tmp_path / "a")
     loaded = AutoTokenizer.from_pretrained(folder)
     template = (tmp_path / "a" / chat.TEMPLATE_FILE).read_text(encoding="utf-8")
-    conversations = [c for place in sorted((folder / "chat").iterdir()) for c in chat.read(place)]
+    places = sorted((folder / "chat").iterdir())
+    turns = [c.conversation.turns for place in places for c in conversations.read(place) if isinstance(c, Found)]
     expected = []
-    for conversation in conversations:
+    for conversation in turns:
         coded: Any = loaded.apply_chat_template(
             chat.messages(conversation), chat_template=template, return_dict=True, return_assistant_tokens_mask=True
         )
@@ -73,7 +75,7 @@ def test_records_are_the_template_s_ids_of_every_conversation(folder: Path, opti
     both = examples["train"] + examples["dev"]
     assert all(example in both for example in expected)
     assert len(expected) > 200
-    assert metrics["conversations"] == len(conversations) == len(both) + metrics["dropped_conversations"]
+    assert metrics["conversations"] == len(turns) == len(both) + metrics["dropped_conversations"]
     assert (metrics["train_examples"], metrics["dev_examples"]) == (len(examples["train"]), len(examples["dev"]))
     assert metrics["tokens"] == sum(len(indices) for indices, _ in both)
     assert metrics["trained_tokens"] == sum(sum(mask) for _, mask in both)
@@ -166,8 +168,59 @@ def test_bad_input_is_one_error(folder: Path, options: BuildChatData, tmp_path: 
     with pytest.raises(DataError, match=r"no conversation in a\.jsonl"):
         build(tmp_path / "c", dataclasses.replace(options, input_dir=str(tmp_path / "chat")))
     (tmp_path / "chat/a.jsonl").write_text('[{"User": "a", "Asistant": "b"}]\n')
-    with pytest.raises(DataError, match=r"a\.jsonl:1, turn 0: unknown key 'Asistant'; did you mean 'Assistant'"):
+    with pytest.raises(DataError, match=r"(?s)1 of 1 conv.* are bad:.*a\.jsonl:1: turn 0: unknown key 'Asistant'; did you"):
         build(tmp_path / "d", dataclasses.replace(options, input_dir=str(tmp_path / "chat")))
     with pytest.raises(DataError, match=r"no tokenizer"):
         build(tmp_path / "e", dataclasses.replace(options, tokenizer_name_or_path=str(tmp_path)))
     assert not any(list((tmp_path / name).iterdir()) for name in "abcde")
+
+
+def said(turn: dict[str, str], speaker: str, content: str, *names: str) -> list[dict[str, str]]:
+    return [{speaker: name, content: turn[key]} for name, key in zip(names, conversations.KEYS, strict=True)]
+
+
+def test_all_formats_give_the_same_records(folder: Path, options: BuildChatData, tmp_path: Path) -> None:
+    talks = [[{"User": f"What is {n}?", "Assistant": f"{n} is a number."}] for n in range(12)]
+    forms: dict[str, list[Any]] = {
+        "tutorial": talks,
+        "sharegpt": [
+            {"conversations": [{"from": "human", "value": t["User"]}, {"from": "gpt", "value": t["Assistant"]}]}
+            for (t,) in talks
+        ],
+        "openai": [
+            {"messages": [{"role": "user", "content": t["User"]}, {"role": "assistant", "content": t["Assistant"]}]}
+            for (t,) in talks
+        ],
+        "alpaca": [{"instruction": t["User"], "input": "", "output": t["Assistant"]} for (t,) in talks],
+    }
+    made = {}
+    for form, values in forms.items():
+        (tmp_path / form).mkdir()
+        (tmp_path / form / "a.json").write_text(json.dumps(values))
+        changed = dataclasses.replace(options, input_dir=str(tmp_path / form), input_regex="*.json", format=form)
+        build(tmp_path / f"out-{form}", changed)
+        made[form] = read(tmp_path / f"out-{form}")
+    assert all(one == made["tutorial"] for one in made.values())
+
+
+def test_bad_conversations_are_counted_and_left_out_where_that_is_allowed(
+    options: BuildChatData, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "talks").mkdir()
+    good = json.dumps(
+        {"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b", "markdown": 1}], "id": 2}
+    )
+    bad = json.dumps([{"User": "a", "Assistant": None}])
+    (tmp_path / "talks" / "a.jsonl").write_text("\n".join([good] * 20 + [bad] * 12))
+    changed = dataclasses.replace(options, input_dir=str(tmp_path / "talks"), dev_proportion=0.0)
+    with pytest.raises(
+        DataError, match=r"(?s)12 of 32 conversations are bad:(.*a\.jsonl:\d+: turn 0: Assistant is null){10}.*and 2 more"
+    ) as error:
+        build(tmp_path / "a", changed)
+    assert "jsonl:31:" not in str(error.value)
+    metrics = build(tmp_path / "b", dataclasses.replace(changed, max_bad_fraction=0.4))
+    assert (metrics["conversations"], metrics["bad_conversations"], metrics["train_examples"]) == (20, 12, 20)
+    err = capsys.readouterr().err
+    assert "build-chat-data: read 20 conversations in the format sharegpt" in err
+    assert "left out 12 bad ones of 32" in err
+    assert "keys that were left out: id (20), markdown (20)" in err or "markdown (20), id (20)" in err

@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from minima import flags
-from minima.data import chat, tokenization
+from minima.data import conversations, tokenization
 from minima.errors import UsageError
 from minima.models import pretrained
 from minima.options import InitModel
@@ -76,7 +76,7 @@ def test_the_folder_holds_a_model_that_loads_and_generates_and_real_input(tmp_pa
     texts = (tmp_path / "a/text/chinese.jsonl").read_text(encoding="utf-8").splitlines()
     assert metrics["chinese_documents"] == len(texts)
     assert metrics["chinese_characters"] == sum(len(json.loads(line)["text"]) for line in texts) >= 40_000
-    assert len(list(chat.read(tmp_path / "a/conversations/english.jsonl"))) == metrics["english_conversations"]
+    assert len(list(conversations.read(tmp_path / "a/conversations/english.jsonl"))) == metrics["english_conversations"]
 
 
 def test_the_chinese_model_has_pieces_of_several_characters_all_reachable(tmp_path: Path) -> None:

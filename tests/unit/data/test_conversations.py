@@ -1,0 +1,154 @@
+"""Conversations as people have them."""
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from minima.data import conversations
+from minima.data.conversations import Conversation, Found
+from minima.data.documents import Bad
+from minima.errors import DataError
+
+TURNS = [{"User": "你好", "Assistant": "Hello."}, {"User": "And </s>?", "Assistant": "It ends."}]
+ONE = TURNS[:1]
+
+
+def messages(speaker: str, content: str, names: tuple[str, str], turns: list[dict[str, str]] = TURNS) -> list[dict[str, str]]:
+    return [
+        {speaker: name, content: turn[key]} for turn in turns for name, key in zip(names, ("User", "Assistant"), strict=True)
+    ]
+
+
+SHAREGPT: dict[str, Any] = {"id": "1", "conversations": messages("from", "value", ("human", "gpt"))}
+OPENAI: dict[str, Any] = {"messages": messages("role", "content", ("user", "assistant"))}
+PARTS = [{"type": "text", "text": "你"}, {"type": "text", "text": "好"}]
+SYSTEM = {"role": "system", "content": "Be kind."}
+WAYS: dict[str, tuple[Any, str, Conversation, set[str]]] = {
+    "tutorial": (TURNS, "tutorial", Conversation(TURNS), set()),
+    "sharegpt": (SHAREGPT, "sharegpt", Conversation(TURNS), {"id"}),
+    "sharegpt, other names": (
+        {"conversations": messages("from", "value", ("user", "assistant")), "system": "Be kind."},
+        "sharegpt",
+        Conversation(TURNS, "Be kind."),
+        set(),
+    ),
+    "openai": (OPENAI, "openai", Conversation(TURNS), set()),
+    "openai, system": ({"messages": [SYSTEM, *OPENAI["messages"]]}, "openai", Conversation(TURNS, "Be kind."), set()),
+    "openai, a list": ([SYSTEM, *OPENAI["messages"]], "openai", Conversation(TURNS, "Be kind."), set()),
+    "openai, parts": (
+        {
+            "messages": [
+                {"role": "user", "content": PARTS},
+                {"role": "assistant", "content": [{"type": "text", "text": "Hello."}]},
+            ]
+        },
+        "openai",
+        Conversation(ONE),
+        set(),
+    ),
+    "alpaca": ({"instruction": "你好", "input": "", "output": "Hello."}, "alpaca", Conversation(ONE), set()),
+    "belle": (
+        {"instruction": "a", "input": "b", "output": "c", "topic": 1},
+        "alpaca",
+        Conversation([{"User": "a\nb", "Assistant": "c"}]),
+        {"topic"},
+    ),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_each_format_is_told_by_its_content(tmp_path: Path, way: str) -> None:
+    value, form, expected, ignored = WAYS[way]
+    found = Found(expected, form, frozenset(ignored))
+    lines = "\ufeff" + "\n\n".join(json.dumps(value, ensure_ascii=False) for _ in range(2))
+    (tmp_path / "a.jsonl").write_text(lines)
+    (tmp_path / "b.json").write_text(json.dumps([value, value], indent=1))
+    (tmp_path / "c.json.gz").write_bytes(gzip.compress(lines.encode()))
+    (tmp_path / "d").write_text(json.dumps([value, value]))
+    names = ["a.jsonl", "b.json", "c.json.gz", "d"]
+    if isinstance(value, dict):
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist([value, value]), tmp_path / "e.parquet")
+        names.append("e.parquet")
+    for name in names:
+        assert list(conversations.read(tmp_path / name)) == [found, found], name
+    other = next(f for f in conversations.FORMATS if f != form)
+    assert all(isinstance(one, Bad) for one in conversations.read(tmp_path / "a.jsonl", other))
+    assert list(conversations.read(tmp_path / "a.jsonl", form)) == [found, found]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('[{"user": "a", "Assistant": "b"}]', "turn 0: unknown key 'user'; did you mean 'User'?"),
+        ('[{"User": "a", "Assistent": "b"}]', "unknown key 'Assistent'; did you mean 'Assistant'?"),
+        ('[{"User": "a"}]', "turn 0: no key 'Assistant', found User; valid: turns"),
+        ('[{"User": "a", "Assistant": "b"}, {"User": 3, "Assistant": "b"}]', "turn 1: User is a number 3"),
+        ('[{"User": "a", "Assistant": " "}]', "Assistant is blank text ' '"),
+        ('[{"User": "a", "Assistant": "\\ud800"}]', "Assistant has half a surrogate pair"),
+        ('{"User": "a", "Assistant": "b"}', "found an object"),
+        ("[]", "found an empty list"),
+        ('[["a"]]', "turn 0: found a list"),
+        ("[{", "not JSON"),
+        ("[" * 100_000, "JSON nested too deeply"),
+        ("[null, " + "9" * 5000 + "]", "not JSON"),
+        ('{"conversations": []}', "conversations is an empty list; valid: turns"),
+        ('{"conversations": [{"from": "gpt", "value": "a"}]}', "message 0 is by the assistant, where the user is expected"),
+        ('{"conversations": [{"from": "human", "value": "a"}]}', "its last question has no answer"),
+        (
+            '{"conversations": [{"from": "observation", "value": "a"}]}',
+            "message 0: by 'observation', whom this program cannot write",
+        ),
+        ('{"tools": "[x]", "conversations": [{"from": "human", "value": "a"}]}', "a conversation with tools"),
+        ('{"messages": [{"role": "user", "content": "a"}, {"role": "tool", "content": "b"}]}', "message 1: by 'tool'"),
+        ('{"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}', "message 0: content is a list"),
+        ('{"messages": [{"role": "system", "content": "a"}]}', "a system sentence alone"),
+        ('{"instruction": "", "input": "", "output": "x"}', "instruction is blank text ''"),
+    ],
+)
+def test_a_malformed_conversation_is_named_and_the_others_are_read(tmp_path: Path, line: str, message: str) -> None:
+    place = tmp_path / "a.jsonl"
+    place.write_text(f"{json.dumps(TURNS)}\n{line}\n{json.dumps(OPENAI)}\n")
+    first, bad, last = conversations.read(place)
+    assert isinstance(first, Found)
+    assert isinstance(last, Found)
+    assert isinstance(bad, Bad)
+    assert bad.where == f"{place}:2"
+    assert message in bad.what
+
+
+def test_files_that_cannot_be_read_on(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text('[\n[{"User": "a", "Assistant": "b"}],\n[{"User": "a"}')
+    with pytest.raises(DataError, match=r"a\.json: the value that begins on line 3 is not JSON"):
+        list(conversations.read(tmp_path / "a.json"))
+
+
+scalars = st.none() | st.booleans() | st.floats() | st.integers() | st.text(max_size=5)
+keys = st.sampled_from(
+    ["User", "Assistant", "conversations", "messages", "from", "value", "role", "content", "tools", "output"]
+)
+anything = st.recursive(
+    scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(keys, inner, max_size=3), max_leaves=8
+)
+nearly = st.lists(st.dictionaries(keys, st.text(max_size=3) | anything, max_size=3), max_size=3)
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(content=st.binary(max_size=20) | (anything | nearly).map(lambda value: json.dumps(value).encode()))
+def test_whatever_a_line_holds_it_is_a_conversation_or_bad(tmp_path: Path, content: bytes) -> None:
+    for name in ("a.jsonl", "a.json"):
+        (tmp_path / name).write_bytes(content)
+        try:
+            found = list(conversations.read(tmp_path / name))
+        except DataError:
+            continue
+        for one in found:
+            if isinstance(one, Found):
+                assert one.conversation.turns
+                assert all(set(turn) == {"User", "Assistant"} for turn in one.conversation.turns)
