@@ -63,7 +63,7 @@ def build(cls: type[Options], values: Mapping[str, Any], place: Callable[[str], 
 
 
 def unknown(cls: type[Options], name: str) -> str:
-    """What to say of an option that `stage` has not."""
+    """What to say of an option that `cls` has not."""
     if name in REFUSED:
         return f"no such option: {REFUSED[name]}"
     return f"no such option of {cls.verb}; {did_you_mean(name, [f.name for f in fields(cls)])}"

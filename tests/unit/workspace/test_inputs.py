@@ -95,3 +95,17 @@ def test_a_note_of_something_else_counts_for_nothing(tmp_path: Path, model: Path
 def test_nothing_there_is_not_ready(tmp_path: Path) -> None:
     with pytest.raises(NotReadyError):
         hash_once(options(tmp_path, str(tmp_path / "nowhere")))
+
+
+def test_an_artifact_beside_goes_by_its_key_and_one_elsewhere_also_by_its_files(tmp_path: Path, model: Path) -> None:
+    """Its marker says what it is; what no key of the pipeline stands for is compared when it is done."""
+    made = dataclasses.replace(options(tmp_path, str(model)), output_dir=str(tmp_path / "pipeline" / "made"))
+    with Lease(Path(made.output_dir)) as lease:
+        (lease.making / "config.json").write_text("{}")
+        marker = Output(lease.making, made, check_inputs(made), lease).commit({})
+    beside = options(tmp_path, made.output_dir)
+    assert check_inputs(beside)["model_name_or_path"] == {"path": made.output_dir, "key": marker["key"]}
+    declared = f"{made.output_dir}@sha256:{path_digest(made.output_dir)}"
+    assert "fingerprint" in check_inputs(options(tmp_path, declared))["model_name_or_path"]
+    elsewhere = dataclasses.replace(beside, output_dir=str(tmp_path / "another" / "stage"))
+    assert "fingerprint" in check_inputs(elsewhere)["model_name_or_path"]
