@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import re
+import shutil
 import time
 from pathlib import Path
 
@@ -181,6 +182,12 @@ def test_a_touched_input_with_the_same_content_is_not(tmp_path: Path, options: C
     make(tmp_path / "out", options)
     os.utime(outside / "config.json", (1, 1))
     assert artifact.finished(options) is not None
+
+
+def test_an_input_that_is_gone_does_not_make_its_result_wrong(tmp_path: Path, options: Convert, outside: Path) -> None:
+    marker = make(tmp_path / "out", options)
+    shutil.rmtree(outside)
+    assert artifact.finished(options) == marker
 
 
 def test_a_declared_digest_is_checked(outside: Path) -> None:

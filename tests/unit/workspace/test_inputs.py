@@ -109,3 +109,23 @@ def test_an_artifact_beside_goes_by_its_key_and_one_elsewhere_also_by_its_files(
     assert "fingerprint" in check_inputs(options(tmp_path, declared))["model_name_or_path"]
     elsewhere = dataclasses.replace(beside, output_dir=str(tmp_path / "another" / "stage"))
     assert "fingerprint" in check_inputs(elsewhere)["model_name_or_path"]
+
+
+def test_the_root_of_a_pattern_below_folders_whose_names_look_like_one(tmp_path: Path) -> None:
+    deep = tmp_path / "w[x]" / "y[1-2]"
+    deep.mkdir(parents=True)
+    for place in (tmp_path / "w[x]" / "a.json", deep / "a.json"):
+        place.write_text("{}")
+        pattern = str(place.with_name("*.json"))
+        assert inputs.glob_root(pattern) == place.parent
+        assert inputs.input_files(pattern) == [place]
+
+
+def test_a_pattern_is_read_as_one_at_any_depth(tmp_path: Path) -> None:
+    for name in ("a.json", "b/c.json", "b/d/e.json"):
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "in" / name).write_text("{}")
+    for pattern, count in (("*.json", 1), ("*/*.json", 1), ("**/*.json", 3)):
+        value = f"{tmp_path}/in/{pattern}"
+        found = check_inputs(options(tmp_path, value))["model_name_or_path"]
+        assert len(found["fingerprint"]) == count, pattern
