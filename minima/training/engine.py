@@ -26,7 +26,7 @@ def start(module: torch.nn.Module, options: Training, group: Group) -> Any:
         {"params": [p for p in trained if p.ndim >= 2], "weight_decay": options.weight_decay},
         {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
     ]
-    # Not fused, the step on a GPU needs three more copies of the master weights.
+    # Fused, a step reads and writes weights and moments once; the plain form does so eight times, bound by a GPU's memory.
     optimizer = torch.optim.AdamW([g for g in groups if g["params"]], options.learning_rate, BETAS, EPSILON, fused=True)
     engine = deepspeed.initialize(model=module, optimizer=optimizer, config=configuration(options, group.world))[0]
     # DeepSpeed gives its own time to the first group alone, and reduces gradients in another.

@@ -16,7 +16,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from jobgen.pipeline.memory import USABLE, Memory, training
+from jobgen.pipeline.memory import ACCUMULATED_BYTES, USABLE, Memory, training
 from minima.models import pretrained
 from minima.models.shape import Shape, training_flops
 from minima.options import Adapt, Distill, Training
@@ -52,19 +52,19 @@ def measure(verb: str, place: Place, *, attention: str = "sdpa", most_layers: in
     yield Row("cost", flops / 1e9, "GFLOP/token: backward = 2 × forward, half of attention's square, nothing recomputed")
     if (known := clock.peak()) is not None:
         yield Row("MFU", 100 * rate * flops / known[1], f"% of the {known[0]}'s {known[1] / 1e12:.0f} TFLOP/s")
-    yield from memory(watch, predicted)
+    yield from memory(watch, predicted, trained)
     total = sum(watch.families.values())
     for family, seconds in sorted(watch.families.items(), key=lambda item: -item[1]):
         yield Row(f"time: {family}", 100 * seconds / total, f"%, {seconds:.3f} s of a step")
 
 
-def memory(watch: "Watch", predicted: Memory) -> Iterator[Row]:
+def memory(watch: "Watch", predicted: Memory, trained: Shape) -> Iterator[Row]:
     """What a GPU held beside what the plan says; a plan that is too low is a mistake."""
     frozen = predicted.weights + predicted.teacher
-    kept = frozen + predicted.optimizer
+    kept = frozen + predicted.optimizer + ACCUMULATED_BYTES * trained.parameters
     for what, used, planned in (
         ("weights", watch.loaded, frozen),
-        ("weights, optimizer", watch.between, kept),
+        ("between steps", watch.between, kept),
         ("peak", watch.peak, predicted.total),
     ):
         if used:
