@@ -50,7 +50,10 @@ def sweep(step: Step, moments: Sequence[float], folder: Path) -> Swept:
     """Stop `step` at each of the `moments`, in seconds from its start, and run it to its end at last, in `folder`."""
     place = folder / step.name
     words = [str(place) if word == step.output_dir else word for word in step.argv[1:]]
-    env = {**os.environ, "PET_NPROC_PER_NODE": str(step.pods * step.processes), "PET_NNODES": "1", "OMP_NUM_THREADS": "1"}
+    processes = step.pods * step.processes if step.options.elastic else 1
+    # As `jobgen run --local` has it: sums of floats depend on the threads.
+    env = {**os.environ, "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // processes))}
+    env |= {"PET_NPROC_PER_NODE": str(processes), "PET_NNODES": "1"}
     swept = Swept()
     for moment in moments:
         with subprocess.Popen([MINIMA, *words], env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as stage:
