@@ -53,7 +53,9 @@ def test_the_commands_of_jobgen_run_in_their_order(tmp_path: Path) -> None:
     assert len(list((tmp_path / "argo" / "my-run").rglob("*.yaml"))) == 20
 
 
-@pytest.mark.parametrize("target", ["venv", "smoke", "test", "test-cluster", "test-long", "lint", "format", "golden"])
+@pytest.mark.parametrize(
+    "target", ["venv", "smoke", "test", "test-cluster", "test-long", "lint", "format", "golden", "gpu-wheels", "gpu"]
+)
 def test_the_targets_of_make_are_there(target: str) -> None:
     done = subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -103,6 +103,13 @@ def test_weights_gradients_and_optimizer_are_what_deepspeed_holds(
     assert peak == pytest.approx(found.weights + found.gradients + found.optimizer, rel=0.03)
 
 
+def test_one_process_holds_what_the_step_of_its_optimizer_copies() -> None:
+    """Nothing is sharded, and with short sequences the copy of all gradients is larger than the activations."""
+    short = dataclasses.replace(DISTILL, max_seq_length=128, per_device_eval_batch_size=1)
+    found = memory.training(short, STUDENT, TEACHER, processes=1, zero_stage=1)
+    assert found.total - found.teacher == pytest.approx(24 * STUDENT.parameters)
+
+
 def test_evaluation_may_need_more_than_training() -> None:
     """At the least the three matrices of one feed-forward layer live at once for each token, and not ten times as much."""
     small = dataclasses.replace(DISTILL, use_act_ckpt=True, per_device_train_batch_size=1, per_device_eval_batch_size=1)
