@@ -15,6 +15,8 @@ import pytest
 
 from jobgen import local
 from jobgen.pipeline import spec
+from jobgen.pipeline.plan import plan
+from tests.unit.jobgen.cluster.test_conduct import make
 
 SHORT = Path(__file__).parents[2] / "cluster" / "short.yaml"
 PROGRAM = """#!{python}
@@ -165,3 +167,18 @@ def test_only_a_second_ctrl_c_does_not_wait(terminal: tuple[int, int, int]) -> N
     os.write(ours, b"\x03")
     assert os.waitstatus_to_exitcode(os.waitpid(jobgen, 0)[1]) == 143
     assert not list(Path("w/short").glob("*/saved"))
+
+
+def test_finished_stages_are_kept_and_reported(program: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    steps = plan(spec.load(str(SHORT)), str(tmp_path / "w"))
+    for step in steps:
+        make(step)
+    assert local.run_local(spec.load(str(SHORT)), workspace="w", from_stage=None) == 0
+    said = capsys.readouterr()
+    *lines, last = said.err.splitlines()
+    assert [line.split()[:3] for line in lines] == [[f"[{n}/3]", step.name, "kept"] for n, step in enumerate(steps, 1)]
+    assert last == "all 3 stages are finished, after 0s"
+    header, _, *rows = said.out.split("\n\n")[0].splitlines()
+    assert header.split() == ["stage", "seconds", "tokens/s", "MiB", "artifact"]
+    assert [row.split()[0] for row in rows] == [step.name for step in steps]
+    assert not Path("w/short/_logs").exists()
