@@ -27,6 +27,11 @@ VALIDATE_KEYS = (
     "gpu_memory",
 )
 LIST_KEYS = ("pipeline", "state", "finished", "stages", "running", "age", "conductor", "words")
+STATUS_KEYS = (
+    *("format", "pipeline", "version", "conductor", "state", "since", "waits_for", "exit_code", "words", "time", "stages"),
+    *("stages[].stage", "stages[].state", "stages[].since", "stages[].waits_for", "stages[].waits_since", "stages[].job"),
+    *("stages[].restarts", "stages[].exit_code", "stages[].words", "stages[].progress", "stages[].result"),
+)
 DIFF_KEYS = ("stage", "what", "why", "job")
 
 
@@ -83,11 +88,12 @@ def parser() -> Parser:
     made.commands = commands.choices
 
     def command(name: str, help: str, example: str, keys: Sequence[str] = ()) -> Parser:
+        shown = textwrap.fill(f"keys of --output json: {', '.join(keys)}", 100)
         one = commands.add_parser(
             name,
             help=help,
             description=help[0].upper() + help[1:] + ".",
-            epilog=f"example:\n  {example}" + (f"\n\nkeys of --output json: {', '.join(keys)}" if keys else ""),
+            epilog=f"example:\n  {example}" + (f"\n\n{shown}" if keys else ""),
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )
@@ -144,10 +150,9 @@ def parser() -> Parser:
     go.add_argument("--dry-run", action="store_true", help="say what would run and why, and change nothing")
     _yes(go, "do not ask before --from sets work aside", "ask on a terminal, refuse elsewhere")
 
-    status = command("status", "show where a pipeline is in a cluster", "jobgen status smoke -n minima --watch", ())
+    status = command("status", "show where a pipeline is in a cluster", "jobgen status smoke -n minima --watch", STATUS_KEYS)
     _pipeline(status)
     _where(status)
-    status.add_argument("--output", choices=("table", "json"), default="table", help="(default: table)")
     status.add_argument("--watch", action="store_true", help="again every 5 seconds, until nothing is under way")
 
     log = command("logs", "print what a stage's pods wrote, across restarts", "jobgen logs smoke distill -n minima --follow")

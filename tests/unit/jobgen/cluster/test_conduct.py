@@ -356,6 +356,17 @@ def test_why_a_stage_would_run_again(pipeline: Pipeline, capsys: pytest.CaptureF
     assert said[1].split()[:3] == ["build-data", "runs", "again"]
     assert said[1].endswith("seed 776 → 1")
     assert said[2].endswith("reads build-data, which runs again")
+    diff.diff(pipeline, cluster, output="json")  # type: ignore[arg-type]
+    rows = json.loads(capsys.readouterr().out)
+    assert [tuple(row) for row in rows] == [arguments.DIFF_KEYS] * 3
+    assert {row["what"] for row in rows} == {"same"}
+    diff.preview(pipeline, cluster, from_stage="distill", part=plan.Part(only="distill"))  # type: ignore[arg-type]
+    said = capsys.readouterr().out.splitlines()[2:]
+    assert [line.split(maxsplit=1)[1].strip() for line in said[:3]] == [
+        *["left out    --only=distill"] * 2,
+        "runs again  --from distill",
+    ]
+    assert said[3].endswith(" would be applied to ns")
 
 
 def test_what_changes_an_object_and_not_its_result_is_said_by_option(

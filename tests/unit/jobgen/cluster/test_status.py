@@ -12,6 +12,7 @@ import pytest
 from jobgen.cluster import status
 from jobgen.cluster.state import StageState, State, parse, to_json
 from jobgen.cluster.waits import Wait
+from jobgen.commands import arguments
 from jobgen.manifests import conductor, render
 from jobgen.pipeline import plan
 from jobgen.pipeline.pipeline import Pipeline
@@ -132,6 +133,11 @@ def test_without_a_conductor_jobs_and_pods_tell(pipeline: Pipeline) -> None:
     then = look(pipeline, cluster)
     assert states(then) == ["finished", "failed", "waiting"]
     assert (then.stages[1].exit_code, then.stages[1].words) == (65, "the last words")
+
+
+def test_the_keys_of_json_are_those_of_the_help() -> None:
+    made = to_json(SAID)
+    assert (*made, *(f"stages[].{key}" for key in made["stages"][0])) == arguments.STATUS_KEYS
 
 
 def test_json_is_the_state(pipeline: Pipeline, capsys: pytest.CaptureFixture[str]) -> None:
