@@ -159,7 +159,7 @@ class ExpandVocab(Options):
 
     llama_tokenizer_dir: str = option("LLaMA folder: tokenizer.model, config and weights.", input="model")
     chinese_sp_path: str = option("Chinese SentencePiece model file.", input="sentencepiece")
-    vocab_size: int = option("Size that the grown vocabulary must have; 0 does not check it.", 0, minimum=0)
+    vocab_size: int = option("Size of the grown vocabulary, reached exactly; 0 for the next multiple of 64.", 0, minimum=0)
     embedding_init: str = option(
         "New rows: `split` (mean of the rows of the old pieces that spell it), `mean` (drawn from mean and covariance of "
         "all old rows) or `random`.",

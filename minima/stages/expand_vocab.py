@@ -6,6 +6,7 @@ others are copied.
 
 import json
 import shutil
+import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -38,18 +39,21 @@ def run(options: ExpandVocab, output: Output) -> dict[str, Any]:
 
     Raises:
         DataError: an input is not what it should be.
-        UsageError: `vocab_size` is stated and is not what came out, or there are too few pieces.
+        UsageError: `vocab_size` leaves no room for new pieces, or there are too few of them.
     """
     output.progress.phase("choosing pieces")
     source = Path(split_digest(options.llama_tokenizer_dir)[0])
     shape = pretrained.config(source)
     old = _llama_pieces(source)
     chinese = tokenization.read_model(split_digest(options.chinese_sp_path)[0])
-    added = select([p.piece for p in old.pieces], [p.piece for p in chinese.pieces], published_rule=options.published_rule)
+    pieces, theirs = [p.piece for p in old.pieces], [p.piece for p in chinese.pieces]
+    added = select(pieces, theirs, published_rule=options.published_rule)
+    if options.vocab_size:
+        rule = len(added)
+        added = fitted(pieces, theirs, added, options.vocab_size, published_rule=options.published_rule)
+        if len(added) != rule:
+            _say(f"{len(added)} new pieces for --vocab_size {options.vocab_size}, where the rule alone gives {rule}")
     size = len(old.pieces) + len(added)
-    found = f"{size} pieces came out: {len(old.pieces)} old and {len(added)} new ones of the {len(chinese.pieces)} Chinese"
-    if options.vocab_size not in (0, size):
-        raise UsageError(f"--vocab_size: {options.vocab_size} stated, {found}; state {size}, or 0, or take another model")
     grown = extend(old, added, published_rule=options.published_rule)
     tokenization.write(grown.SerializeToString(), output.folder)
 
@@ -106,6 +110,44 @@ def select(old: list[str], chinese: list[str], *, published_rule: bool) -> list[
     if not added:
         raise UsageError(f"--chinese_sp_path: none of its {len(chinese)} pieces can be added; take a larger Chinese model")
     return added
+
+
+def fitted(old: list[str], chinese: list[str], added: list[str], size: int, *, published_rule: bool) -> list[str]:
+    """`added`, as `select` gives it, for a vocabulary of exactly `size` pieces.
+
+    The rarest go, but no single character, which others are spelled with. What lacks are spare pieces of the Chinese model,
+    and as a last resort reserved ones (`<reserved_0>`), which no text gives.
+
+    Raises:
+        UsageError: the old pieces and the single characters alone are more.
+    """
+    room = size - len(old)
+    surplus = [p for p in reversed(added) if len(p) > 1][: max(0, len(added) - room)]
+    kept = [p for p in added if p not in set(surplus)]
+    if len(kept) > room or not kept:
+        raise UsageError(
+            f"--vocab_size: {size} is too little for {len(old)} old pieces and new ones; at least "
+            f"{len(old) + max(1, sum(len(p) == 1 for p in added))} are needed, the rule gives {len(old) + len(added)}"
+        )
+    have = {*old, *kept}
+    characters = {p for p in have if len(p) == 1}
+    spare = [
+        piece
+        for piece in dict.fromkeys(chinese)
+        if piece not in have
+        and (published_rule or not any(c.isascii() for c in piece))
+        and piece.strip(tokenization.SPACE)
+        and not any(c.isdigit() for c in piece)
+        and (len(piece) == 1 or tokenization.spelled(piece, characters))
+        and piece not in set(surplus)
+    ]
+    kept += spare[: room - len(kept)]
+    reserved = (f"<reserved_{n}>" for n in range(size) if f"<reserved_{n}>" not in have)
+    return kept + [next(reserved) for _ in range(room - len(kept))]
+
+
+def _say(what: str) -> None:
+    print(f"expand-vocab: {what}", file=sys.stderr)
 
 
 def is_chinese(piece: str) -> bool:
@@ -207,14 +249,18 @@ def _grow_weights(source: Path, output: Output, new_rows: NewRows, pieces: int) 
             continue
         for name in grown:
             old_VH = tensors[name]
-            if len(old_VH) != pieces:
+            if len(old_VH) < pieces:
                 raise DataError(
                     f"{source / shard}: {name} has {len(old_VH)} rows, {tokenization.MODEL_FILE} has {pieces} pieces; "
-                    "new pieces follow the last old one, so both must agree"
+                    "weights and tokenizer are not of one model: copy the tokenizer of these weights"
                 )
+            before = old_VH.nbytes
+            if len(old_VH) > pieces:
+                _say(f"{name}: {len(old_VH) - pieces} rows beyond the {pieces} pieces are left out (padding, or added tokens)")
+                old_VH = old_VH[:pieces].clone()
             tensors[name] = torch.cat([old_VH, new_rows(old_VH).to(old_VH.dtype)])
             if index:
-                more = tensors[name].nbytes - old_VH.nbytes
+                more = tensors[name].nbytes - before
                 index["metadata"]["total_size"] = index.get("metadata", {}).get("total_size", 0) + more
         save_file(tensors, output.folder / shard, metadata=metadata or {"format": "pt"})
     if EMBEDDINGS not in seen:

@@ -1,6 +1,7 @@
 """The one training loop: a stage contributes model, data and loss."""
 
 import math
+import sys
 import time
 from collections.abc import Callable
 from contextlib import closing, nullcontext
@@ -91,6 +92,12 @@ def train(
     state = recovery.resume()
     total = planned_steps(options, len(train_records))
     metrics = Metrics(output.lease, state.step, total) if output.lease else None
+    if metrics and (left := len(train_records) % options.global_batch_size):
+        print(
+            f"{left} of {len(train_records)} training records are left out of each epoch, others each time: they fill no "
+            f"--global_batch_size {options.global_batch_size}, and a smaller batch would weigh its tokens more",
+            file=sys.stderr,
+        )
     run = _Run(
         options=options,
         steps=steps,
@@ -105,7 +112,8 @@ def train(
     stop.remember()
     with closing(metrics) if metrics else nullcontext():
         run.all_steps()
-    return run.results(model, group)
+    left_out = len(train_records) % options.global_batch_size
+    return {**run.results(model, group), "left_out_records": left_out}
 
 
 @dataclass(kw_only=True)

@@ -12,10 +12,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
 from minima.data import sample, tokenization
 from minima.errors import DataError, UsageError
+from minima.models import pretrained
 from minima.options import ExpandVocab
 from minima.stages import expand_vocab, init_model
 from minima.workspace import artifact
@@ -247,12 +248,35 @@ def test_drawn_rows_follow_the_seed(source: Path, options: ExpandVocab, rule: st
     assert not torch.equal(made[0][EMBEDDINGS[0]][VOCAB:], made[0][EMBEDDINGS[1]][VOCAB:])
 
 
-def test_the_stated_size_is_checked(options: ExpandVocab, tmp_path: Path) -> None:
+def test_the_stated_size_is_reached_exactly(options: ExpandVocab, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     size = int(expand(tmp_path / "a", options)["vocab_size"])
     assert expand(tmp_path / "b", dataclasses.replace(options, vocab_size=size))["vocab_size"] == size
-    with pytest.raises(UsageError, match=rf"--vocab_size: 49216 stated, {size} pieces came out: 500 old and {size - 500} new"):
-        expand(tmp_path / "c", dataclasses.replace(options, vocab_size=49216))
-    assert not list((tmp_path / "c").iterdir())
+    assert "new pieces for --vocab_size" not in capsys.readouterr().err
+    before = tokenization.load(options.llama_tokenizer_dir)
+    lines = [*sample.documents("english", 30_000), "<reserved_0> and <reserved_1>"]
+    for wanted in (size - 3, size + 1, size + 200, 49216):
+        out = tmp_path / str(wanted)
+        assert expand(out, dataclasses.replace(options, vocab_size=wanted))["vocab_size"] == wanted
+        after = tokenization.load(out)
+        assert len(after) == wanted
+        assert tokenization.encode(after, lines) == tokenization.encode(before, lines), "English is as before"
+        assert pretrained.load(out, dtype=torch.float32).model.embed_tokens.weight.shape[0] == wanted
+    assert f"for --vocab_size 49216, where the rule alone gives {size - VOCAB}" in capsys.readouterr().err
+    with pytest.raises(UsageError, match=rf"--vocab_size: {VOCAB} is too little for {VOCAB} old .* rule gives {size}"):
+        expand(tmp_path / "c", dataclasses.replace(options, vocab_size=VOCAB))
+
+
+def test_rows_beyond_the_pieces_are_left_out(options: ExpandVocab, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = tmp_path / "padded"
+    shutil.copytree(options.llama_tokenizer_dir, source)
+    padded = LlamaForCausalLM.from_pretrained(source)
+    padded.resize_token_embeddings(VOCAB + 1)
+    padded.save_pretrained(source)
+    expand(tmp_path / "plain", options)
+    expand(tmp_path / "out", dataclasses.replace(options, llama_tokenizer_dir=str(source)))
+    assert "model.embed_tokens.weight: 1 rows beyond the 500 pieces are left out" in capsys.readouterr().err
+    one, other = (pretrained.load(tmp_path / name, dtype=torch.float32).state_dict() for name in ("plain", "out"))
+    assert all(torch.equal(one[name], other[name]) for name in one)
 
 
 def test_bad_inputs_are_one_error_with_path_and_fix(source: Path, options: ExpandVocab, tmp_path: Path) -> None:

@@ -315,3 +315,12 @@ def test_the_lease_is_looked_at_before_a_checkpoint_appears(tmp_path: Path) -> N
     with pytest.raises(NotReadyError, match="lost the lease"):
         runs.run(runs.options(tmp_path, save_interval=2), batch_loss=followed)
     assert not (tmp_path / "checkpoints").exists()
+
+
+def test_records_that_fill_no_batch_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for count, left in ((24, 0), (29, 5)):
+        chosen = runs.options(tmp_path / str(count), max_steps=1)
+        _, metrics = runs.run(chosen, train_records=runs.examples(count), dev_records=None)
+        assert metrics["left_out_records"] == left
+        said = capsys.readouterr().err
+        assert (f"{left} of {count} training records are left out of each epoch" in said) == bool(left)
