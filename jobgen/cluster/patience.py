@@ -8,7 +8,8 @@ from typing import Any
 
 from jobgen.cluster import waits
 from jobgen.cluster.namespace import ENDED, Cluster, state
-from jobgen.cluster.waits import AFTER, QUEUE, Wait
+from jobgen.cluster.refusals import QUEUE, Wait
+from jobgen.cluster.waits import AFTER
 from jobgen.pipeline.plan import Step
 from minima.workspace.attempts import progressed
 

@@ -12,8 +12,8 @@ from jobgen.cluster.followers import Followers
 from jobgen.cluster.hashing import Hashing
 from jobgen.cluster.namespace import ENDED, Cluster, label, last_words, of_job, state
 from jobgen.cluster.patience import Patience
+from jobgen.cluster.refusals import Wait
 from jobgen.cluster.state import FAILED, FINISHED, QUEUED, RESTARTING, RUNNING, STARTING, WAITING, StageState, keeper
-from jobgen.cluster.waits import Wait
 from jobgen.manifests import render
 from jobgen.manifests.conductor import VERDICTS
 from jobgen.pipeline.pipeline import Pipeline

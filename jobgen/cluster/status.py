@@ -21,9 +21,9 @@ from jobgen.cluster.namespace import (
     state,
     verdict,
 )
+from jobgen.cluster.refusals import QUEUE
 from jobgen.cluster.stages import STATES
 from jobgen.cluster.state import FAILED, FINISHED, NONE, UNDER_WAY, WAITING, WORKING, StageState, State, read_state, to_json
-from jobgen.cluster.waits import QUEUE
 from jobgen.manifests import conductor
 from jobgen.pipeline.pipeline import Pipeline
 from jobgen.pipeline.plan import Step, plan

@@ -6,24 +6,16 @@ Reasons and messages are those of Kubernetes 1.36, Training Operator 1.9.4 and K
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 
-from jobgen.cluster.namespace import ENDED, seconds, state
+from jobgen.cluster.namespace import ENDED, seconds
+from jobgen.cluster.refusals import SILENT, Wait, about, in_queue, newest, refusal, refused, when
 from jobgen.manifests.checks import CONTAINER
 from jobgen.manifests.render import CONDUCTOR
-from jobgen.pipeline.pools import amount
-from minima.errors import BUG, NOT_READY, USAGE, UsageError
+from minima.errors import BUG, NOT_READY, USAGE
 
 AFTER = 10.0
 """Seconds that things may take before what they wait for is worth a word."""
-SILENT = 30.0
-"""Seconds after which somebody who should have said something, such as the operator, is said not to answer."""
-PATIENCE = 120.0
-"""Seconds in which a registry may come back, or somebody make what is missing, before a job is given up."""
-FORGOTTEN = 1200.0
-"""Seconds after which an event tells of the past: the operator tries again at least this often."""
 NO_IMAGE = (
     "ErrImagePull",
     "ImagePullBackOff",
@@ -33,22 +25,6 @@ NO_IMAGE = (
     "RegistryUnavailable",
 )
 NO_CONTAINER = ("CreateContainerConfigError", "CreateContainerError", "RunContainerError")
-QUEUE = "kueue.x-k8s.io/queue-name"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Wait:
-    """One reason.
-
-    Attributes:
-        words: the cluster's own, and what to do.
-        exit_code: to end with if it is the same for `patience` seconds; 0 where waiting may help for ever.
-        patience: in seconds.
-    """
-
-    words: str
-    exit_code: int = 0
-    patience: float = PATIENCE
 
 
 def of_job(
@@ -74,9 +50,9 @@ def of_job(
     """
     found = [
         *_made_again(job, events, progressed, limit),
-        *_refused(job, pods, events, now),
+        *refused(job, pods, events, now),
         *(wait for pod in pods if (wait := of_pod(pod, events, now=now))),
-        *_in_queue(job, pods, workload, now),
+        *in_queue(job, pods, workload, now),
         *_of_operator(job, pods, now),
     ]
     return max(found, key=lambda wait: wait.exit_code > 0, default=None)
@@ -95,8 +71,8 @@ def of_conductor(job: Any, pods: Sequence[Any], events: Sequence[Any], *, now: f
         return of_pod(pods[-1], events, now=now, container=CONDUCTOR)
     if (job.status and job.status.conditions) or now - job.metadata.creation_timestamp.timestamp() < AFTER:
         return None
-    if refused := _newest(_about(events, job.metadata.uid, "FailedCreate"), now):
-        return _refusal(refused, f"{job.metadata.name}: its pod is refused")
+    if refused := newest(about(events, job.metadata.uid, "FailedCreate"), now):
+        return refusal(refused, f"{job.metadata.name}: its pod is refused")
     if not pods and now - job.metadata.creation_timestamp.timestamp() > SILENT:
         return Wait(words=f"{job.metadata.name}: the cluster has not made a pod of it; `kubectl describe job` may say why")
     return None
@@ -166,14 +142,14 @@ def _not_begun(name: str, waiting: Any, own: list[Any], age: float) -> Wait | No
             words=f"{name}: {waiting.reason}: {message}; make what is missing in the namespace, or mend what asks for it",
             exit_code=NOT_READY,
         )
-    if said := max((e for e in own if e.type == "Warning"), key=_time, default=None):
+    if said := max((e for e in own if e.type == "Warning"), key=when, default=None):
         missing = re.search(r'(?:configmap|secret|persistentvolumeclaim) ".*" not found', said.message)
         remedy = (
             "make it in the namespace, or mend what asks for it" if missing else f"`kubectl describe pod {name}` shows more"
         )
         return Wait(words=f"{name}: {said.reason}: {said.message}; {remedy}", exit_code=NOT_READY if missing else 0)
     if age > SILENT:
-        last = max(own, key=_time, default=None)
+        last = max(own, key=when, default=None)
         return Wait(words=f"{name}: {last.message if last else waiting.reason}")
     return None
 
@@ -188,7 +164,7 @@ def _unplaced(name: str, message: str, events: Iterable[Any]) -> Wait:
         )
     if "unbound immediate PersistentVolumeClaims" in said:
         claims = [e for e in events if e.involved_object.kind == "PersistentVolumeClaim" and e.type == "Warning"]
-        why = max(claims, key=_time).message if claims else "`kubectl describe pvc` may say why"
+        why = max(claims, key=when).message if claims else "`kubectl describe pvc` may say why"
         return Wait(words=f"{name}: {said}: {why}; it starts when the claim is bound to a volume")
     return Wait(
         words=f"{name}: no node takes it: {said}; it starts when one has room, or when the pool's node_selector, tolerations "
@@ -206,84 +182,20 @@ def _made_again(job: Mapping[str, Any], events: Iterable[Any], progressed: float
     since = max(progressed, seconds(job["metadata"]["creationTimestamp"]))
     uids: dict[str, set[str]] = {}
     for event in events:
-        if event.involved_object.kind == "Pod" and _time(event) >= since:
+        if event.involved_object.kind == "Pod" and when(event) >= since:
             uids.setdefault(event.involved_object.name, set()).add(event.involved_object.uid)
     name, most = max(((name, len(found) - 1) for name, found in uids.items()), key=lambda pair: pair[1], default=("", 0))
     if most < min(3, limit):
         return
     warned = [e for e in events if e.type == "Warning" and e.involved_object.name in {name, job["metadata"]["name"]}]
     told = [e for e in warned if e.reason in {"StartError", "Failed", "ContainerCannotRun", "OOMKilled", "Error"}]
-    why = max(told, key=_time).message if told else "its log, and `kubectl describe pod`, may say why"
+    why = max(told, key=when).message if told else "its log, and `kubectl describe pod`, may say why"
     why = re.sub(r"^Error(?:: | pod \S+ container \S+ exitCode: \d+ terminated message: )", "", why)
     words = f"{name}: made again and again without progress: {why}"
     if most >= limit:
         yield Wait(words=f"{words}; given up after {limit} times", exit_code=BUG, patience=0)
     else:
         yield Wait(words=f"{words}; given up after {limit} times within an hour", exit_code=BUG, patience=math.inf)
-
-
-def _refused(job: Mapping[str, Any], pods: Sequence[Any], events: Iterable[Any], now: float) -> Iterator[Wait]:
-    """Pods that are not there because the cluster does not let the operator make them."""
-    wanted = sum(replica["replicas"] for replica in job["spec"]["pytorchReplicaSpecs"].values())
-    told = [e for e in _about(events, job["metadata"]["uid"], "FailedCreatePod") if "already exists" not in e.message]
-    if len(pods) < wanted and state(job) != "Suspended" and (refused := _newest(told, now)):
-        yield _refusal(refused, f"{job['metadata']['name']}: its pods are refused")
-
-
-def _refusal(event: Any, what: str) -> Wait:
-    """Why the cluster makes no pod, and whether it ever will."""
-    said = re.sub(r'^(?:\(combined from similar events\): )?Error creating: (?:pods ".*?" is forbidden: )?', "", event.message)
-    remedies = {
-        "failed calling webhook": ("the program behind that webhook does not answer; its admin can start it", 0),
-        "exceeded quota": ("it starts when others of the namespace end", 0),
-        "violates PodSecurity": ("jobgen's pods meet `restricted`: find what changes them, such as a mutating webhook", USAGE),
-        "error looking up service account": ("make it, or run `jobgen run` again, which does", NOT_READY),
-    }
-    default = ("change the pool or the image as these words say, or ask the cluster's admin", USAGE)
-    remedy, code = next((value for words, value in remedies.items() if words in said), default)
-    if said.startswith("exceeded quota") and _too_much(said):
-        remedy, code = "that is more than the whole quota: make the pool smaller, or ask for more", USAGE
-    # What else is used changes all the time.
-    return Wait(words=f"{what}: {re.sub(', used: .*?(?=, limited)', '', said)}; {remedy}", exit_code=code)
-
-
-def _too_much(said: str) -> bool:
-    """Whether a quota's words ask for more than it holds when nobody uses any."""
-    asked, most = (
-        dict(re.findall(r"([^\s,=]+)=([^\s,]+)", part)) for part in re.split(r", used: .*, limited: ", said, maxsplit=1)
-    )
-    try:
-        return any(amount(asked[name]) > amount(limit) for name, limit in most.items() if name in asked)
-    except UsageError:  # A quantity in a form of its own.
-        return False
-
-
-def _in_queue(job: Mapping[str, Any], pods: Sequence[Any], workload: Mapping[str, Any] | None, now: float) -> Iterator[Wait]:
-    """A job that Kueue holds back, or one that it should and does not know of."""
-    queue = job["metadata"].get("labels", {}).get(QUEUE)
-    if not queue:
-        return
-    if state(job) != "Suspended":
-        if pods and not workload and now - seconds(job["metadata"]["creationTimestamp"]) > SILENT:
-            yield Wait(
-                words=f"{job['metadata']['name']}: not in queue {queue}, and runs without: no Kueue made a Workload of it; "
-                "its admin can turn on the integration kubeflow.org/pytorchjob"
-            )
-        return
-    conditions = {c["type"]: c for c in (workload or {}).get("status", {}).get("conditions", [])}
-    told = next((c for kind in ("QuotaReserved", "Admitted") if (c := conditions.get(kind)) and c["status"] == "False"), None)
-    said = told["message"] if told else "Kueue has not said why"
-    words = f"queue {queue}: {said}"
-    if "doesn't exist" in said:
-        yield Wait(
-            words=f"{words}; make it (manifests/queues has an example), or correct the pool's `queue`", exit_code=NOT_READY
-        )
-    elif "> maximum capacity" in said:
-        yield Wait(
-            words=f"{words}; the queue can never hold it: make the pool smaller, or name another `queue`", exit_code=USAGE
-        )
-    else:
-        yield Wait(words=f"{words}; `kubectl get workloads` shows who is before it")
 
 
 def _of_operator(job: Mapping[str, Any], pods: Sequence[Any], now: float) -> Iterator[Wait]:
@@ -305,19 +217,3 @@ def _ended(pod: Any) -> float:
 
 def _condition(pod: Any, kind: str) -> str:
     return next((c.status for c in pod.status.conditions or [] if c.type == kind), "")
-
-
-def _about(events: Iterable[Any], uid: str, reason: str) -> list[Any]:
-    return [event for event in events if event.involved_object.uid == uid and event.reason == reason]
-
-
-def _newest(events: list[Any], now: float) -> Any:
-    newest = max(events, key=_time, default=None)
-    return newest if newest and now - _time(newest) < FORGOTTEN else None
-
-
-def _time(event: Any) -> float:
-    """When an event last came; some have only the one time, and some only the other."""
-    series = event.series.last_observed_time if event.series else None
-    found: datetime = series or event.last_timestamp or event.event_time or event.metadata.creation_timestamp
-    return found.timestamp()

@@ -1,5 +1,6 @@
 """Starts without progress are limited; being stopped from outside, or what a person must mend, is no failure."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -112,3 +113,18 @@ def test_a_finished_artifact_is_not_written(tmp_path: Path) -> None:
     with pytest.raises(NotReadyError):
         group()
     assert not (tmp_path / attempts.FILE).exists()
+
+
+@pytest.mark.parametrize("made", ["checkpoints/step-3", "train-0.tfrecord"])
+def test_when_a_stage_last_came_further(tmp_path: Path, made: str) -> None:
+    assert attempts.progressed(tmp_path) == 0
+    (tmp_path / "_attempts.json").write_text("{}")
+    assert attempts.progressed(tmp_path) == 0  # A start is no progress.
+    place = tmp_path / made
+    place.mkdir(parents=True)
+    os.utime(place, (5, 5))
+    assert attempts.progressed(tmp_path) == 5
+    later = place.with_name(place.name.replace("-", "-1"))
+    later.mkdir()
+    os.utime(later, (9, 9))
+    assert attempts.progressed(tmp_path) == 9

@@ -9,7 +9,7 @@ import pytest
 
 from jobgen.cluster import conduct, patience
 from jobgen.cluster.patience import Patience
-from jobgen.cluster.waits import PATIENCE
+from jobgen.cluster.refusals import PATIENCE
 from jobgen.manifests import render
 from jobgen.pipeline import plan
 from jobgen.pipeline.pipeline import Pipeline

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from jobgen.cluster import status
+from jobgen.cluster.refusals import Wait
 from jobgen.cluster.state import StageState, State, parse, to_json
-from jobgen.cluster.waits import Wait
 from jobgen.commands import arguments
 from jobgen.manifests import conductor, render
 from jobgen.pipeline import plan

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from kubernetes.client import ApiClient
 
-from jobgen.cluster import waits
-from jobgen.cluster.waits import Wait
+from jobgen.cluster import namespace, refusals, waits
+from jobgen.cluster.refusals import Wait
 
 RECORDED: dict[str, Any] = json.loads(Path(__file__).with_name("recorded.json").read_text())
 AT: float = RECORDED.pop("at")
@@ -122,6 +122,36 @@ def test_the_words_and_whether_waiting_can_help(case: str, exit_code: int, words
     assert found.exit_code == exit_code
 
 
+@pytest.mark.parametrize(
+    ("message", "exit_code", "words"),
+    [
+        (
+            'pods "x" is forbidden: exceeded quota: q, requested: requests.cpu=3,pods=1, used: requests.cpu=9,pods=2, '
+            "limited: requests.cpu=10,pods=5",
+            0,
+            "exceeded quota: q, requested: requests.cpu=3,pods=1, limited: requests.cpu=10,pods=5; it starts when others",
+        ),
+        ('pods "x" is forbidden: exceeded quota: q, requested: a=1e3x, used: a=1, limited: a=2', 0, "it starts when others"),
+        ('pods "x" is forbidden: exceeded quota: words of a later version', 0, "it starts when others"),
+        ('pods "x" is forbidden: failed quota: q: must specify limits.cpu', 64, "its pods are refused: failed quota: q: must"),
+        (
+            'admission webhook "w" denied the request: no',
+            64,
+            'its pods are refused: admission webhook "w" denied the request: no;',
+        ),
+        ('Internal error occurred: failed calling webhook "w": refused', 0, "the program behind that webhook does not answer"),
+    ],
+)
+def test_the_words_of_other_refusals(message: str, exit_code: int, words: str) -> None:
+    events = recorded("policy")["events"]
+    for event in events:
+        event.message = f"Error creating: {message}"
+    found = of("policy", events=events)
+    assert found is not None
+    assert words in found.words
+    assert found.exit_code == exit_code
+
+
 def test_every_recorded_case_is_looked_at() -> None:
     assert len(RECORDED) == 26  # All of the table, and the next.
 
@@ -139,7 +169,7 @@ def test_nothing_is_said_of_what_has_just_begun() -> None:
         created = (
             place[0]["metadata"]["creationTimestamp"] if isinstance(place[0], dict) else place[0].metadata.creation_timestamp
         )
-        at = waits.seconds(created) if isinstance(created, str) else created.timestamp()
+        at = namespace.seconds(created) if isinstance(created, str) else created.timestamp()
         assert of(case, now=at + 9) is None, case
 
 
@@ -149,7 +179,7 @@ def test_restarts_count_from_the_last_progress_and_up_to_the_limit() -> None:
     assert (again.patience, "given up after 26 times within an hour" in again.words) == (math.inf, True)
     assert of("start", limit=25, progressed=AT) is None  # It came further since.
     events = recorded("start")["events"]
-    times = sorted(waits._time(e) for e in events if e.reason == "Scheduled")
+    times = sorted(refusals.when(e) for e in events if e.reason == "Scheduled")
     younger = {
         **RECORDED["start"]["job"],
         "metadata": {**RECORDED["start"]["job"]["metadata"], "creationTimestamp": _stamp(times[-2])},
