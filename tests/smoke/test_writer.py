@@ -1,0 +1,174 @@
+"""One writer: a stage that is frozen, followed by another to its end, and thawed, changes no byte of what that one made."""
+
+import contextlib
+import hashlib
+import multiprocessing
+import os
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from jobgen.pipeline.plan import Step, plan
+from jobgen.pipeline.spec import load
+from minima.workspace import artifact
+from tests.smoke import freezing
+
+pytestmark = pytest.mark.smoke
+SMOKE = Path(__file__).parents[2] / "jobgen/pipelines/smoke.yaml"
+SMALL: dict[str, dict[str, Any]] = {
+    "init-model": {"layer": 2, "hidden": 32, "head": 4, "kv_head": 2, "intermediate": 48, "english_characters": 150_000},
+    "build-data": {"num_processors": 1},
+    "prune": {"num_examples": 16, "num_layer_examples": 8},
+    "convert": {"layer": 1, "hidden": 16, "head": 2, "kv_head": 1, "intermediate": 32},
+    "evaluate": {"tasks": ["smoke_english"], "limit": 4},
+}
+TRAINING = {"max_steps": 6, "save_interval": 2, "log_interval": 2, "global_batch_size": 4, "per_device_train_batch_size": 2}
+STAGES = list(yaml.safe_load(SMOKE.read_text())["stages"])
+"""Those of the smoke pipeline: every verb, finetune twice."""
+QUICK = ("init-model", "expand-vocab", "adapt")
+"""What runs in every test: files, a folder's weights, checkpoints and logs."""
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> "Small":
+    return Small(tmp_path_factory.mktemp("writer"))
+
+
+class Small:
+    """The smoke pipeline with models and runs as small as they can be, run as far as tests need it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        file = yaml.safe_load(SMOKE.read_text())
+        for name, stage in file["stages"].items():
+            stage["options"] |= SMALL.get(name, {})
+            if "save_interval" in stage["options"]:
+                stage["options"] |= TRAINING
+        (folder / "small.yaml").write_text(yaml.safe_dump(file, sort_keys=False))
+        self.steps = {step.name: step for step in plan(load(str(folder / "small.yaml")), str(folder / "made"))}
+        self.context = multiprocessing.get_context("forkserver")
+        self.context.set_forkserver_preload([freezing.__name__])
+        self.points: dict[str, list[str]] = {}
+
+    def start(
+        self, name: str, output: Path, log: str, env: dict[str, str] | None = None, stop_at: int = 0
+    ) -> ForkServerProcess:
+        """Start a stage with another output folder."""
+        argv = list(self.steps[name].argv[1:])
+        argv[argv.index("--output_dir") + 1] = str(output)
+        with socket.create_server(("127.0.0.1", 0)) as probe:
+            port = probe.getsockname()[1]
+        env = {"TMPDIR": str(self.folder), **(env or {})}
+        process = self.context.Process(target=freezing.run, args=(argv, port, self.folder / log, env, stop_at))
+        process.start()
+        return process
+
+    def made(self, name: str) -> Step:
+        """A stage whose artifact is there, made if it was not."""
+        step = self.steps[name]
+        if artifact.finished(step.options) is None:
+            for option in step.argv:
+                if option.startswith(str(self.folder / "made")) and not option.startswith(step.output_dir):
+                    before = next(s.name for s in self.steps.values() if option.startswith(s.output_dir))
+                    self.made(before)
+            self.ends(self.start(name, Path(step.output_dir), f"{name}.log"), f"{name}.log")
+            self.points[name] = (self.folder / f"{name}.points").read_text().splitlines()
+        return step
+
+    def beside(self, name: str, folder: str) -> Path:
+        """Another output folder of a stage, beside its inputs."""
+        return Path(self.steps[name].output_dir).with_name(folder)
+
+    def ends(self, process: ForkServerProcess, log: str, code: int | None = 0) -> int:
+        """Wait for the end of a process."""
+        process.join(120)
+        said = (self.folder / log).read_text()
+        assert process.exitcode is not None, said
+        assert code is None or process.exitcode == code, said
+        return process.exitcode
+
+
+def stopped(process: ForkServerProcess) -> bool:
+    """Wait until a process has stopped itself; False if it ended."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        try:
+            state = Path(f"/proc/{process.pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+        except FileNotFoundError:
+            return False
+        if state in "TZ":
+            return state == "T"
+        time.sleep(0.02)
+    return False
+
+
+def everything(folder: Path) -> dict[str, str]:
+    """What a folder holds, by name; leases are left out, which whoever comes late may take."""
+    found = {}
+    for place in sorted(folder.rglob("*")):
+        if not place.name.startswith("_lease"):
+            content = "folder" if place.is_dir() else hashlib.sha256(place.read_bytes()).hexdigest()
+            found[str(place.relative_to(folder))] = content
+    return found
+
+
+@contextlib.contextmanager
+def frozen(
+    small: Small, name: str, output: Path, stop_at: int, env: dict[str, str] | None = None
+) -> Iterator[ForkServerProcess]:
+    """A stage that has stopped itself at a point."""
+    process = small.start(name, output, "frozen.log", env, stop_at)
+    try:
+        assert stopped(process), (small.folder / "frozen.log").read_text()
+        yield process
+    finally:
+        process.kill()
+        process.join()
+
+
+def thaw(small: Small, process: ForkServerProcess, output: Path) -> str:
+    """Let a frozen holder go on beside the finished artifact of its follower; what happened."""
+    before = everything(output)
+    assert process.pid is not None
+    os.kill(process.pid, signal.SIGCONT)
+    code = small.ends(process, "frozen.log", code=None)
+    said = (small.folder / "frozen.log").read_text()
+    after = everything(output)
+    assert after == before, {n: (before.get(n), after.get(n)) for n in {*before, *after} if before.get(n) != after.get(n)}
+    assert code in (0, 75), said
+    assert "Traceback" not in said, said
+    assert code == 0 or "lost the lease" in said, said
+    return f"{code} {'lost the lease' if code else 'saw the marker'}"
+
+
+def tell(name: str, points: list[str], number: int, happened: str) -> None:
+    """A line of the table."""
+    print(f"{name:16} {number:3} of {len(points):3}  {points[number - 1]:36} {happened}", flush=True)
+
+
+def chosen(points: list[str], full: bool, before: str) -> list[int]:
+    """Numbers of points: all of them, or that between the last look and a rename."""
+    return list(range(1, len(points) + 1)) if full else [points.index(before)]
+
+
+FULL = pytest.mark.parametrize(
+    "full", [False, pytest.param(True, marks=pytest.mark.long)], ids=["before-it-ends", "everywhere"]
+)
+
+
+@FULL
+@pytest.mark.parametrize("name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.long) for n in STAGES])
+def test_a_thawed_holder_changes_nothing(small: Small, name: str, full: bool) -> None:
+    small.made(name)
+    for number in chosen(small.points[name], full, "putting _SUCCESS.json"):
+        output = small.beside(name, f"{name}-{number}")
+        with frozen(small, name, output, number) as holder:
+            small.ends(small.start(name, output, "follower.log"), "follower.log")
+            tell(name, small.points[name], number, thaw(small, holder, output))
