@@ -109,7 +109,8 @@ def _claim(folder: Path, inputs: dict[str, dict[str, Any]]) -> None:
 
 def _run_here(options: Options, folder: Path, inputs: dict[str, dict[str, Any]]) -> None:
     pod, _ = workers.pod()
-    with Lease(folder, f"lease-{pod}" if pod else "lease") as lease, stop.before_the_end(lease.release):
+    lease = Lease(folder, f"lease-{pod}" if pod else "lease")
+    with stop.before_the_end(lease.release), lease:
         if artifact.finished(options):
             return  # Another process made it while this one waited for the lease.
         file = f"_attempts-{pod}.json" if pod else attempts.FILE
@@ -138,7 +139,8 @@ def work(verb: str, argv: list[str]) -> int:
     inputs = json.loads(Path(os.environ[agent.INPUTS]).read_text(encoding="utf-8"))
     folder = Path(options.output_dir)
     first = os.environ["RANK"] == "0"
-    with Lease(folder) if first else contextlib.nullcontext() as lease, stop.before_the_end(lease.release if lease else None):
+    lease = Lease(folder) if first else None
+    with stop.before_the_end(lease.release if lease else None), lease or contextlib.nullcontext():
         if first and artifact.finished(options):
             raise NotReadyError(f"{folder}: another process finished it meanwhile")  # The agent sees it, and ends with 0.
         started = float(os.environ[STARTED])

@@ -197,12 +197,12 @@ class Lease:
             descriptor = os.open(self._place(token), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
         except FileExistsError:
             return False
+        self.token = token  # At once: a process that is stopped from here on releases it.
         try:
             os.pwrite(descriptor, self._text("held"), 0)
         finally:
             os.close(descriptor)
         sync(self.folder)
-        self.token = token
         return True
 
     def _fence(self) -> None:

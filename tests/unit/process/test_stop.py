@@ -155,20 +155,26 @@ sys.modules["minima.stages.convert"] = module
 """
 
 
-def test_a_stopped_stage_gives_its_folder_free_and_used_up_no_attempt(tmp_path: Path) -> None:
+FENCING = """
+from minima.workspace.lease import Lease
+Lease._fence = lambda lease: (print("ready", flush=True), time.sleep(60))
+"""
+
+
+@pytest.mark.parametrize("also", ["", FENCING], ids=["while it works", "while it takes its lease"])
+def test_a_stopped_stage_gives_its_folder_free_and_used_up_no_attempt(tmp_path: Path, also: str) -> None:
     (tmp_path / "sitecustomize.py").write_text(HANGING)
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "config.json").write_text("{}")
     words = ["convert", "--layer", "1", "--hidden", "8", "--head", "2", "--intermediate", "8", "--max_attempts", "1"]
     words += ["--model_name_or_path", str(tmp_path / "model"), "--output_dir", str(tmp_path / "out")]
     env = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    main = f"import sys, time\nfrom minima import __main__\nsys.argv[1:] = {words}\n"
     for _ in range(3):
-        code, _, error = stopped(
-            "",
-            signal.SIGTERM,
-            begin=f"import sys\nfrom minima import __main__\nsys.argv[1:] = {words}\n__main__.main()\n",
-            env=env,
-        )
+        code, _, error = stopped("__main__.main()\n", signal.SIGTERM, begin=main + also, env=env)
         assert code == 143, error
         assert "waiting up to" not in error
-    assert json.loads((tmp_path / "out" / attempts.FILE).read_text())["attempts"] == 0
+    newest = max((tmp_path / "out").glob("_lease*.json"))
+    assert json.loads(newest.read_text())["state"] == "released"
+    if not also:
+        assert json.loads((tmp_path / "out" / attempts.FILE).read_text())["attempts"] == 0
