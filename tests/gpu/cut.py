@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import PreTrainedTokenizerFast
@@ -36,6 +37,8 @@ def run(place: Place) -> Iterator[Row]:
     rows = np.random.default_rng(0).integers(3, whole.vocab_size, (EXAMPLES if place.gpu else 4, length))
     records.write(folder / "random.tfrecord", [{"indices": ids} for ids in rows])
     del model
+    if place.gpu:
+        torch.cuda.empty_cache()  # The stage is another process.
 
     prune = Prune(
         output_dir=str(folder / "pruned"),
