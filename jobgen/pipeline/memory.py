@@ -62,7 +62,6 @@ def training(options: Training, model: Shape, teacher: Shape | None, *, processe
     """
     width = _width(options.use_bf16)
     gradient = width + ACCUMULATED_BYTES if options.use_bf16 else width
-    head = model.vocab_size * model.hidden
     rank = options.lora_r if isinstance(options, Finetune) else 0
     trained = model.lora_parameters(rank) if rank else model.parameters
     logits = options.loss_chunk_size * model.vocab_size * LOGIT_BYTES * (2 if teacher else 1)
@@ -73,7 +72,7 @@ def training(options: Training, model: Shape, teacher: Shape | None, *, processe
     evaluation = options.per_device_eval_batch_size * options.max_seq_length * _forward(model, width)
     copied = ACCUMULATED_BYTES * trained / processes if options.use_bf16 else 0
     return Memory(
-        weights=width * (model.parameters + (trained - head if rank else 0)),
+        weights=width * (model.parameters + (trained if rank else 0)),  # The frozen output layer stays beside the trained one.
         gradients=gradient * trained / (processes if zero_stage >= 2 else 1),
         optimizer=OPTIMIZER_BYTES * trained / processes,
         teacher=width * teacher.parameters if teacher else 0,

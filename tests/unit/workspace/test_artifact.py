@@ -46,6 +46,7 @@ def test_the_marker_is_found_and_says_what_was_made(tmp_path: Path, options: Con
     marker = make(tmp_path / "out", options)
     assert artifact.finished(options) == marker
     assert marker["metrics"] == {"parameters": 7}
+    assert set(marker["execution"]) == {"output_dir", "verify", "max_attempts"}  # type: ignore[call-overload]
     assert list(marker["files"]) == ["model.safetensors"]  # type: ignore[call-overload]
     assert marker["key"] == artifact.key(options, {"model_name_or_path": f"${{workspace}}/{tmp_path.name}/llama"})
 

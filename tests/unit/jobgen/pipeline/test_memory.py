@@ -15,9 +15,11 @@ from jobgen.pipeline import memory
 from minima.models import pretrained
 from minima.models.shape import Shape
 from minima.options import Adapt, Distill, Finetune
+from minima.stages.finetune import with_adapters
 from minima.training.group import Group
 from minima.training.loss import cross_entropy
 from minima.training.steps import Steps
+from tests.unit import tiny
 from tests.unit.training import runs
 
 CPU = torch.device("cpu")
@@ -108,6 +110,54 @@ def test_one_process_holds_what_the_step_of_its_optimizer_copies() -> None:
     short = dataclasses.replace(DISTILL, max_seq_length=128, per_device_eval_batch_size=1)
     found = memory.training(short, STUDENT, TEACHER, processes=1, zero_stage=1)
     assert found.total - found.teacher == pytest.approx(24 * STUDENT.parameters)
+
+
+def test_the_weights_of_lora_are_those_of_peft() -> None:
+    made = Finetune(output_dir="/o", model_name_or_path="/m", train_record_path_or_regex="/r", lora_r=4)
+    llama = tiny.llama()
+    found = memory.training(made, pretrained.shape(llama.config), None, processes=1, zero_stage=1)
+    assert found.weights == 4 * sum(p.numel() for p in with_adapters(llama, made).parameters())
+
+
+def saved_per_token(*, recompute: bool) -> float:
+    """Bytes that autograd keeps of each token in four layers, of a forward pass in fp32."""
+    llama = tiny.llama(layers=4, hidden=64, kv_heads=4, intermediate=172).train()
+    if recompute:
+        llama.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
+    weights = {p.untyped_storage().data_ptr() for p in llama.parameters()}
+    kept: dict[int, torch.Tensor] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        place = tensor.untyped_storage().data_ptr()
+        if place not in weights:
+            kept[place] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        llama.model(input_ids=torch.arange(64).reshape(2, 32), use_cache=False)
+    return sum(one.untyped_storage().nbytes() for one in kept.values()) / 64
+
+
+def test_activations_are_what_autograd_keeps() -> None:
+    """Roughly: an estimate may be a half above, never below what is kept of the layers, or of one that is computed again."""
+    shape = pretrained.shape(tiny.llama(layers=4, hidden=64, kv_heads=4, intermediate=172).config)
+
+    def estimate(micro: int, *, recompute: bool) -> float:
+        made = Adapt(
+            output_dir="/o",
+            model_name_or_path="/m",
+            record_path_or_regex="/r",
+            max_seq_length=32,
+            per_device_train_batch_size=micro,
+            per_device_eval_batch_size=1,
+            use_act_ckpt=recompute,
+        )
+        return memory.training(made, shape, None, processes=1, zero_stage=1).activations
+
+    layers = saved_per_token(recompute=False)
+    for recompute, kept in ((False, layers), (True, saved_per_token(recompute=True) + layers / 4)):
+        found = (estimate(4, recompute=recompute) - estimate(2, recompute=recompute)) / (2 * 32)
+        assert kept <= found <= 1.5 * kept
 
 
 def test_evaluation_may_need_more_than_training() -> None:
