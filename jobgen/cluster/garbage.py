@@ -166,7 +166,7 @@ def _watch(cluster: Cluster, name: str) -> int:
     while True:
         pods = cluster.conductor_pods(name)
         if pods and pods[-1].status.phase != "Pending" and not read:
-            for line in cluster.follow(pods[-1]):
+            for line in cluster.follow(pods[-1], COMPONENT):
                 print(line, flush=True)
             read = True
         with told(f"read {name}"):

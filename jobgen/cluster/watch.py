@@ -89,7 +89,8 @@ def _end(screen: Screen, name: str, over: str, now: State | None, pods: list[Any
         results = {stage.stage: stage.result for stage in now.stages if stage.result} if now else {}
         if now:
             took = duration(now.time - now.since)
-            screen.say(f"all {len(now.stages)} stages are finished, after {took}")
+            left_out = any(stage.state == WAITING for stage in now.stages)  # By --until or --only.
+            screen.say(f"{'' if left_out else 'all '}{len(results)} stages are finished, after {took}")
         print(report(results) if results else f"{name} is finished; its log has the report", flush=True)
         return 0
     code, words = last_words(pods) or (BUG, "its pod is gone")

@@ -16,7 +16,7 @@ from tests.cluster.conftest import execute, short, wait
 
 pytestmark = [pytest.mark.cluster]
 Jobgen = Callable[..., subprocess.CompletedProcess[str]]
-STEPS = 400
+STEPS = 150
 """Of `distill`: more than it does until it is stopped."""
 
 
@@ -77,7 +77,7 @@ def test_stop_and_one_stage_alone(cluster: Any, pipeline: Path, jobgen: Jobgen) 
     assert watching.wait(60) != 0
     assert "nothing of short is at work" in jobgen("stop", str(pipeline)).stderr
     done = jobgen("run", str(pipeline), "--only", "distill", "--verbose")
-    trained = [int(step) for step in re.findall(rf"step (\d+)/{STEPS}", done.stdout + done.stderr)]
+    trained = [int(step) for step in re.findall(r"step (\d+)/", done.stdout + done.stderr)]
     assert trained[0] > 1  # From the checkpoint.
     assert row(jobgen)["state"] == "finished"
 

@@ -212,6 +212,19 @@ def test_gc_is_refused_while_another_version_is_at_work(what: str, monkeypatch: 
     assert there.log == []
 
 
+def test_what_the_pod_of_gc_says_is_read_from_its_own_container(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    there = Namespace()
+    made = garbage.objects(PIPELINE, "short-gc-1", yes=False)[0]["spec"]["template"]["spec"]["containers"]
+    ended = SimpleNamespace(status=SimpleNamespace(phase="Succeeded"), metadata=SimpleNamespace(name="pod"))
+    monkeypatch.setattr(there, "pods", lambda selector: [ended])
+    monkeypatch.setattr(there, "follow", lambda pod, container: iter([f"said by {container}"]), raising=False)
+    monkeypatch.setattr(there, "read_namespaced_job", lambda *_, **__: conducting("x", "Complete"), raising=False)
+    assert garbage._watch(there, "short-gc-1") == 0  # type: ignore[arg-type]
+    assert capsys.readouterr().out.splitlines() == [f"said by {made[0]['name']}"]
+
+
 def test_the_pod_of_gc_is_the_conductors_without_its_rights() -> None:
     conducted = conductor.objects(PIPELINE)[-1]["spec"]["template"]["spec"]
     for yes in (False, True):
