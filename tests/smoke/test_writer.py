@@ -17,6 +17,7 @@ import yaml
 
 from jobgen.pipeline.plan import Step, plan
 from jobgen.pipeline.spec import load
+from minima.process.workers import POD_COUNT, POD_INDEX
 from minima.workspace import artifact
 from tests.smoke import freezing
 
@@ -33,7 +34,7 @@ TRAINING = {"max_steps": 6, "save_interval": 2, "log_interval": 2, "global_batch
 STAGES = list(yaml.safe_load(SMOKE.read_text())["stages"])
 """Those of the smoke pipeline: every verb, finetune twice."""
 QUICK = ("init-model", "expand-vocab", "adapt")
-"""What runs in every test: files, a folder's weights, checkpoints and logs."""
+"""What runs in every test: files, a folder's weights, checkpoints and logs. With build-data's pods below."""
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +86,16 @@ class Small:
     def beside(self, name: str, folder: str) -> Path:
         """Another output folder of a stage, beside its inputs."""
         return Path(self.steps[name].output_dir).with_name(folder)
+
+    def points_of_pods(self) -> list[list[str]]:
+        """The points of each of two pods that share build-data."""
+        logs = [f"pod-{n}.log" for n in (0, 1)]
+        if not (self.folder / logs[0]).exists():
+            output = self.beside("build-data", "pods")
+            pods = [self.start("build-data", output, log, pod(n)) for n, log in enumerate(logs)]
+            for process, log in zip(pods, logs, strict=True):
+                self.ends(process, log)
+        return [(self.folder / log).with_suffix(".points").read_text().splitlines() for log in logs]
 
     def ends(self, process: ForkServerProcess, log: str, code: int | None = 0) -> int:
         """Wait for the end of a process."""
@@ -172,3 +183,35 @@ def test_a_thawed_holder_changes_nothing(small: Small, name: str, full: bool) ->
         with frozen(small, name, output, number) as holder:
             small.ends(small.start(name, output, "follower.log"), "follower.log")
             tell(name, small.points[name], number, thaw(small, holder, output))
+
+
+def pod(index: int, count: int = 2) -> dict[str, str]:
+    """What tells a pod of build-data which one it is."""
+    return {POD_INDEX: str(index), POD_COUNT: str(count)}
+
+
+@FULL
+@pytest.mark.parametrize("index", [0, 1])
+def test_a_thawed_pod_changes_nothing(small: Small, index: int, full: bool) -> None:
+    """Of two that share a stage; the other one goes on, and the follower has the number of the frozen one."""
+    small.made("expand-vocab")
+    points = small.points_of_pods()[index]
+    before = ["putting _SUCCESS.json", "putting .span-00001-of-00003.json"][index]
+    for number in chosen(points, full, before):
+        output = small.beside("build-data", f"pod-{index}-{number}")
+        other = small.start("build-data", output, "other.log", pod(1 - index))
+        with frozen(small, "build-data", output, number, pod(index)) as holder:
+            small.ends(small.start("build-data", output, "follower.log", pod(index)), "follower.log")
+            small.ends(other, "other.log")
+            tell(f"build-data/{index}", points, number, thaw(small, holder, output))
+
+
+def test_a_thawed_pod_of_a_larger_number_changes_nothing(small: Small) -> None:
+    """Nobody has its number again; the one that writes the marker shuts it out."""
+    small.made("expand-vocab")
+    points = small.points_of_pods()[1]
+    number = points.index("putting train-00001-of-00003.tfrecord")
+    output = small.beside("build-data", "fewer")
+    with frozen(small, "build-data", output, number, pod(1)) as holder:
+        small.ends(small.start("build-data", output, "follower.log"), "follower.log")
+        tell("build-data/1", points, number, thaw(small, holder, output))
