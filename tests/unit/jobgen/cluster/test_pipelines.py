@@ -218,7 +218,7 @@ def test_what_the_pod_of_gc_says_is_read_from_its_own_container(
     there = Namespace()
     made = garbage.objects(PIPELINE, "short-gc-1", yes=False)[0]["spec"]["template"]["spec"]["containers"]
     ended = SimpleNamespace(status=SimpleNamespace(phase="Succeeded"), metadata=SimpleNamespace(name="pod"))
-    monkeypatch.setattr(there, "pods", lambda selector: [ended])
+    monkeypatch.setattr(there, "conductor_pods", lambda name: [ended], raising=False)
     monkeypatch.setattr(there, "follow", lambda pod, container: iter([f"said by {container}"]), raising=False)
     monkeypatch.setattr(there, "read_namespaced_job", lambda *_, **__: conducting("x", "Complete"), raising=False)
     assert garbage._watch(there, "short-gc-1") == 0  # type: ignore[arg-type]
