@@ -121,11 +121,11 @@ def test_a_failed_stage_ends_it_with_its_last_words_and_a_fix_goes_on(
     cluster: Any, done: Path, jobgen: Jobgen, folder: Path
 ) -> None:
     document = yaml.safe_load(done.read_text())
-    document["stages"]["build-data"]["options"]["text_key"] = "txt"
+    document["stages"]["build-data"]["options"]["text_key"] = ["txt"]
     broken = folder / "broken.yaml"
     broken.write_text(yaml.safe_dump(document, sort_keys=False))
     failed = jobgen("run", str(broken), code=65)
-    assert "did you mean 'text'?" in failed.stderr.splitlines()[-1]
+    assert "did you mean 'text'?" in failed.stderr
     found = parse(jobgen("status", str(broken), "--output", "json").stdout)
     assert found is not None
     assert [each.state for each in found.stages] == ["finished", "failed", "waiting"]
