@@ -6,6 +6,8 @@ import multiprocessing
 import os
 import signal
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from multiprocessing.context import ForkServerProcess
@@ -215,3 +217,46 @@ def test_a_thawed_pod_of_a_larger_number_changes_nothing(small: Small) -> None:
     with frozen(small, "build-data", output, number, pod(1)) as holder:
         small.ends(small.start("build-data", output, "follower.log"), "follower.log")
         tell("build-data/1", points, number, thaw(small, holder, output))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("moment", [2.0, 5.0, 8.0, 11.0, 14.0, 17.0, 20.0])
+def test_a_thawed_group_changes_nothing(small: Small, moment: float) -> None:
+    """All processes of a training pod, with torchrun's agent and two workers, stopped at any moment."""
+    small.made("adapt")
+    output = small.beside("adapt", f"group-{moment}")
+    argv = list(small.steps["adapt"].argv)
+    argv[argv.index("--output_dir") + 1] = str(output)
+    command = [sys.executable, "-m", "minima", *argv[1:]]
+    env = {**os.environ, "PET_NPROC_PER_NODE": "2", "PET_NNODES": "1"}
+    holder = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    with holder:
+        time.sleep(moment)
+        group = stop_all(holder.pid)
+        follower = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+        assert follower.returncode == 0, follower.stderr
+        before = everything(output)
+        for process in group:
+            os.kill(process, signal.SIGCONT)
+        said, _ = holder.communicate(timeout=180)
+    assert everything(output) == before
+    assert holder.returncode in (0, 75), said
+    assert "Traceback" not in said, said
+    print(f"adapt, 2 workers, {len(group)} processes stopped at {moment} s: {holder.returncode}")
+
+
+def stop_all(first: int) -> set[int]:
+    """Stop a process and all that come from it; their ids, parents before children."""
+    found: dict[int, None] = {}
+    while True:
+        new = [p for p in (first, *(c for parent in found for c in children(parent))) if p not in found]
+        if not new:
+            return set(found)
+        for process in new:
+            os.kill(process, signal.SIGSTOP)
+            found[process] = None
+
+
+def children(parent: int) -> list[int]:
+    """The children of a process."""
+    return [int(c) for task in Path(f"/proc/{parent}/task").glob("*") for c in (task / "children").read_text().split()]
