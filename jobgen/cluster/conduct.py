@@ -12,7 +12,7 @@ from pathlib import Path
 
 from jobgen.artifacts import ASIDE, check_outside_inputs, set_aside
 from jobgen.cluster.changes import Changes
-from jobgen.cluster.namespace import RETRIES, Cluster, NoOperatorError, RefusedError
+from jobgen.cluster.namespace import ENDED, RETRIES, Cluster, NoOperatorError, RefusedError, state
 from jobgen.cluster.stages import Stages
 from jobgen.cluster.state import (
     FAILED,
@@ -134,6 +134,7 @@ class _Conductor(Stages):
         """Look at everything once and start what can start; the exit code when there is nothing left to do."""
         self.check_superseded()
         jobs = self.cluster.jobs(f"minima/pipeline={self.pipeline.name}")
+        self.patience.remember(job for job in jobs if state(job) not in ENDED)
         for step in self.steps:
             if self.is_ready(step) and (not self.failed or step.name in self.watched):
                 self.advance(step, jobs)

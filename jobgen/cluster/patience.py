@@ -1,7 +1,7 @@
 """How long jobs have waited, and for what: the cluster is asked for more only where a pod does not simply run."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -92,8 +92,13 @@ class Patience:
         return any(known.since is not None for known in self._known.values())
 
     def forget(self, job: Mapping[str, Any]) -> None:
-        """It is gone."""
+        """It is being deleted."""
         self._known.pop(job["metadata"]["uid"], None)
+
+    def remember(self, jobs: Iterable[Mapping[str, Any]]) -> None:
+        """These are left: all others have ended, or are gone."""
+        uids = {job["metadata"]["uid"] for job in jobs}
+        self._known = {uid: known for uid, known in self._known.items() if uid in uids}
 
     def _of(self, job: Mapping[str, Any]) -> _Known:
         return self._known.setdefault(job["metadata"]["uid"], _Known())

@@ -16,6 +16,10 @@ PATIENCE = 120.0
 """Seconds in which a registry may come back, or somebody make what is missing, before a job is given up."""
 FORGOTTEN = 1200.0
 """Seconds after which an event tells of the past: the operator tries again at least this often."""
+HOPELESS = ("forbidden", "invalid", "denied", "is not allowed")
+"""Words of a refusal that comes again; any other may pass, such as a timeout of the cluster's own."""
+TEMPORARY = ("insufficient unused quota", "more needed", "couldn't change flavor")
+"""Kueue's words for a flavor that may have room later; it says them in one line with those of all other flavors."""
 QUEUE = "kueue.x-k8s.io/queue-name"
 
 
@@ -51,7 +55,9 @@ def refusal(event: Any, what: str) -> Wait:
         "violates PodSecurity": ("jobgen's pods meet `restricted`: find what changes them, such as a mutating webhook", USAGE),
         "error looking up service account": ("make it, or run `jobgen run` again, which does", NOT_READY),
     }
-    default = ("change the pool or the image as these words say, or ask the cluster's admin", USAGE)
+    default = ("it is tried again; if it stays so, ask the cluster's admin", 0)
+    if any(words in event.message for words in HOPELESS):
+        default = ("change the pool or the image as these words say, or ask the cluster's admin", USAGE)
     remedy, code = next((value for words, value in remedies.items() if words in said), default)
     if said.startswith("exceeded quota") and _too_much(said):
         remedy, code = "that is more than the whole quota: make the pool smaller, or ask for more", USAGE
@@ -89,7 +95,7 @@ def in_queue(job: Mapping[str, Any], pods: Sequence[Any], workload: Mapping[str,
         yield Wait(
             words=f"{words}; make it (manifests/queues has an example), or correct the pool's `queue`", exit_code=NOT_READY
         )
-    elif "> maximum capacity" in said:
+    elif "> maximum capacity" in said and not any(words in said for words in TEMPORARY):
         yield Wait(
             words=f"{words}; the queue can never hold it: make the pool smaller, or name another `queue`", exit_code=USAGE
         )

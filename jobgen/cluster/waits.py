@@ -95,11 +95,12 @@ def of_pod(pod: Any, events: Iterable[Any], *, now: float, container: str = CONT
         return None
     containers = [*(status.init_container_statuses or []), *(status.container_statuses or [])]
     over = next((c.state.terminated for c in containers if c.name == container and c.state.terminated), None)
-    left = [c.name for c in containers if c.name != container and c.state.running]
+    # An init container that runs beside it is ended by the kubelet.
+    left = [c.name for c in status.container_statuses or [] if c.name != container and c.state.running]
     if over and left:
         return _kept(name, container, over, left, now)
-    if any(c.state.running and c.ready for c in containers) and _condition(pod, "Ready") == "False":
-        # Only the node's controller says that: the kubelet would take back the container's readiness too.
+    if _condition(pod, "ContainersReady") == "True" and _condition(pod, "Ready") == "False":
+        # Only the node's controller says that: the kubelet would take back the containers' readiness too.
         return Wait(words=lost)
     for each in containers:
         if each.state.waiting and (wait := _not_begun(name, each.state.waiting, own, age)):
@@ -142,15 +143,16 @@ def _not_begun(name: str, waiting: Any, own: list[Any], age: float) -> Wait | No
             words=f"{name}: {waiting.reason}: {message}; make what is missing in the namespace, or mend what asks for it",
             exit_code=NOT_READY,
         )
-    if said := max((e for e in own if e.type == "Warning"), key=when, default=None):
+    # Some have whole seconds only: in the same one, what went wrong came before what goes on.
+    said = max(own, key=lambda event: (int(when(event)), event.type == "Normal", when(event)), default=None)
+    if said and said.type == "Warning":
         missing = re.search(r'(?:configmap|secret|persistentvolumeclaim) ".*" not found', said.message)
         remedy = (
             "make it in the namespace, or mend what asks for it" if missing else f"`kubectl describe pod {name}` shows more"
         )
         return Wait(words=f"{name}: {said.reason}: {said.message}; {remedy}", exit_code=NOT_READY if missing else 0)
     if age > SILENT:
-        last = max(own, key=when, default=None)
-        return Wait(words=f"{name}: {last.message if last else waiting.reason}")
+        return Wait(words=f"{name}: {said.message if said else waiting.reason}")
     return None
 
 

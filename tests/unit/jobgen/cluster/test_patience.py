@@ -136,6 +136,25 @@ def test_a_failure_does_not_leave_a_loop_behind(
     assert capsys.readouterr().err.count("build-data: ") == 2  # Its command line, and that it failed, once.
 
 
+@pytest.mark.parametrize("end", ["failed", "finished", "deleted"])
+def test_nothing_is_stopped_any_more_when_what_waited_has_ended(
+    pipeline: Pipeline, steps: list[plan.Step], clock: list[float], end: str
+) -> None:
+    """One stage fails, and another one, whose image could not be had, ends of itself before it is given up."""
+    steps[1] = dataclasses.replace(steps[1], needs=())
+    cluster = Waiting(steps, {"init-model": "image"}, {"init-model": "Created", "build-data": "Failed"})
+    conductor = conducted(pipeline, cluster)
+    for _ in range(3):
+        assert conductor.look() is None
+    cluster.cases = {}
+    cluster.there = [job for job in cluster.there if job["metadata"]["labels"]["minima/stage"] != "init-model"]
+    if end != "deleted":
+        cluster.put(conductor.objects["init-model"], {"failed": "Failed", "finished": "Succeeded"}[end])
+    if end == "finished":
+        make(steps[0])
+    assert conductor.look() == 65
+
+
 def test_a_failure_leaves_what_may_come_of_itself_alone(
     pipeline: Pipeline, steps: list[plan.Step], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -5,7 +5,7 @@ That a cluster says the same today is for tests/cluster/test_waits.py.
 
 import json
 import math
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -139,6 +139,14 @@ def test_the_words_and_whether_waiting_can_help(case: str, exit_code: int, words
             64,
             'its pods are refused: admission webhook "w" denied the request: no;',
         ),
+        (
+            'pods "x" is forbidden: no PriorityClass with name p was found',
+            64,
+            "refused: no PriorityClass with name p was found;",
+        ),
+        ('Pod "x" is invalid: spec.priority: Required value', 64, "its pods are refused: Pod"),
+        ("etcdserver: request timed out", 0, "its pods are refused: etcdserver: request timed out; it is tried again"),
+        ("words of a later version", 0, "it is tried again; if it stays so, ask the cluster's admin"),
         ('Internal error occurred: failed calling webhook "w": refused', 0, "the program behind that webhook does not answer"),
     ],
 )
@@ -150,6 +158,70 @@ def test_the_words_of_other_refusals(message: str, exit_code: int, words: str) -
     assert found is not None
     assert words in found.words
     assert found.exit_code == exit_code
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        "insufficient unused quota for cpu in flavor big, 20m more needed",
+        "insufficient unused quota for cpu in flavor big",
+        "couldn't change flavor from: small to: big",
+    ],
+)
+def test_a_queue_of_which_one_flavor_is_too_small_and_another_is_full(other: str) -> None:
+    workload = json.loads(json.dumps(RECORDED["queue3"]["workload"]))
+    (condition,) = workload["status"]["conditions"]
+    condition["message"] += f", {other}"
+    found = of("queue3", workload=workload)
+    assert found is not None
+    assert "> maximum capacity" in found.words
+    assert "`kubectl get workloads` shows who is before it" in found.words
+    assert found.exit_code == 0
+
+
+@pytest.mark.parametrize(("later", "exit_code"), [(-1, 75), (0, 0), (60, 0)])
+def test_what_was_missing_and_came_in_time_is_no_fault(later: int, exit_code: int) -> None:
+    """Then a big image is pulled, for as long as that takes; events of the cluster's own have whole seconds."""
+    events = recorded("configmap")["events"]
+    pulling = recorded("image")["events"][1]
+    (mount,) = (event for event in events if event.reason == "FailedMount")
+    pulling.involved_object = mount.involved_object
+    pulling.last_timestamp = mount.last_timestamp + timedelta(seconds=later)
+    for order in ([*events, pulling], [pulling, *events]):
+        found = of("configmap", events=order, now=AT + 600)
+        assert found is not None
+        assert found.exit_code == exit_code
+        assert ("Pulling image" in found.words) == (exit_code == 0)
+
+
+def test_a_ready_container_beside_one_without_an_image_is_no_lost_node() -> None:
+    """Native, or not: the kubelet says that the pod is not ready, as the node's controller would."""
+    for place in ("init_container_statuses", "container_statuses"):
+        (pod,) = recorded("image")["pods"]
+        setattr(pod.status, place, [_proxy(), *(getattr(pod.status, place) or [])])
+        assert of("image", pods=[pod]) == of("image"), place
+
+
+def test_a_container_beside_it_that_is_not_ready_is_no_lost_node() -> None:
+    (pod,) = recorded("dead")["pods"]
+    proxy = _proxy()
+    proxy.ready = False
+    pod.status.container_statuses.append(proxy)
+    next(c for c in pod.status.conditions if c.type == "ContainersReady").status = "False"
+    assert of("dead", pods=[pod], events=[]) is None
+
+
+def test_a_native_sidecar_does_not_keep_its_pod() -> None:
+    (pod,) = recorded("sidecar")["pods"]
+    pod.status.init_container_statuses = [_proxy()]
+    pod.status.container_statuses = [c for c in pod.status.container_statuses if c.name != "proxy"]
+    assert of("sidecar", pods=[pod]) is None
+
+
+def _proxy() -> Any:
+    """A container that runs and is ready."""
+    (pod,) = recorded("sidecar")["pods"]
+    return next(c for c in pod.status.container_statuses if c.name == "proxy")
 
 
 def test_every_recorded_case_is_looked_at() -> None:
