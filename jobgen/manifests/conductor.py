@@ -2,11 +2,12 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from jobgen.manifests import render
 from jobgen.manifests.render import CONDUCTOR
-from jobgen.pipeline import fragment
+from jobgen.pipeline import fragment, level
 from jobgen.pipeline.pipeline import Pipeline
 from jobgen.pipeline.plan import ALL, Part
 from minima.errors import PERMANENT, UsageError
@@ -173,11 +174,13 @@ def _job_spec(pipeline: Pipeline, labels: dict[str, str], held: str, words: list
         ],
     }
     # What all pods of the pipeline have, but for what is of a stage's container and account.
-    everywhere = dict(pipeline.fragment.template.get("spec") or {})
-    of_pipeline = {**pipeline.fragment.template, "spec": {k: v for k, v in everywhere.items() if k not in NOT_ITS_OWN}}
     template: dict[str, Any] = {"metadata": {"labels": dict(labels)}, "spec": pod}
-    for each in (of_pipeline, conductor.fragment.template):
+    own = template
+    for each in (*map(_for_all, pipeline.fragment.templates), *conductor.fragment.templates):
         template = fragment.merge(template, each)
+    if names := level.changed(own, template, CONDUCTOR):
+        place = pipeline.place("conductor")
+        raise UsageError(f"{place}: pod: {', '.join(names)} would not be what jobgen needs; leave it as it is")
     if wrong := [f"pod.{'.'.join(where)}: {what}" for where, what in fragment.lacks(template)]:
         raise UsageError("\n".join(f"{pipeline.place('conductor')}: {text}" for text in wrong))
     return {
@@ -191,6 +194,12 @@ def _job_spec(pipeline: Pipeline, labels: dict[str, str], held: str, words: list
         },
         "template": template,
     }
+
+
+def _for_all(template: Mapping[str, Any]) -> dict[str, Any]:
+    """What of the whole pipeline's template is of the conductor's pod too."""
+    spec = {key: value for key, value in (template.get("spec") or {}).items() if key not in NOT_ITS_OWN}
+    return {**template, "spec": spec}
 
 
 def _field(name: str, path: str) -> dict[str, Any]:

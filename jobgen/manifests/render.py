@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from jobgen.manifests import checks
-from jobgen.pipeline import fragment
+from jobgen.pipeline import fragment, level
 from jobgen.pipeline.pipeline import CONTAINER, KEY_LENGTH, NAME, NAMESPACE, Pipeline
 from jobgen.pipeline.plan import Step, plan
 from jobgen.pipeline.pools import GPU, amount
@@ -166,9 +166,13 @@ def _template(pipeline: Pipeline, step: Step, labels: dict[str, str]) -> dict[st
         UsageError: what they say together lacks something that Kubernetes requires.
     """
     made: dict[str, Any] = {"metadata": {"labels": dict(labels), "annotations": _STAY}, "spec": _pod(pipeline, step)}
+    own = made
     for each in step.fragments:
-        made = fragment.merge(made, each.template)
+        for template in each.templates:
+            made = fragment.merge(made, template)
     place = pipeline.place("stages", step.name)
+    if names := level.changed(own, made, CONTAINER):
+        raise UsageError(f"{place}: pod: {', '.join(names)} would not be what jobgen needs; leave it as it is")
     if wrong := [f"{place}: pod.{'.'.join(where)}: {what}" for where, what in fragment.lacks(made)]:
         raise UsageError("\n".join(wrong))
     return made

@@ -3,7 +3,7 @@
 The schema is the published OpenAPI document, kept as data (`pod_schema.json`, which a test compares with a cluster's). The
 rules are those of strategic merge patches: maps are merged, lists that have a merge key by it, all others replaced; null
 removes, `$patch: delete` empties a map or removes a list's entry, `$patch: replace` forgets what stands below. One
-difference: where a volume gets another source the old one goes, for which Kubernetes wants a `$retainKeys` in the patch.
+difference: where a volume or a variable gets another source the old one goes, for which Kubernetes wants `$retainKeys`.
 """
 
 import copy
@@ -18,7 +18,13 @@ from typing import Any
 from minima.errors import did_you_mean
 
 SCHEMA = Path(__file__).with_name("pod_schema.json")
-SCHEDULING_POLICY = ("minAvailable", "minResources", "priorityClass", "queue", "scheduleTimeoutSeconds")
+SCHEDULING_POLICY = {
+    "minAvailable": int,
+    "minResources": dict,
+    "priorityClass": str,
+    "queue": str,
+    "scheduleTimeoutSeconds": int,
+}
 """Fields of the operator's `runPolicy.schedulingPolicy`, which some schedulers read."""
 DIRECTIVE = "$patch"
 DIRECTIVES = ("delete", "replace", "merge")
@@ -34,13 +40,14 @@ class Fragment:
     Attributes:
         labels: of the object and of its pods.
         annotations: likewise.
-        template: of its pods: `metadata` and `spec`, in Kubernetes' own words.
+        templates: of its pods: what its short words mean, and its `pod`; each is merged on its own, so that what it removes is
+            removed from all below.
         scheduling_policy: the operator's `runPolicy.schedulingPolicy`.
     """
 
     labels: Mapping[str, str] = field(default_factory=dict)
     annotations: Mapping[str, str] = field(default_factory=dict)
-    template: Mapping[str, Any] = field(default_factory=dict)
+    templates: tuple[Mapping[str, Any], ...] = ()
     scheduling_policy: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -81,8 +88,14 @@ def _problems(value: Any, node: Mapping[str, Any], path: Path_, *, whole: bool) 
         key = node.get("x-kubernetes-patch-merge-key")
         for number, item in enumerate(value):
             here = (*path, str(number))
-            if key and isinstance(item, dict) and item.get(key) is None and DIRECTIVE not in item:
-                yield here, f"found no {key}, by which entries of this list are merged; give one"
+            if item is None:
+                yield here, "found nothing; take the entry out"
+                continue
+            if key and isinstance(item, dict) and item.get(DIRECTIVE) != "replace":
+                if item.get(key) is None:
+                    yield here, f"found no {key}, by which entries of this list are merged; give one"
+                elif any(isinstance(old, dict) and old.get(key) == item[key] for old in value[:number]):
+                    yield here, f"found {key} {item[key]} twice in this list; take one out"
             yield from _problems(item, node["items"], here, whole=whole)
 
 
@@ -149,7 +162,7 @@ def mounts(templates: Iterable[Mapping[str, Any]]) -> list[str]:
     for template in templates:
         merged = merge(merged, template)
     containers = (merged.get("spec") or {}).get("containers") or []
-    return [mount["mountPath"] for one in containers for mount in one.get("volumeMounts") or [] if "mountPath" in mount]
+    return [mount["mountPath"].rstrip("/") for one in containers for mount in one.get("volumeMounts") or []]
 
 
 def _merged(base: Any, patch: Any, node: Mapping[str, Any]) -> Any:
@@ -168,6 +181,8 @@ def _merged(base: Any, patch: Any, node: Mapping[str, Any]) -> Any:
             else:
                 base[key] = _merged(base.get(key), value, properties.get(key) or node.get("additionalProperties", {}))
         return base
+    if node.get("is") == "Quantity" and not isinstance(patch, str):
+        return str(patch)
     if isinstance(patch, list) and "merge" in node.get("x-kubernetes-patch-strategy", ""):
         return _merged_list(base if isinstance(base, list) else [], patch, node)
     return copy.deepcopy(patch)
@@ -188,6 +203,8 @@ def _merged_list(base: list[Any], patch: list[Any], node: Mapping[str, Any]) -> 
         old = left.pop(item[key], {})
         if "retainKeys" in node["x-kubernetes-patch-strategy"]:  # A volume has one source: another takes its place.
             old = {name: value for name, value in old.items() if name in item}
+        if node["items"].get("$ref") == "EnvVar" and (item.get("value") is not None or item.get("valueFrom") is not None):
+            old = {}  # So has a variable.
         right.append(_merged(old, item, node["items"]))
     merged, rest = [], list(left.values())
     for item in right:

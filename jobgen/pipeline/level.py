@@ -26,6 +26,7 @@ HARMLESS_ENDS = {"PATH", "FILE", "DIR", "NAME", "ID", "URL"}
 SECRET_VALUE = re.compile(
     r"hf_\w{20,}|gh[pousr]_\w{20,}|sk-[\w-]{20,}|AKIA[0-9A-Z]{16}|eyJ[\w-]+\.eyJ.*|-----BEGIN .*", re.DOTALL
 )
+QUEUE = "kueue.x-k8s.io/queue-name"
 OUR_LABELS = re.compile(r"minima/.*|training\.kubeflow\.org/.*|app\.kubernetes\.io/(name|instance|component|managed-by)")
 GRACE = 600
 """Seconds that a training pod has to save; a fragment may give more."""
@@ -68,9 +69,10 @@ def read(values: Mapping[str, Any], path: Path_, *, container: str) -> tuple[Fra
         env = [{"name": name, **_source(value)} for name, value in values["env"].items()]
         spec["containers"] = [{"name": container, "env": env}]
     short = {"metadata": {"labels": labels, "annotations": annotations}, "spec": spec}
-    template = fragment.merge(short, values.get("pod") or {})
     policy = dict(values.get(SCHEDULING) or {})
-    return Fragment(labels=labels, annotations=annotations, template=template, scheduling_policy=policy), []
+    return Fragment(
+        labels=labels, annotations=annotations, templates=(short, values.get("pod") or {}), scheduling_policy=policy
+    ), []
 
 
 def _problems(values: Mapping[str, Any], path: Path_, container: str) -> Problems:
@@ -81,6 +83,8 @@ def _problems(values: Mapping[str, Any], path: Path_, container: str) -> Problem
                 yield here, f"found {name!r}; a name such as team or example.com/team is valid"
             elif OUR_LABELS.fullmatch(name):
                 yield here, "jobgen and the operator find their objects by it; choose another name"
+            elif name == QUEUE and container == CONTAINER:
+                yield here, "refused: a pool's `queue` says it"
             if not isinstance(value, str) or (pattern and not pattern.fullmatch(value)):
                 yield here, f"found {value!r}; {what} is valid, in quotes if need be"
     names = values.get("image_pull_secrets")
@@ -92,9 +96,12 @@ def _problems(values: Mapping[str, Any], path: Path_, container: str) -> Problem
     for name, value in (yield from _pairs(values.get("env"), (*path, "env"))):
         yield from ((((*path, "env", name), what)) for what in _of_variable(name, value))
     if SCHEDULING in values:
-        for name, _ in (yield from _pairs(values[SCHEDULING], (*path, SCHEDULING))):
-            if name not in fragment.SCHEDULING_POLICY:
+        for name, value in (yield from _pairs(values[SCHEDULING], (*path, SCHEDULING))):
+            kind = fragment.SCHEDULING_POLICY.get(name)
+            if kind is None:
                 yield (*path, SCHEDULING, name), f"unknown; {did_you_mean(name, fragment.SCHEDULING_POLICY)}"
+            elif not isinstance(value, kind) or isinstance(value, bool):
+                yield (*path, SCHEDULING, name), f"found {value!r}; a value of another type ({kind.__name__}) is valid"
     pod = values.get("pod")
     if pod is not None:
         wrong = list(fragment.problems(pod, (*path, "pod")))
@@ -160,9 +167,11 @@ def _source(value: str | Mapping[str, str]) -> dict[str, Any]:
 
 def _owned(pod: Mapping[str, Any], path: Path_, container: str) -> Problems:
     """What a fragment says that is jobgen's to say."""
-    for key in pod.get("metadata", {}).get("labels") or {}:
+    for key, value in ((pod.get("metadata") or {}).get("labels") or {}).items():
         if OUR_LABELS.fullmatch(key):
             yield (*path, "metadata", "labels", key), "jobgen and the operator find their objects by it; choose another name"
+        elif value is not None and not LABEL_VALUE.fullmatch(value):
+            yield (*path, "metadata", "labels", key), f"found {value!r}; a label's value is valid"
     spec, here = pod.get("spec") or {}, (*path, "spec")
     for key, why in IN_POD.items():
         if key in spec:
@@ -203,3 +212,37 @@ def _of_container(one: Mapping[str, Any], path: Path_, container: str) -> Proble
     for number, mount in enumerate(one.get("volumeMounts") or []):
         if mount.get("name") in {"workspace", "shm"} or mount.get("mountPath") in {"/dev/shm"}:
             yield (*path, "volumeMounts", str(number)), "refused: jobgen mounts the workspace and /dev/shm"
+
+
+def changed(before: Mapping[str, Any], after: Mapping[str, Any], container: str) -> list[str]:
+    """What of that which jobgen decides fragments changed or removed, as names: a null or a directive reaches anywhere."""
+    old, new = _decided(before, before, container), _decided(after, before, container)
+    return [name for name in old if old[name] != new[name]]
+
+
+def _decided(template: Mapping[str, Any], ours: Mapping[str, Any], container: str) -> dict[str, Any]:
+    """What jobgen decides of a template whose own form is `ours`."""
+    spec = template.get("spec") or {}
+    containers = spec.get("containers") or []
+    one = next((each for each in containers if each.get("name") == container), {})
+    own = next(each for each in ours["spec"]["containers"] if each["name"] == container)
+    volumes = {mount["name"] for mount in own["volumeMounts"]} - {"tmp"}
+    paths = {mount["mountPath"] for mount in own["volumeMounts"] if mount["name"] in volumes}
+    variables = {each["name"] for each in own["env"] if OURS.fullmatch(each["name"]) or "valueFrom" in each}
+    resources = one.get("resources") or {}
+    return {
+        "containers": [each.get("name") for each in containers],
+        **{name: one.get(name) for name in IN_CONTAINER},
+        **{name: spec.get(name) for name in (*IN_POD, *(["serviceAccountName"] if container != CONTAINER else []))},
+        "volumes": [each for each in spec.get("volumes") or [] if each.get("name") in volumes],
+        "volumeMounts": sorted(
+            (each for each in one.get("volumeMounts") or [] if each.get("mountPath", "").rstrip("/") in paths),
+            key=lambda mount: mount["mountPath"],
+        ),
+        "env": {each["name"]: each for each in one.get("env") or [] if each.get("name") in variables},
+        "resources": {
+            side: {name: (resources.get(side) or {}).get(name) for name in OF_POOL} for side in ("requests", "limits")
+        }
+        if container == CONTAINER
+        else None,
+    }

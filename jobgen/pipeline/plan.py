@@ -155,7 +155,10 @@ def _other_paths(made: Options) -> list[str]:
 def _unseen(pipeline: Pipeline, stage: Stage, step: Step) -> Iterator[str]:
     """What is wrong with paths that pods cannot see."""
     root = pipeline.workspace.path
-    mounted = (f"{root}/", *(f"{path}/" for path in fragment.mounts(each.template for each in step.fragments)))
+    mounted = (
+        f"{root}/",
+        *(f"{path}/" for path in fragment.mounts(each for level in step.fragments for each in level.templates)),
+    )
     for option in [*options.inputs(type(step.options)), *_other_paths(step.options)]:
         path = split_digest(getattr(step.options, option))[0]
         if path and not f"{path}/".startswith(mounted):

@@ -163,6 +163,90 @@ def test_an_input_on_a_volume_of_its_own() -> None:
         plan(pipeline(stage=read))
 
 
+def test_a_null_leaves_it_to_the_platform() -> None:
+    """README's example, and others that must reach what jobgen, the pipeline or the pool say."""
+    nothing = {"spec": {"securityContext": {"runAsUser": None, "fsGroup": None}}}
+    security = template(pipeline(pod=nothing))["spec"]["securityContext"]
+    assert not {"runAsUser", "fsGroup"} & security.keys()
+    assert security["runAsNonRoot"] is True
+    of_conductor = conducting(pipeline(pod=nothing))["Job"]["spec"]["template"]["spec"]["securityContext"]
+    assert not {"runAsUser", "fsGroup"} & of_conductor.keys()
+    less = {"spec": {"containers": [{"name": "pytorch", "env": [{"name": "HF_HUB_OFFLINE", "$patch": "delete"}]}]}}
+    names = [each["name"] for each in template(pipeline(stage={"pod": less}))["spec"]["containers"][0]["env"]]
+    assert "HF_HUB_OFFLINE" not in names
+    assert "HOME" in names
+    made = pipeline(pool={"pod": {"spec": {"schedulerName": "gang"}}}, stage={"pod": {"spec": {"schedulerName": None}}})
+    assert "schedulerName" not in template(made)["spec"]
+
+
+def test_a_variable_has_one_source() -> None:
+    made = pipeline(
+        env={"A": {"secret": "s", "key": "k"}, "B": "x"}, stage={"env": {"A": "y", "B": {"field": "spec.nodeName"}}}
+    )
+    env = {e["name"]: e for e in template(made)["spec"]["containers"][0]["env"]}
+    assert env["A"] == {"name": "A", "value": "y"}
+    assert env["B"] == {"name": "B", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}}
+
+
+def test_numbers_and_limits_alone_are_quantities() -> None:
+    resources = {"limits": {"ephemeral-storage": "10Gi", "rdma/hca": 1}}
+    pod = {"spec": {"containers": [{"name": "pytorch", "resources": resources}]}}
+    limits = template(pipeline(stage={"pod": pod}))["spec"]["containers"][0]["resources"]["limits"]
+    assert (limits["ephemeral-storage"], limits["rdma/hca"]) == ("10Gi", "1")
+
+
+def fragment_of(**fields: Any) -> dict[str, Any]:
+    return {"spec": {"containers": [{"name": "pytorch", **fields}]}}
+
+
+@pytest.mark.parametrize(
+    ("pod", "what"),
+    [
+        ({"spec": {"$patch": "replace", "schedulerName": "x"}}, "containers"),
+        ({"spec": {"containers": None}}, "containers"),
+        ({"spec": {"volumes": None}}, "volumes"),
+        ({"spec": {"volumes": [{"$patch": "replace"}]}}, "volumes"),
+        (fragment_of(volumeMounts=None), "volumeMounts"),
+        (fragment_of(volumeMounts=[{"mountPath": "/workspace", "$patch": "delete"}]), "volumeMounts"),
+        (fragment_of(volumeMounts=[{"mountPath": "/workspace", "name": "d"}]), "volumeMounts"),
+        (fragment_of(volumeMounts=[{"mountPath": "/workspace/", "name": "d"}]), "volumeMounts"),
+        (fragment_of(volumeMounts=[{"mountPath": "/workspace", "name": "workspace", "readOnly": True}]), "volumeMounts"),
+        (fragment_of(env=None), "env"),
+        (fragment_of(env=[{"name": "TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "$patch": "delete"}, {"$patch": "replace"}]), "env"),
+        (fragment_of(resources=None), "resources"),
+        (fragment_of(resources={"limits": None}), "resources"),
+    ],
+)
+def test_no_directive_reaches_what_jobgen_decides(pod: dict[str, Any], what: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        made = pipeline(pool={"gpus": 1, "env": {}}, stage={"pod": pod})
+        job(made)
+    assert what in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "pod",
+    [
+        {"metadata": None},
+        {"spec": None},
+        None,
+        {"spec": {"containers": [None]}},
+        {"spec": {"volumes": [None]}},
+        {"spec": {"initContainers": [None]}},
+        fragment_of(env=[None]),
+        fragment_of(volumeMounts=[None]),
+        {"spec": {"volumes": [{"$patch": "delete"}]}},
+        {"spec": {"volumes": [{"$patch": "merge"}]}},
+        fragment_of(env=[{"name": "A", "value": "1"}, {"name": "A", "value": "2"}]),
+    ],
+)
+def test_odd_places_are_said_or_harmless(pod: Any) -> None:
+    try:
+        job(pipeline(stage={"pod": pod}))
+    except UsageError as error:
+        assert "stages.distill.pod" in str(error)
+
+
 IN_CONTAINER = {"spec": {"containers": [{"name": "pytorch", "command": ["sh"]}]}}
 
 
@@ -188,6 +272,9 @@ IN_CONTAINER = {"spec": {"containers": [{"name": "pytorch", "command": ["sh"]}]}
         ({"pod": {"metadata": {"labels": {"minima/key": "x"}}}}, "pod.metadata.labels.minima/key", "choose another name"),
         ({"labels": {"training.kubeflow.org/job-name": "x"}}, "labels.training.kubeflow.org/job-name", "choose another name"),
         ({"labels": {"a": 1}}, "labels.a", "found 1"),
+        ({"labels": {"kueue.x-k8s.io/queue-name": "q"}}, "labels.kueue.x-k8s.io/queue-name", "a pool's `queue` says it"),
+        ({"pod": {"metadata": {"labels": {"team": "a b"}}}}, "pod.metadata.labels.team", "a label's value is valid"),
+        ({"scheduling_policy": {"minAvailable": "x"}}, "scheduling_policy.minAvailable", "found 'x'"),
         ({"env": {"RANK": "1"}}, "env.RANK", "set by jobgen, the operator or torchrun"),
         ({"env": {"A-B": "1"}}, "env.A-B", "letters, digits and _"),
         ({"env": {"A": 1}}, "env.A", "found 1; a string, or one of"),
