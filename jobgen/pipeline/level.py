@@ -224,13 +224,15 @@ def _decided(template: Mapping[str, Any], ours: Mapping[str, Any], container: st
     """What jobgen decides of a template whose own form is `ours`."""
     spec = template.get("spec") or {}
     containers = spec.get("containers") or []
-    one = next((each for each in containers if each.get("name") == container), {})
+    one: Mapping[str, Any] = next((each for each in containers if each.get("name") == container), {})
+    labels = (template.get("metadata") or {}).get("labels") or {}
     own = next(each for each in ours["spec"]["containers"] if each["name"] == container)
     volumes = {mount["name"] for mount in own["volumeMounts"]} - {"tmp"}
     paths = {mount["mountPath"] for mount in own["volumeMounts"] if mount["name"] in volumes}
     variables = {each["name"] for each in own["env"] if OURS.fullmatch(each["name"]) or "valueFrom" in each}
     resources = one.get("resources") or {}
     return {
+        "labels": {name: value for name, value in labels.items() if OUR_LABELS.fullmatch(name)},
         "containers": [each.get("name") for each in containers],
         **{name: one.get(name) for name in IN_CONTAINER},
         **{name: spec.get(name) for name in (*IN_POD, *(["serviceAccountName"] if container != CONTAINER else []))},
