@@ -11,7 +11,8 @@ from jobgen.artifacts import ASIDE, LOGS, move_aside
 from jobgen.pipeline.pipeline import KEY_LENGTH, Pipeline
 from jobgen.pipeline.plan import Step, plan
 from jobgen.report import table
-from minima.workspace.marker import MARKER
+from minima.workspace.lease import MAKING
+from minima.workspace.marker import CHECKPOINTS, MARKER
 
 ARTIFACT = re.compile(rf"[a-z][-a-z0-9]*-[0-9a-f]{{{KEY_LENGTH}}}")
 
@@ -37,7 +38,7 @@ def leftovers(pipeline: Pipeline, steps: list[Step]) -> list[Leftover]:
     kept = {Path(step.output_dir).name for step in steps}
     found: list[tuple[Path, str]] = []
     for place in _inside(folder):
-        if place.is_dir() and ARTIFACT.fullmatch(place.name) and place.name not in kept and not _bare(place):
+        if place.is_dir() and ARTIFACT.fullmatch(place.name) and place.name not in kept and _ours(place) and not _bare(place):
             found.append((place, "artifact" if (place / MARKER).is_file() else "unfinished artifact"))
     found += [(place, "set aside") for place in _inside(folder / ASIDE) if place.is_dir()]
     for place in _inside(folder / LOGS):
@@ -77,6 +78,12 @@ def _inside(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
     return [place for place in sorted(folder.iterdir()) if not place.is_symlink() and not place.name.startswith(".")]
+
+
+def _ours(folder: Path) -> bool:
+    """Whether a stage wrote in a folder; its name alone may be anybody's, as `notes-20251126` is."""
+    traces = (MARKER, "_lease*.json", f"{CHECKPOINTS}/", f"{MAKING}*")
+    return any(True for trace in traces for _ in folder.glob(trace))
 
 
 def _bare(folder: Path) -> bool:

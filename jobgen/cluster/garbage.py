@@ -139,9 +139,9 @@ def objects(pipeline: Pipeline, name: str, *, yes: bool) -> tuple[dict[str, Any]
     for mount in container["volumeMounts"]:
         if mount["name"] == "workspace" and not yes:
             mount["readOnly"] = True
-    for volume in pod["volumes"]:
-        if volume["name"] == "pipeline":
-            volume["configMap"]["name"] = name
+    # Also where the conductor's pod has another volume there: this file is the one to go by.
+    others = [volume for volume in pod["volumes"] if volume["name"] != "pipeline"]
+    pod["volumes"] = [*others, {"name": "pipeline", "configMap": {"name": name}}]
     ours = render.labels(pipeline.name, COMPONENT)
     template["metadata"]["labels"] |= ours
     metadata = {**conducting["metadata"], "name": name, "labels": {**conducting["metadata"]["labels"], **ours}}

@@ -42,7 +42,7 @@ def run_remote(
         The conductor's exit code: 0, or that of the stage that failed; 143 after Ctrl-C.
 
     Raises:
-        UsageError: no such stage, or the cluster refuses.
+        UsageError: no such stage, the cluster refuses, or a part would end another run.
         NotReadyError: the cluster has no training operator.
     """
     steps = plan(pipeline)
@@ -51,8 +51,17 @@ def run_remote(
         following(steps, from_stage)
     objects = conductor.objects(pipeline, cluster.namespace, from_stage, part)
     name = objects[-1]["metadata"]["name"]
-    there = next((job for job in cluster.conductors(pipeline.name) if job.metadata.name == name), None)
+    conductors = cluster.conductors(pipeline.name)
+    there = next((job for job in conductors if job.metadata.name == name), None)
     if there is None or verdict(there):
+        other = next((job.metadata.name for job in conductors if job.metadata.name != name and not verdict(job)), None)
+        if part.words and other:  # The newest one conducts: the other would end, and nobody carry on what this part leaves.
+            stop = f"jobgen stop {pipeline.name} --namespace {cluster.namespace}"
+            stop += f" --context {cluster.context}" if cluster.context else ""
+            raise UsageError(
+                f"{' '.join(part.words)}: {other} is at work for {pipeline.name}, and would end without its other stages; wait "
+                f"until it ends, or `{stop}` first"
+            )
         confirm()
     if there and verdict(there):
         say(f"delete {name}, which has ended")

@@ -51,7 +51,7 @@ def stop(given: argparse.Namespace) -> int:
 
     name = given.pipeline
     # One that is in the cluster needs no file here.
-    if not NAME.fullmatch(name) or Path(name).exists():
+    if not NAME.fullmatch(name) or Path(name).is_file():
         name = spec.load(given.pipeline).name
     cluster = cluster_of(given)
     words = ["jobgen", "run", given.pipeline, "--namespace", cluster.namespace]

@@ -17,6 +17,14 @@ from jobgen.report import table
 from minima.errors import UsageError, did_you_mean
 from minima.workspace.files import write_atomically
 
+PLACES = {
+    "files": ("*.yaml",),
+    "conductor": ("*.yaml",),
+    "flux": ("*/job.yaml", "kustomizations.yaml"),
+    "argocd": ("*/job.yaml", "applications/*.yaml"),
+}
+"""Where the files of each form lie in their folder."""
+
 
 def init(name: str, start: str) -> int:
     """Write a pipeline to start from."""
@@ -108,19 +116,16 @@ def write_manifests(given: argparse.Namespace) -> int:
         folder.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
         raise UsageError(f"--output: {folder} is, or lies under, a file; name a folder") from None
-    heading = render.heading(pipeline.name)
-    ours = {
-        place.relative_to(folder).as_posix()
-        for place in folder.rglob("*.yaml")
-        if place.is_file() and _first_line(place) == heading
-    }
-    foreign = [str(folder / file) for file in files if (folder / file).exists() and file not in ours]
+    foreign = [str(folder / file) for file in files if (folder / file).exists() and not _form(folder / file, pipeline.name)]
     if foreign:
         raise UsageError(f"--output: {', '.join(foreign)} not made from {pipeline.name}; choose another folder or move it away")
+    # Other forms, and other renderings in folders below, may lie there too.
+    found = {place.relative_to(folder).as_posix(): place for pattern in PLACES[given.format] for place in folder.glob(pattern)}
+    stale = {file for file, place in found.items() if file not in files and _form(place, pipeline.name) == given.format}
     for file, text in files.items():
         (folder / file).parent.mkdir(exist_ok=True)
         write_atomically(folder / file, text)
-    for file in sorted(ours - files.keys()):
+    for file in sorted(stale):
         (folder / file).unlink()
         print(f"removed {folder / file}: {pipeline.name} has no such stage there any more", file=sys.stderr)
     first = folder / next(iter(files))
@@ -134,6 +139,13 @@ def write_manifests(given: argparse.Namespace) -> int:
     return 0
 
 
-def _first_line(place: Path) -> str:
+def _form(place: Path, pipeline: str) -> str | None:
+    """The form in which a file was rendered from the pipeline of this name; None if it was not."""
+    if not place.is_file():
+        return None
     with open(place, encoding="utf-8", errors="replace") as file:
-        return file.readline().rstrip("\n")
+        first, command = file.readline().rstrip("\n"), file.readline()
+    if first != render.heading(pipeline):
+        return None
+    stated = re.search(r" --output DIR --format (\w+)", command)
+    return stated[1] if stated else "files"

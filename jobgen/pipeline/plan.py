@@ -343,7 +343,7 @@ class Part:
     @property
     def words(self) -> list[str]:
         """As on a command line."""
-        return [f"--{name}={stage}" for name, stage in (("until", self.until), ("only", self.only)) if stage]
+        return [f"--{name}={stage}" for name, stage in (("until", self.until), ("only", self.only)) if stage is not None]
 
     def steps(self, steps: list[Step]) -> list[Step]:
         """Those of `steps` that it is about.
@@ -351,16 +351,17 @@ class Part:
         Raises:
             UsageError: there is no such stage, or two are given.
         """
-        if self.until and self.only:
+        if self.until is not None and self.only is not None:
             raise UsageError("--until and --only: --until takes a stage and what it needs, --only it alone; give one of them")
-        chosen = self.until or self.only
-        if not chosen:
+        option, chosen = ("only", self.only) if self.until is None else ("until", self.until)
+        if chosen is None:
             return steps
         if chosen not in {step.name for step in steps}:
-            option = "until" if self.until else "only"
-            raise UsageError(f"--{option} {chosen}: no such stage; {did_you_mean(chosen, [s.name for s in steps])}")
+            raise UsageError(
+                f"--{option} {chosen or repr(chosen)}: no such stage; {did_you_mean(chosen, [s.name for s in steps])}"
+            )
         found = {chosen}
-        for step in reversed(steps) if self.until else ():
+        for step in reversed(steps) if option == "until" else ():
             if step.name in found:
                 found |= set(step.needs)
         return [step for step in steps if step.name in found]

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -183,6 +184,49 @@ def test_render_replaces_its_own_stale_files_and_nothing_else(here: Path, capsys
     names = {p.name for p in (here / "jobs").iterdir()}
     assert "10-evaluate.yaml" not in names
     assert {name: (here / "jobs" / name).read_text(encoding="utf-8") for name in kept} == kept
+
+
+def test_render_leaves_other_renderings_of_the_pipeline(here: Path) -> None:
+    git = ["--namespace", "a", "--path", "p"]
+    forms = [
+        ["--output", "o/jobs"],
+        ["--output", "o/prod", "--namespace", "prod"],
+        ["--output", "o"],
+        ["--output", "o", "--format", "conductor"],
+        ["--output", "o", "--format", "flux", "--source", "s", *git],
+        ["--output", "o", "--format", "argocd", "--source", "https://git.example.com/s", *git],
+    ]
+
+    def there() -> dict[str, bytes]:
+        return {str(place): place.read_bytes() for place in (here / "o").rglob("*") if place.is_file()}
+
+    assert cli.run(["init", "mine", "--from", "smoke"]) == 0
+    for form in forms:
+        before = there() if (here / "o").exists() else {}
+        assert cli.run(["render", "mine.yaml", *form]) == 0
+        assert before.items() <= there().items()
+    # What is stale goes, in whatever form, and from there alone.
+    text = (here / "mine.yaml").read_text(encoding="utf-8")
+    (here / "mine.yaml").write_text(text[: text.index("  evaluate:")], encoding="utf-8")
+    for form in forms[2:]:
+        assert cli.run(["render", "mine.yaml", *form]) == 0
+    left = {str(Path(place).relative_to(here)) for place in there() if "evaluate" in place}
+    assert left == {"o/jobs/10-evaluate.yaml", "o/prod/10-evaluate.yaml"}
+    # Another namespace is the same form.
+    assert cli.run(["render", "mine.yaml", "--output", "o/jobs", "--namespace", "other"]) == 0
+    assert not (here / "o/jobs/10-evaluate.yaml").exists()
+
+
+def test_stop_takes_a_folder_for_no_pipeline_file(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from jobgen.cluster import pipelines
+    from jobgen.commands import clusters
+
+    stopped: list[str] = []
+    monkeypatch.setattr(clusters, "cluster_of", lambda given: SimpleNamespace(namespace="a"))
+    monkeypatch.setattr(pipelines, "stop", lambda name, cluster, again: stopped.append(name) or 0)
+    (here / "myrun").mkdir()
+    assert cli.run(["stop", "myrun", "-n", "a"]) == 0
+    assert stopped == ["myrun"]
 
 
 def test_render_does_not_touch_files_of_others(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

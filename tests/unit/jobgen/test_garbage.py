@@ -8,8 +8,8 @@ from jobgen import cli
 from jobgen.artifacts import ASIDE, LOGS, set_aside
 from jobgen.pipeline import plan, spec
 from minima.errors import NotReadyError
-from minima.workspace.lease import Lease
-from minima.workspace.marker import MARKER
+from minima.workspace.lease import MAKING, Lease
+from minima.workspace.marker import CHECKPOINTS, MARKER
 
 SHORT = Path(__file__).parents[2] / "cluster" / "short.yaml"
 OLD, UNFINISHED = "distill-00000000", "init-model-11111111"
@@ -21,8 +21,9 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / "work" / "short"
     for name in (*(Path(step.output_dir).name for step in plan.plan(spec.load(str(SHORT)))), OLD, UNFINISHED):
-        (folder / name / "model").mkdir(parents=True)
-        (folder / name / "model" / "weights").write_bytes(bytes(1000))
+        inner = folder / name / (CHECKPOINTS if name == UNFINISHED else "model")
+        inner.mkdir(parents=True)
+        (inner / "weights").write_bytes(bytes(1000))
         if name != UNFINISHED:
             (folder / name / MARKER).write_text("{}")
         (folder / LOGS).mkdir(exist_ok=True)
@@ -70,6 +71,24 @@ def test_it_removes_what_it_showed_and_nothing_else(work: Path, capsys: pytest.C
     assert "mine/notes" in after
     assert cli.run(["gc", str(SHORT), "--local"]) == 0
     assert "is nothing that" in capsys.readouterr().out
+
+
+def test_a_name_alone_makes_no_artifact(work: Path) -> None:
+    """A date is eight digits, too."""
+    (work / "notes-20251126").mkdir()
+    (work / "notes-20251126" / "thoughts").write_text("by hand")
+    assert cli.run(["gc", str(SHORT), "--local", "--yes"]) == 0
+    assert (work / "notes-20251126" / "thoughts").read_text() == "by hand"
+
+
+@pytest.mark.parametrize("trace", ["_lease.00000001.json", f"{CHECKPOINTS}/step-1", f"{MAKING}lease.00000001.1a2b/x", MARKER])
+def test_any_trace_of_a_stage_makes_one(work: Path, trace: str) -> None:
+    folder = work / "prune-44444444"
+    (folder / trace).parent.mkdir(parents=True)
+    (folder / trace).write_text('{"state": "released"}')
+    (folder / "weights").write_bytes(bytes(10))
+    assert cli.run(["gc", str(SHORT), "--local", "--yes"]) == 0
+    assert not (folder / "weights").exists()  # What fences a dead holder off stays.
 
 
 @pytest.mark.parametrize("name", ["lease", "lease-3"])

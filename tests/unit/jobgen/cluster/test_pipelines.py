@@ -244,3 +244,13 @@ def test_the_pod_of_gc_is_the_conductors_without_its_rights() -> None:
         # Nothing takes it for a conductor.
         labels = [made["metadata"]["labels"], made["spec"]["template"]["metadata"]["labels"], text["metadata"]["labels"]]
         assert [each["app.kubernetes.io/component"] for each in labels] == ["gc"] * 3
+
+
+def test_the_pod_of_gc_reads_its_own_file_whatever_the_conductor_mounts() -> None:
+    other = "conductor:\n  image: minima:jobgen\n  pod: {spec: {volumes: [{name: pipeline, $patch: replace, emptyDir: {}}]}}\n"
+    pipeline = spec.parse(PIPELINE.text.replace("conductor: minima:jobgen\n", other), "short.yaml")
+    made, _ = garbage.objects(pipeline, "short-gc-1", yes=False)
+    volumes = made["spec"]["template"]["spec"]["volumes"]
+    assert [volume for volume in volumes if volume["name"] == "pipeline"] == [
+        {"name": "pipeline", "configMap": {"name": "short-gc-1"}}
+    ]

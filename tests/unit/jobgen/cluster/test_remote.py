@@ -87,10 +87,24 @@ def run(monkeypatch: pytest.MonkeyPatch, there: Namespace, agrees: bool, **optio
 def test_nothing_changes_before_somebody_agreed(monkeypatch: pytest.MonkeyPatch) -> None:
     options = {"from_stage": "distill", "part": plan.Part(until="distill")}
     name = conductor.objects(PIPELINE, "ns", "distill", plan.Part(until="distill"))[-1]["metadata"]["name"]
-    assert run(monkeypatch, Namespace(), True, **options) == ["asked", "applied", "watched"]
-    assert run(monkeypatch, Namespace(), False, **options) == ["asked", "refused"]
+    other = Namespace(ended="Complete")
+    assert run(monkeypatch, other, True, **options) == ["asked", "applied", "watched"]
+    assert run(monkeypatch, other, False, **options) == ["asked", "refused"]
     ended = Namespace(name=name, ended="Complete")
     assert run(monkeypatch, ended, True, **options) == ["asked", "deleted", "applied", "watched"]
     assert run(monkeypatch, ended, False, **options) == ["asked", "refused"]
     # The same command again only watches.
     assert run(monkeypatch, Namespace(name=name), False, **options) == ["watched"]
+
+
+@pytest.mark.parametrize("part", [plan.Part(until="distill"), plan.Part(only="distill")])
+def test_a_part_does_not_end_another_run(monkeypatch: pytest.MonkeyPatch, part: plan.Part) -> None:
+    options = {"from_stage": None, "part": part}
+    with pytest.raises(
+        UsageError, match=rf"{part.words[0]}: c is at work for short, .*`jobgen stop short --namespace ns` first"
+    ):
+        remote.run_remote(PIPELINE, Namespace(), **options)  # type: ignore[arg-type]
+    assert run(monkeypatch, Namespace(), True, **options) == ["refused"]
+    assert run(monkeypatch, Namespace(ended="Complete"), True, **options) == ["asked", "applied", "watched"]
+    # All of a pipeline takes over from a part of it, or from an older version.
+    assert run(monkeypatch, Namespace(), True, from_stage=None) == ["asked", "applied", "watched"]

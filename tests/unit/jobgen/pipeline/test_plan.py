@@ -63,6 +63,18 @@ def test_a_part_of_a_pipeline() -> None:
     assert [Part(until="prune").words, Part(only="prune").words, ALL.words] == [["--until=prune"], ["--only=prune"], []]
 
 
+@pytest.mark.parametrize("stage", ["", "prun"])
+def test_a_part_that_is_no_stage(stage: str) -> None:
+    """An empty one, such as of an unset variable, is not the whole pipeline."""
+    steps = plan(spec.load("smoke"))
+    for part in (Part(until=stage), Part(only=stage)):
+        assert part.words
+        with pytest.raises(UsageError, match=f"^--(until|only) ({stage or repr(stage)}): no such stage; .*prune"):
+            part.steps(steps)
+    with pytest.raises(UsageError, match="give one of them"):
+        Part(until="", only="prune").steps(steps)
+
+
 def test_paths_keys_and_command_lines() -> None:
     steps = plan(spec.load("smoke"), "/elsewhere")
     made, grown, adapt = (step(steps, name) for name in ("init-model", "expand-vocab", "adapt"))
