@@ -247,7 +247,7 @@ def test_the_pod_of_gc_is_the_conductors_without_its_rights() -> None:
 
 
 def test_the_pod_of_gc_reads_its_own_file_whatever_the_conductor_mounts() -> None:
-    other = "conductor:\n  image: minima:jobgen\n  pod: {spec: {volumes: [{name: pipeline, $patch: replace, emptyDir: {}}]}}\n"
+    other = "conductor:\n  image: minima:jobgen\n  pod: {spec: {volumes: [{name: pipeline, emptyDir: {}}]}}\n"
     pipeline = spec.parse(PIPELINE.text.replace("conductor: minima:jobgen\n", other), "short.yaml")
     made, _ = garbage.objects(pipeline, "short-gc-1", yes=False)
     volumes = made["spec"]["template"]["spec"]["volumes"]
