@@ -223,7 +223,12 @@ def test_stop_takes_a_folder_for_no_pipeline_file(here: Path, monkeypatch: pytes
 
     stopped: list[str] = []
     monkeypatch.setattr(clusters, "cluster_of", lambda given: SimpleNamespace(namespace="a"))
-    monkeypatch.setattr(pipelines, "stop", lambda name, cluster, again: stopped.append(name) or 0)
+
+    def stop(name: str, cluster: object, *, again: str) -> int:
+        stopped.append(name)
+        return 0
+
+    monkeypatch.setattr(pipelines, "stop", stop)
     (here / "myrun").mkdir()
     assert cli.run(["stop", "myrun", "-n", "a"]) == 0
     assert stopped == ["myrun"]
