@@ -120,7 +120,7 @@ def lines(place: Path, begin: int = 0, end: int | None = None) -> Iterator[tuple
 
 
 def values(place: Path, encoding: str = "utf-8") -> Iterator[tuple[int, Any]]:
-    """The values of a JSON file that is one array, or one value after the other, each with the line on which it begins.
+    """The values of a JSON file that is one array or value, or one after the other, each with the line on which it begins.
 
     Raises:
         DataError: it is not JSON; what follows could not be told apart.
@@ -138,7 +138,8 @@ def values(place: Path, encoding: str = "utf-8") -> Iterator[tuple[int, Any]]:
                 at, between = at + 1, _BETWEEN
                 continue
             if between is _BETWEEN and text[at : at + 1] == "]":
-                return
+                at, between = at + 1, _SPACE
+                continue
             if at < len(text):
                 try:
                     value, used = parse(text, at)

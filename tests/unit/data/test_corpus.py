@@ -99,6 +99,17 @@ def test_an_array_is_the_same_however_much_of_it_is_read_at_once(
     assert [line for line, _ in read] == [1, *[2] * 7]
 
 
+@pytest.mark.parametrize("block", [1, 1 << 20])
+def test_what_follows_an_array_is_read_or_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int) -> None:
+    monkeypatch.setattr(containers, "BLOCK", block)
+    place = tmp_path / "a.json"
+    place.write_text("[\n1,\n2]\n[\n]\n[3]{}\n \n")
+    assert list(containers.values(place)) == [(2, 1), (3, 2), (6, 3), (6, {})]
+    place.write_text("[\n1]\ngarbage\n")
+    with pytest.raises(DataError, match=r"a\.json: the value that begins on line 3 is not JSON"):
+        list(containers.values(place))
+
+
 def test_kinds_of_text(tmp_path: Path) -> None:
     poem = "\n\nfirst line\nsecond line\r\n  \n\nthird line\n"
     (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbf" + poem.encode())
