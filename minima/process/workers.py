@@ -39,7 +39,7 @@ def stream(task: Callable[[Item], Iterable[Value]], items: Sequence[Item], proce
         processes: how many; with one, or one item, the work is done in this process.
 
     Raises:
-        StageError, OSError: what `task` raises, as it is; everything else it raises is a bug, whose traceback is printed.
+        StageError, OSError, MemoryError: what `task` raises, as it is; everything else it raises is a bug, whose traceback is printed.
         LostPeerError: the kernel killed a process, which is most often for want of memory.
     """
     if processes == 1 or len(items) <= 1:
@@ -60,7 +60,7 @@ def stream(task: Callable[[Item], Iterable[Value]], items: Sequence[Item], proce
                     done, value = connection.recv()
                 except (EOFError, ConnectionResetError):
                     raise _ended(running[connection]) from None
-                if isinstance(value, StageError | OSError):
+                if isinstance(value, StageError | OSError | MemoryError):
                     raise value
                 if not done:
                     yield value
@@ -118,7 +118,7 @@ def _work(connection: Connection) -> None:
         try:
             for value in task(item):
                 connection.send((False, value))
-        except (StageError, OSError) as error:
+        except (StageError, OSError, MemoryError) as error:
             connection.send((True, error))
             return
         connection.send((True, None))

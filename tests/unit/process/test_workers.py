@@ -31,6 +31,11 @@ def full(item: int) -> Iterator[int]:
     raise OSError(28, "No space left on device", f"/disk/{item}")
 
 
+def greedy(item: int) -> Iterator[int]:
+    yield item
+    raise MemoryError(f"item {item} is too large")
+
+
 def wrong(item: int) -> Iterator[int]:
     yield item
     raise DataError(f"item {item} is wrong")
@@ -68,6 +73,8 @@ def test_workers_that_fail(capfd: pytest.CaptureFixture[str]) -> None:
         list(pool.stream(full, range(3), 2))
     assert caught.value.errno == 28
     assert str(caught.value.filename).startswith("/disk/")
+    with pytest.raises(MemoryError, match=r"^item [01] is too large$"):
+        list(pool.stream(greedy, range(3), 2))
     with pytest.raises(DataError, match=r"^item [01] is wrong$"):
         list(pool.stream(wrong, range(3), 2))
     begun = pool.stream(counting, range(5), 2)
