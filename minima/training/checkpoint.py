@@ -22,12 +22,11 @@ from minima.errors import DataError, LostPeerError
 from minima.training.engine import Group
 from minima.workspace.artifact import Output
 from minima.workspace.files import file_digest, sync
-from minima.workspace.marker import CHECKPOINTS
+from minima.workspace.marker import CHECKPOINTS, STEP, STEPS
 
 FORMAT = 1
 MANIFEST = "manifest.json"
 MOMENTS = ("exp_avg", "exp_avg_sq")
-_PREFIX = "step-"
 
 
 @dataclass(frozen=True)
@@ -68,12 +67,12 @@ def fragments(engine: Any) -> list[Fragment]:
 
 def folders(output: Path) -> list[Path]:
     """The checkpoints in an artifact's folder, newest first, valid or not."""
-    return sorted((output / CHECKPOINTS).glob(f"{_PREFIX}*"), reverse=True)
+    return sorted((output / CHECKPOINTS).glob(STEPS), reverse=True)
 
 
 def step_of(folder: Path) -> int:
     """The step that a checkpoint's name says."""
-    return int(folder.name.removeprefix(_PREFIX))
+    return int(folder.name.removeprefix(STEP))
 
 
 def save(engine: Any, state: Mapping[str, Any], step: int, output: Output, group: Group, keep: set[int], newest: int) -> None:
@@ -88,7 +87,7 @@ def save(engine: Any, state: Mapping[str, Any], step: int, output: Output, group
         keep: steps whose checkpoints stay in any case.
         newest: number of checkpoints that stay beside this one.
     """
-    name = f"{CHECKPOINTS}/{_PREFIX}{step:08d}"
+    name = f"{CHECKPOINTS}/{STEP}{step:08d}"
     lease = output.lease
     if lease:
         (lease.making / CHECKPOINTS).mkdir(exist_ok=True)

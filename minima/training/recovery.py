@@ -13,7 +13,7 @@ from minima.training.group import Group
 from minima.training.state import State
 from minima.workspace import artifact
 from minima.workspace.artifact import Output
-from minima.workspace.marker import CHECKPOINTS
+from minima.workspace.marker import CHECKPOINTS, STEP
 
 
 class Recovery:
@@ -82,7 +82,7 @@ class Recovery:
             TerminatedError: a process was told to stop; nothing has changed.
         """
         self._group.sum_or_stop()  # What follows reads the whole checkpoint.
-        best = self._output.place / CHECKPOINTS / f"step-{state.best_step:08d}"
+        best = self._output.place / CHECKPOINTS / f"{STEP}{state.best_step:08d}"
         wrong = next((w for w in self._group.gather(checkpoint.faults(best)) if w), None)
         if wrong:
             raise DataError(f"{best}: the best weights are lost ({wrong}); set the folder aside and run the stage again")

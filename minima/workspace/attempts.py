@@ -9,7 +9,7 @@ from typing import Any
 
 from minima.errors import NO_FAILURE, NOT_READY, AttemptsError, NoPeerError, NotReadyError, StageError
 from minima.workspace.lease import Lease
-from minima.workspace.marker import CHECKPOINTS, MARKER
+from minima.workspace.marker import CHECKPOINTS, MARKER, STEP, STEPS
 
 PREFIX = "_attempts"
 FILE = f"{PREFIX}.json"
@@ -19,13 +19,13 @@ START = "lease-start"
 
 def progress(folder: Path) -> int:
     """What an unfinished stage has done: the step of its newest checkpoint, or the number of its shards."""
-    steps = [int(place.name.removeprefix("step-")) for place in (folder / CHECKPOINTS).glob("step-*")]
+    steps = [int(place.name.removeprefix(STEP)) for place in (folder / CHECKPOINTS).glob(STEPS)]
     return max(steps, default=0) or len(list(folder.glob("*.tfrecord")))
 
 
 def progressed(folder: Path) -> float:
     """When `progress` last grew, in seconds since the epoch; 0 if it never did."""
-    made = [*(folder / CHECKPOINTS).glob("step-*"), *folder.glob("*.tfrecord")]
+    made = [*(folder / CHECKPOINTS).glob(STEPS), *folder.glob("*.tfrecord")]
     times = []
     for place in made:
         with contextlib.suppress(FileNotFoundError):  # A newer checkpoint replaced it.

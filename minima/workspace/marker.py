@@ -16,6 +16,9 @@ from minima.workspace.files import file_digest
 FORMAT = 1
 MARKER = "_SUCCESS.json"
 CHECKPOINTS = "checkpoints"
+STEP = "step-"
+STEPS = STEP + "[0-9]" * 8
+"""Which folders in CHECKPOINTS are checkpoints; what a person copied beside them is none."""
 
 
 def artifact_folder(path: str) -> Path | None:

@@ -51,6 +51,12 @@ def test_the_newest_and_those_to_keep_stay(folder: Path, tmp_path: Path) -> None
     assert names(tmp_path / "none") == ["step-00000005"]
 
 
+def test_what_a_person_put_beside_the_checkpoints_is_none(tmp_path: Path) -> None:
+    for name in ("step-00000002", "step-00000100.bak", "step-00000010", "step-old"):
+        (tmp_path / "checkpoints" / name).mkdir(parents=True)
+    assert [checkpoint.step_of(found) for found in checkpoint.folders(tmp_path)] == [10, 2]
+
+
 def test_holds_full_precision_weights_and_moments_of_what_is_trained(tmp_path: Path) -> None:
     llama = runs.model()
     llama.model.embed_tokens.weight.requires_grad_(False)

@@ -45,6 +45,14 @@ def test_progress_begins_the_count_again(tmp_path: Path, made: str) -> None:
         pass
 
 
+def test_what_a_person_put_beside_the_checkpoints_is_no_progress(tmp_path: Path) -> None:
+    for name in ("step-00000010", "step-00000100.bak", "step-old"):
+        (tmp_path / "checkpoints" / name).mkdir(parents=True)
+    assert attempts.progress(tmp_path) == 10
+    os.utime(tmp_path / "checkpoints/step-00000010", (5, 5))
+    assert attempts.progressed(tmp_path) == 5
+
+
 @pytest.mark.parametrize("error", [TerminatedError, UsageError, DataError, DiskFullError])
 def test_what_is_for_a_person_to_mend_is_not_counted(tmp_path: Path, error: type[StageError]) -> None:
     for _ in range(5):
