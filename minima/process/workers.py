@@ -39,7 +39,7 @@ def stream(task: Callable[[Item], Iterable[Value]], items: Sequence[Item], proce
         processes: how many; with one, or one item, the work is done in this process.
 
     Raises:
-        StageError, OSError, MemoryError: what `task` raises, as it is; everything else it raises is a bug, whose traceback is printed.
+        StageError, OSError, MemoryError: what `task` raises, as it is; all else it raises is a bug, whose traceback is printed.
         LostPeerError: the kernel killed a process, which is most often for want of memory.
     """
     if processes == 1 or len(items) <= 1:
