@@ -150,7 +150,7 @@ def test_a_deleted_job_comes_back_and_ends_in_seconds(repository: Repository, cl
 
 def test_a_failing_stage_stops_the_chain(repository: Repository, cluster: Any) -> None:
     before = repository.jobs()
-    revision = repository.push(build_data__text_key="txt")
+    revision = repository.push(build_data__text_key=["txt"])
     stopped = repository.settled(revision, "build-data")
     assert (stopped["status"], stopped["reason"]) == ("False", "HealthCheckFailed")
     assert repository.job("build-data") in stopped["message"]
