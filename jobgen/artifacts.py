@@ -38,7 +38,8 @@ def set_aside(steps: list[Step], from_stage: str, aside: Path) -> list[Path]:
         Where they are now.
     """
     chosen = following(steps, from_stage)
-    return move_aside([Path(s.output_dir) for s in steps if s.name in chosen and Path(s.output_dir).exists()], aside)
+    folders = [Path(step.output_dir) for step in steps if step.name in chosen]
+    return move_aside([folder for folder in folders if folder.exists() and not bare(folder)], aside)
 
 
 def move_aside(folders: list[Path], aside: Path) -> list[Path]:
@@ -63,6 +64,11 @@ def move_aside(folders: list[Path], aside: Path) -> list[Path]:
         for lease, (_, place) in zip(held, moves, strict=True):
             lease.move(place)
     return [place for _, place in moves]
+
+
+def bare(folder: Path) -> bool:
+    """Whether a folder has no more than a lease in it: its artifact was set aside."""
+    return all(place.name.startswith((".", "_lease")) for place in folder.iterdir())
 
 
 def check_needs(steps: list[Step], part: list[Step], from_stage: str | None = None) -> dict[str, dict[str, Any]]:

@@ -7,7 +7,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from jobgen.artifacts import ASIDE, LOGS, move_aside
+from jobgen.artifacts import ASIDE, LOGS, bare, move_aside
 from jobgen.pipeline.pipeline import KEY_LENGTH, Pipeline
 from jobgen.pipeline.plan import Step, plan
 from jobgen.report import table
@@ -38,7 +38,7 @@ def leftovers(pipeline: Pipeline, steps: list[Step]) -> list[Leftover]:
     kept = {Path(step.output_dir).name for step in steps}
     found: list[tuple[Path, str]] = []
     for place in _inside(folder):
-        if place.is_dir() and ARTIFACT.fullmatch(place.name) and place.name not in kept and _ours(place) and not _bare(place):
+        if place.is_dir() and ARTIFACT.fullmatch(place.name) and place.name not in kept and _ours(place) and not bare(place):
             found.append((place, "artifact" if (place / MARKER).is_file() else "unfinished artifact"))
     found += [(place, "set aside") for place in _inside(folder / ASIDE) if place.is_dir()]
     for place in _inside(folder / LOGS):
@@ -84,11 +84,6 @@ def _ours(folder: Path) -> bool:
     """Whether a stage wrote in a folder; its name alone may be anybody's, as `notes-20251126` is."""
     traces = (MARKER, "_lease*.json", f"{CHECKPOINTS}/", f"{MAKING}*")
     return any(True for trace in traces for _ in folder.glob(trace))
-
-
-def _bare(folder: Path) -> bool:
-    """Whether a folder has no more than a lease in it: its artifact was set aside."""
-    return all(place.name.startswith((".", "_lease")) for place in folder.iterdir())
 
 
 def _size(place: Path) -> int:

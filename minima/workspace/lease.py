@@ -23,6 +23,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
+from fnmatch import fnmatchcase
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -158,19 +159,17 @@ class Lease:
             place.rename(self.folder / name)
 
     def move(self, place: Path) -> None:
-        """Move the artifact's folder to `place`. Where fences stand in it, a new folder with them takes its place."""
-        fences = [there.name for there in self.folder.glob(f"{MAKING}*") if there.is_file()]
-        fresh = place.with_name(f".{place.name}.{self._content['id']}")
-        if fences:
-            fresh.mkdir()
-            for name in fences:
-                (fresh / name).touch()
+        """Move all of the artifact's folder to the new folder `place`; leases and fences stay, and the folder with them."""
+        place.mkdir()  # An error of it comes before anything moved.
+        out = self.making / "moved"
+        out.mkdir()
+        # The marker is among the first: what is left of a move that was cut short is no artifact.
+        for there in sorted(self.folder.iterdir(), key=lambda there: (not there.name.startswith("_"), there.name)):
+            if not of_leases(there.name):
+                self.check()
+                there.rename(out / there.name)
         self.check()
-        self.folder.rename(place)
-        if fences:
-            fresh.rename(self.folder)
-        for there in place.glob(f"{MAKING}*"):
-            there.unlink() if there.is_file() else shutil.rmtree(there)
+        out.rename(place)
 
     def _wait(self) -> None:
         deadline = time.monotonic() + self.ttl
@@ -299,6 +298,11 @@ class Lease:
             return str(content["holder"])
         except (json.JSONDecodeError, KeyError, TypeError):
             return "an unknown holder"
+
+
+def of_leases(name: str) -> bool:
+    """Whether an entry of an artifact's folder is a lease, a holder's folder or a fence."""
+    return name.startswith(MAKING) or fnmatchcase(name, f"_lease*.{_DIGITS}.json")
 
 
 def names(folder: Path) -> set[str]:

@@ -113,3 +113,4 @@ def test_setting_aside_moves_nothing_while_somebody_writes_in_any_of_it(work: Pa
     assert [place.name for place in moved] == [f"{Path(step.output_dir).name}.1" for step in steps[1:]]
     assert [(place / "model" / "weights").is_file() for place in moved] == [True, True]
     assert (Path(steps[0].output_dir) / MARKER).is_file()
+    assert set_aside(steps, "build-data", work / ASIDE) == [], "what stays of them is no artifact"

@@ -201,6 +201,35 @@ def test_a_folder_that_is_set_aside_leaves_its_fences(tmp_path: Path, frozen: Le
     assert names(folder) == {fence.name}
 
 
+@pytest.mark.parametrize("moment", [1, 2])
+def test_one_that_is_frozen_while_it_sets_aside_moves_nothing_of_its_follower(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: int
+) -> None:
+    """It was stopped after it looked at the lease: right before it took an entry, or before it moved what it took."""
+    folder, looks = tmp_path / "artifact", iter(range(1, 9))
+    folder.mkdir()
+    (folder / "weights").write_text("of the frozen one")
+    slow = Lease(folder, ttl=TTL)
+
+    def check() -> None:
+        if next(looks) == moment:
+            slow._stop.set()
+            slow._thread.join()
+            with Lease(folder, ttl=TTL) as follower:
+                follower.write("weights", "of its follower")
+
+    def set_aside() -> None:
+        with slow:
+            monkeypatch.setattr(slow, "check", check)
+            slow.move(tmp_path / "aside")
+
+    with pytest.raises(NotReadyError, match="lost the lease"):
+        set_aside()
+    assert next(looks) == moment + 1
+    assert (folder / "weights").read_text() == "of its follower"
+    assert names(tmp_path / "aside") == set()
+
+
 def test_a_heartbeat_brings_nothing_back(tmp_path: Path, frozen: Lease) -> None:
     with Lease(tmp_path, ttl=TTL):
         with pytest.raises(FileNotFoundError):
