@@ -3,6 +3,7 @@
 A part is some bytes of a plain file of lines, or some row groups of a Parquet file; any other file is one part.
 """
 
+import functools
 import itertools
 import json
 import re
@@ -132,24 +133,21 @@ def read(folder: Path, part: Part, form: Form) -> Iterator[str | Bad]:
         found, convert = _lines(place, part), partial(_of_line, form=form)
     else:
         found = containers.values(place, form.encoding)
+    before = functools.cache(partial(_line_breaks, place, part.begin))  # Counted once, and only if something is bad.
     with containers.damage(place):
         for number, raw in found:
             try:
                 text = convert(raw)
             except ValueError as error:
-                yield Bad(_where(place, part, kind, number), _explained(error))
+                where = f"{place}, row {number}" if kind in {PARQUET, ARROW} else f"{place}:{before() + number}"
+                yield Bad(where, _explained(error))
                 continue
             if text and not text.isspace():
                 yield text
 
 
-def _where(place: Path, part: Part, kind: str, number: int) -> str:
-    if kind in {PARQUET, ARROW}:
-        return f"{place}, row {number}"
-    return f"{place}:{number + (_line_breaks(place, part.begin) if part.begin else 0)}"
-
-
 def _line_breaks(place: Path, end: int) -> int:
+    """How many there are in the bytes before `end` of a plain file."""
     with open(place, "rb") as file:
         count = 0
         while end > 0:

@@ -33,6 +33,8 @@ POLL = 2.0
 """Seconds between two looks for the shards of other pods."""
 INTERVAL = 10.0
 """Seconds between two lines on what is waited for."""
+MANY_BAD = 1000
+"""Bad documents after which the first look at the text ends."""
 _SHARD = re.compile(r"(?:(?:train|dev)-\d+-of-(\d+)\.tfrecord(?:\.index)?|\.(?:span|rest)-\d+-of-(\d+)\.(?:json|npz))")
 
 
@@ -93,12 +95,24 @@ def run(options: BuildData, output: Output) -> dict[str, Any]:
 
 
 def _check_two(spans: list[corpus.Span], options: BuildData) -> None:
-    """Check that there is a document to hold out and one to train on, which the first few tell."""
+    """Check that there is a document to hold out and one to train on, which the first few tell.
+
+    Where very many are bad it is left to the pass over all, which has more processes.
+    """
     folder = split_digest(options.input_dir)[0]
     form = Form(options.text_key, options.document, options.encoding)
-    texts = (one for span in spans for one in corpus.read(folder, span, form) if isinstance(one, str))
-    first = next(texts, None)
-    if options.dev_proportion and first is not None and all(text == first for text in texts):
+    first: str | None = None
+    bad = 0
+    for one in (one for span in spans for one in corpus.read(folder, span, form)):
+        if isinstance(one, Bad):
+            bad += 1
+            if bad == MANY_BAD:
+                return
+        elif first is None and options.dev_proportion:
+            first = one
+        elif one != first:
+            return
+    if first is not None:
         raise DataError(
             f"{folder}: all of its text is one document, so none can be held out; hold out nothing with --dev_proportion 0, or "
             "give more documents (of a text file, --document says what is one)"

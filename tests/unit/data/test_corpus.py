@@ -241,6 +241,26 @@ def test_where_bad_documents_stand(tmp_path: Path) -> None:
     assert found(tmp_path, "c.txt", form=Form(encoding="gb18030"))[-1] == "汉字"
 
 
+def test_the_lines_before_a_part_are_counted_once_and_only_for_a_bad_document(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted: list[int] = []
+    real = documents._line_breaks
+
+    def line_breaks(place: Path, end: int) -> int:
+        counted.append(end)
+        return real(place, end)
+
+    monkeypatch.setattr(documents, "_line_breaks", line_breaks)
+    (tmp_path / "a.jsonl").write_bytes(jsonl(*"abc") + b"x\n" * 30 + jsonl("d"))
+    parts = list(documents.parts(tmp_path, "a.jsonl", 45))
+    read = [list(documents.read(tmp_path, part, Form())) for part in parts]
+    bad = [one for found in read for one in found if isinstance(one, Bad)]
+    assert [one.where for one in bad] == [f"{tmp_path}/a.jsonl:{n}" for n in range(4, 34)]
+    assert len(parts) == 3
+    assert counted == [p.begin for p, found in zip(parts, read, strict=True) if any(isinstance(one, Bad) for one in found)]
+
+
 def flipped(content: bytes) -> bytes:
     return content[:60] + bytes([content[60] ^ 255]) + content[61:]
 

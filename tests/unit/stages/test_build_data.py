@@ -18,7 +18,7 @@ import sentencepiece
 
 from minima import flags
 from minima.data import corpus, documents, packing, records, tokenization
-from minima.data.documents import Bad, Form
+from minima.data.documents import Bad, Form, Part
 from minima.data.records import Records
 from minima.errors import DataError, NotReadyError, UsageError
 from minima.options import BuildData
@@ -425,6 +425,25 @@ def test_one_document_cannot_be_held_out_and_trained_on(llama: Path, tmp_path: P
         with pytest.raises(DataError, match=r"all of its text is one document, .* --dev_proportion 0, or give more documents"):
             run(tmp_path, llama, tmp_path / "out", input_regex="*.txt", dev_proportion=0.001)
     assert made == []
+
+
+def test_the_first_look_at_the_text_ends_where_very_much_of_it_is_bad(
+    llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The pass over all of it has more processes."""
+    monkeypatch.setattr(build_data, "MANY_BAD", 5)
+    read: list[int] = []
+
+    def documents(*_: object) -> Iterator[str | Bad]:
+        yield "one"
+        for number in range(100):
+            read.append(number)
+            yield Bad(f"a:{number}", "bad")
+
+    monkeypatch.setattr(corpus, "read", documents)
+    span = corpus.Span((Part("a", 0, 10, 10),))
+    build_data._check_two([span, span], settings(tmp_path, llama, tmp_path / "out"))
+    assert read == [0, 1, 2, 3, 4]
 
 
 def test_a_folder_without_tokenizer_is_refused_before_any_work(source: Path, tmp_path: Path) -> None:
