@@ -196,10 +196,10 @@ def build(job: Job) -> Iterator[Advance | Built]:
     counts, bad, whole = Counts(), list[Bad](), True
     reserve: list[tuple[Document, np.ndarray]] = []
     lacking = length if options.dev_proportion else 0
-    for texts, wrong, last in _pieces(job):
+    for texts, wrong, named, last in _pieces(job):
         characters = sum(map(len, texts))
-        counts += Counts(documents=len(texts), bad_documents=len(wrong), characters=characters)
-        bad += wrong[: NAMED - len(bad)]
+        counts += Counts(documents=len(texts), bad_documents=wrong, characters=characters)
+        bad += named[: NAMED - len(bad)]
         if wrong and not options.max_bad_fraction:
             stop.touch()
         whole = whole and not stop.exists()
@@ -343,23 +343,26 @@ def _lowest(
     return kept, [ids for _, ids in left if ids is not None], sorted((d for d, ids in left if ids is None), key=_order)
 
 
-def _pieces(job: Job) -> Iterator[tuple[list[str], list[Bad], bool]]:
-    """The documents of a span, about PIECE characters at a time, the bad ones, and whether it is the last piece."""
+def _pieces(job: Job) -> Iterator[tuple[list[str], int, list[Bad], bool]]:
+    """The documents of a span, about PIECE characters at a time, how many are bad, the first NAMED of these, and
+    whether it is the last piece."""
     options = job.options
     form = documents.Form(options.text_key, options.document, options.encoding)
     texts: list[str] = []
-    bad: list[Bad] = []
-    size = 0
+    named: list[Bad] = []
+    bad = size = 0
     for document in corpus.read(job.folder, job.span, form):
         if isinstance(document, Bad):
-            bad.append(document)
+            bad += 1
+            if len(named) < NAMED:
+                named.append(document)
             continue
         if size >= PIECE:
-            yield texts, bad, False
-            texts, bad, size = [], [], 0
+            yield texts, bad, named, False
+            texts, bad, named, size = [], 0, [], 0
         texts.append(document)
         size += len(document)
-    yield texts, bad, True
+    yield texts, bad, named, True
 
 
 def _batches(chosen: list[Document]) -> Iterator[list[str]]:

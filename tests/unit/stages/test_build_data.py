@@ -446,6 +446,21 @@ def test_the_first_look_at_the_text_ends_where_very_much_of_it_is_bad(
     assert read == [0, 1, 2, 3, 4]
 
 
+def test_of_bad_documents_only_those_that_are_named_are_held(
+    llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(packing, "PIECE", 3)
+    lines = ["x"] * 25 + ['{"text": "one"}'] + ["x"] * 12 + ['{"text": "two"}'] + ["x"] * 2
+    (tmp_path / "a.jsonl").write_text("\n".join(lines))
+    span = corpus.Span(tuple(documents.parts(tmp_path, "a.jsonl", 1 << 20)))
+    pieces = list(packing._pieces(packing.Job(0, 1, span, settings(tmp_path, llama, tmp_path / "out"), "")))
+    assert [(texts, bad, len(named), last) for texts, bad, named, last in pieces] == [
+        (["one"], 37, 10, False),
+        (["two"], 2, 2, True),
+    ]
+    assert [one.where for one in pieces[0][2]] == [f"{tmp_path}/a.jsonl:{n}" for n in range(1, 11)]
+
+
 def test_a_folder_without_tokenizer_is_refused_before_any_work(source: Path, tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
     with pytest.raises(DataError, match="no tokenizer"):
