@@ -55,7 +55,7 @@ def run(options: BuildData, output: Output) -> dict[str, Any]:
     packing.load_once(split_digest(options.tokenizer_name_or_path)[0])  # An error of it comes before any work.
     assert output.lease is not None
     jobs = [Job(index, len(spans), span, options, str(output.folder)) for index, span in enumerate(spans)]
-    identities = [_identity(job, output) for job in jobs]
+    identities = _identities(jobs, output)
     _remove_other_shards(output.lease, len(jobs))
     mine = [job for job in jobs[pod::pods] if _finished(output.place, job, identities[job.index]) is None]
     for job in mine:
@@ -135,17 +135,20 @@ def _say(what: str) -> None:
     print(f"build-data: {what}", file=sys.stderr)
 
 
-def _identity(job: Job, output: Output) -> str:
-    """What the shards of a span are made of, as a hash: a shard that another run left is never taken for this one's."""
-    stats = {part.file: (job.folder / part.file).stat() for part in job.span.parts}
-    made_of = {
-        "format": FORMAT,
-        "options": artifact.identity(job.options),
-        "inputs": {name: [entry["key"], entry.get("fingerprint")] for name, entry in output.inputs.items()},
-        "shard": job.name,
-        "span": asdict(job.span),
-        "files": {name: [stat.st_size, stat.st_mtime_ns] for name, stat in stats.items()},
-    }
+def _identities(jobs: list[Job], output: Output) -> list[str]:
+    """What the shards of each span are made of, as hashes: a shard that another run left is never taken for this one's."""
+    # A fingerprint names every file of an input: once for all spans.
+    inputs = _hash({name: [entry["key"], entry.get("fingerprint")] for name, entry in output.inputs.items()})
+    shared = {"format": FORMAT, "options": artifact.identity(output.options), "inputs": inputs}
+    found = []
+    for job in jobs:
+        stats = {part.file: (job.folder / part.file).stat() for part in job.span.parts}
+        files = {name: [stat.st_size, stat.st_mtime_ns] for name, stat in stats.items()}
+        found.append(_hash({**shared, "shard": job.name, "span": asdict(job.span), "files": files}))
+    return found
+
+
+def _hash(made_of: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()
 
 

@@ -390,6 +390,27 @@ def test_shards_of_other_text_or_damaged_ones_are_made_again(
     assert contents(out) == contents(built[0])
 
 
+def test_inputs_are_hashed_once_for_all_spans(source: Path, llama: Path, tmp_path: Path) -> None:
+    class Counting(dict[str, Any]):
+        asked = 0
+
+        def __getitem__(self, key: str) -> Any:
+            self.asked += 1
+            return super().__getitem__(key)
+
+    options = settings(source, llama, tmp_path)
+    spans = corpus.spans(source, "*", 1)
+    jobs = [packing.Job(n, len(spans), span, options, "") for n, span in enumerate(spans)]
+    seen = []
+    for fingerprint in ("a", "a", "b"):
+        entry = Counting(key="key", fingerprint=fingerprint)
+        seen.append(build_data._identities(jobs, Output(tmp_path, options, {"input_dir": entry})))
+        assert entry.asked == 1
+    assert seen[0] == seen[1]
+    assert not set(seen[0]) & set(seen[2])
+    assert len(set(seen[0])) == len(jobs) > 1
+
+
 def test_changed_text_of_the_same_size(llama: Path, tmp_path: Path) -> None:
     source = tmp_path / "text"
     source.mkdir()
