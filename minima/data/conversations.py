@@ -25,11 +25,13 @@ SPEAKERS = {
     **dict.fromkeys(("gpt", "assistant", "chatgpt", "bing", "bard", "model"), "assistant"),
     "system": "system",
 }
+_NO_TOOLS = ("", "[]", "{}", "null")
+"""Texts of the key `tools` that name none; ShareGPT has JSON there, as a text."""
 _VALID = 'valid: turns {"User": "…", "Assistant": "…"}, or the formats sharegpt, openai and alpaca'
 _KNOWN = {
     TUTORIAL: set(KEYS),
     SHAREGPT: {"conversations", "system", "from", "value"},
-    OPENAI: {"messages", "role", "content"},
+    OPENAI: {"messages", "system", "role", "content"},
     ALPACA: {"instruction", "input", "output", "system"},
 }
 
@@ -103,6 +105,8 @@ def understood(value: Any, form: str = "auto") -> Found:
             turns = [_turn(turn, number) for number, turn in enumerate(value)]
         case "alpaca":
             given = value.get("input") or ""
+            if isinstance(given, str) and not given.strip():
+                given = ""
             question = _text(value["instruction"], "instruction") + (f"\n{_text(given, 'input')}" if given else "")
             turns = [{"User": question, "Assistant": _text(value["output"], "output")}]
         case _:
@@ -132,7 +136,8 @@ def tell(value: Any) -> str:
     if isinstance(value, dict):
         for form, wanted in ((SHAREGPT, {"conversations"}), (OPENAI, {"messages"}), (ALPACA, {"instruction", "output"})):
             if wanted <= value.keys():
-                if value.get("tools"):
+                tools = value.get("tools")
+                if tools and not (isinstance(tools, str) and "".join(tools.split()) in _NO_TOOLS):
                     raise ValueError("a conversation with tools, which this program cannot write; leave it out")
                 said = value.get("conversations")
                 roles = isinstance(said, list) and said and isinstance(said[0], dict) and "role" in said[0]

@@ -39,8 +39,11 @@ WAYS: dict[str, tuple[Any, str, Conversation, set[str]]] = {
         Conversation(TURNS, "Be kind."),
         set(),
     ),
+    "sharegpt, no tools": ({**SHAREGPT, "tools": " [ ]"}, "sharegpt", Conversation(TURNS), {"id", "tools"}),
+    "sharegpt, blank tools": ({**SHAREGPT, "tools": " "}, "sharegpt", Conversation(TURNS), {"id", "tools"}),
     "openai": (OPENAI, "openai", Conversation(TURNS), set()),
     "openai, system": ({"messages": [SYSTEM, *OPENAI["messages"]]}, "openai", Conversation(TURNS, "Be kind."), set()),
+    "openai, system beside": ({**OPENAI, "system": "Be kind."}, "openai", Conversation(TURNS, "Be kind."), set()),
     "openai, a list": ([SYSTEM, *OPENAI["messages"]], "openai", Conversation(TURNS, "Be kind."), set()),
     "openai, parts": (
         {
@@ -54,6 +57,7 @@ WAYS: dict[str, tuple[Any, str, Conversation, set[str]]] = {
         set(),
     ),
     "alpaca": ({"instruction": "你好", "input": "", "output": "Hello."}, "alpaca", Conversation(ONE), set()),
+    "alpaca, blank": ({"instruction": "你好", "input": " \n", "output": "Hello."}, "alpaca", Conversation(ONE), set()),
     "belle": (
         {"instruction": "a", "input": "b", "output": "c", "topic": 1},
         "alpaca",
