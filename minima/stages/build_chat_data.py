@@ -35,8 +35,8 @@ Encode = Callable[[Conversation], chat.Example | None]
 def run(options: BuildChatData, output: Output) -> dict[str, Any]:
     """Write `train-00000-of-00001.tfrecord`, the same for dev if any is held out, their indexes, and the chat template.
 
-    Records have features `indices` and `mask` (`chat.Example`), each as long as its conversation. Equal conversations are
-    never on both sides of the split.
+    Records have features `indices` and `mask` (`chat.Example`), each as long as its conversation. Conversations that begin
+    alike, with the same system sentence and first question, are never on both sides of the split.
 
     Raises:
         DataError: no file matches, a conversation is malformed, or none fits into `max_seq_length`.
@@ -48,7 +48,7 @@ def run(options: BuildChatData, output: Output) -> dict[str, Any]:
     held_out = dev(read, options.dev_proportion, options.seed)
     sides: dict[str, list[Conversation]] = {split: [] for split in SPLITS}
     for conversation in read:
-        sides["dev" if _content(conversation) in held_out else "train"].append(conversation)
+        sides["dev" if _beginning(conversation) in held_out else "train"].append(conversation)
     up_to = partial(
         _encode,
         folder=split_digest(options.tokenizer_name_or_path)[0],
@@ -133,20 +133,22 @@ def _lengths(encode: Encode, conversations: list[Conversation]) -> str:
     return f"{least:,} is the least that takes one, {half:,} takes half of {of} whole, {every:,} all"
 
 
-def dev(read: Sequence[Conversation | list[dict[str, str]]], proportion: float, seed: int) -> set[bytes]:
-    """The distinct conversations that are held out, as `_content` names them: those with the smallest seeded hashes.
+def dev(read: Sequence[Conversation], proportion: float, seed: int) -> set[bytes]:
+    """The distinct beginnings, as `_beginning` names them, whose conversations are held out: those with the smallest seeded
+    hashes.
 
     They are `proportion` of all distinct ones, but at least one if that is above 0 and one is left to train on.
     """
-    distinct = {_content(c) for c in read}
+    distinct = {_beginning(c) for c in read}
     if proportion == 0 or len(distinct) < 2:
         return set()
     count = min(max(1, round(proportion * len(distinct))), len(distinct) - 1)
-    return set(sorted(distinct, key=lambda content: hashlib.sha256(b"%d " % seed + content).digest())[:count])
+    return set(sorted(distinct, key=lambda beginning: hashlib.sha256(b"%d " % seed + beginning).digest())[:count])
 
 
-def _content(conversation: Conversation | list[dict[str, str]]) -> bytes:
-    return hashlib.sha256(json.dumps(conversation, sort_keys=True).encode()).digest()
+def _beginning(conversation: Conversation) -> bytes:
+    """A hash of how it begins: one conversation may be the beginning of another, and the same question have two answers."""
+    return hashlib.sha256(json.dumps([conversation.system, conversation.turns[0]["User"]]).encode()).digest()
 
 
 def _encoded(encode: Encode, conversations: list[Conversation], processes: int) -> Iterator[chat.Example | None]:

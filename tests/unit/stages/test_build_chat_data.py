@@ -11,7 +11,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from minima.data import chat, conversations, records, sample, tokenization
-from minima.data.conversations import Found
+from minima.data.conversations import Conversation, Found
 from minima.errors import DataError
 from minima.options import BuildChatData
 from minima.stages import build_chat_data, init_model
@@ -119,8 +119,25 @@ def test_the_split_is_by_conversation_seeded_and_without_leaks(options: BuildCha
     ("count", "proportion", "held_out"), [(1, 0.5, 0), (2, 0.001, 1), (2, 0.5, 1), (3, 0.5, 2), (40, 0.1, 4), (40, 0, 0)]
 )
 def test_at_least_one_conversation_is_held_out_and_one_stays(count: int, proportion: float, held_out: int) -> None:
-    conversations = [[{"User": str(i), "Assistant": "answer"}] for i in range(count)]
-    assert len(build_chat_data.dev(conversations, proportion, 0)) == held_out
+    read = [Conversation([{"User": str(i), "Assistant": "answer"}]) for i in range(count)]
+    assert len(build_chat_data.dev(read, proportion, 0)) == held_out
+
+
+def test_conversations_that_begin_alike_are_on_one_side(options: BuildChatData, tmp_path: Path) -> None:
+    """One may be the beginning of the other, or another answer to the same question."""
+    (tmp_path / "chat").mkdir()
+    turns = [[{"User": f"question {i}", "Assistant": answer}] for i in range(40) for answer in ("yes", "no")]
+    turns += [[*turns[2 * i], {"User": f"and {i}", "Assistant": "well"}] for i in range(40)]
+    (tmp_path / "chat/a.json").write_text(json.dumps(turns))
+    options = dataclasses.replace(options, input_dir=str(tmp_path / "chat"), input_regex="*.json", dev_proportion=0.5)
+    build(tmp_path / "out", options)
+    tokenizer = AutoTokenizer.from_pretrained(options.tokenizer_name_or_path)
+    asked = {
+        split: [re.findall(r"question \d+", str(tokenizer.decode(indices)))[0] for indices, _ in examples]
+        for split, examples in read(tmp_path / "out").items()
+    }
+    assert not set(asked["train"]) & set(asked["dev"])
+    assert (len(asked["train"]), len(asked["dev"])) == (60, 60)
 
 
 def test_what_does_not_fit_is_counted(folder: Path, options: BuildChatData, tmp_path: Path) -> None:
