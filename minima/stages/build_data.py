@@ -25,7 +25,7 @@ from minima.options import BuildData, split_digest
 from minima.process import workers
 from minima.workspace import artifact
 from minima.workspace.artifact import Output
-from minima.workspace.lease import Lease
+from minima.workspace.lease import Lease, names
 from minima.workspace.marker import FORMAT
 from minima.workspace.progress import WAITING
 
@@ -56,6 +56,8 @@ def run(options: BuildData, output: Output) -> dict[str, Any]:
     assert output.lease is not None
     jobs = [Job(index, len(spans), span, options, str(output.folder)) for index, span in enumerate(spans)]
     identities = _identities(jobs, output)
+    if pod == 0:
+        output.shut_out(_of_more_pods(names(output.place), pods))
     _remove_other_shards(output.lease, len(jobs))
     mine = [job for job in jobs[pod::pods] if _finished(output.place, job, identities[job.index]) is None]
     for job in mine:
@@ -85,6 +87,7 @@ def run(options: BuildData, output: Output) -> dict[str, Any]:
     counts = sum((note.counts for note in notes), Counts())
     _check_bad(counts, [one for note in notes for one in note.bad], options)
     if pod == 0:
+        output.promised = {name: size for note in notes for name, size in note.files.items()}
         counts += _build_rest(counts, len(jobs), options, output)
         _check_counts(counts, options)
     ids = counts.tokens - 2 * counts.documents
@@ -92,6 +95,12 @@ def run(options: BuildData, output: Output) -> dict[str, Any]:
     tokenizer = packing.load_once(split_digest(options.tokenizer_name_or_path)[0])
     metrics["tokenizer"] = tokenization.fingerprint(tokenizer)
     return {**metrics, "characters_per_token": round(counts.characters / max(1, ids), 4)}
+
+
+def _of_more_pods(leases: set[str], pods: int) -> set[str]:
+    """The leases that only pods of a run with more of them held: nobody else follows those, who may be frozen."""
+    numbers = {lease: lease.removeprefix("lease-") for lease in leases}
+    return {lease for lease, number in numbers.items() if number.isdecimal() and int(number) >= pods}
 
 
 def _check_two(spans: list[corpus.Span], options: BuildData) -> None:
@@ -158,8 +167,9 @@ def _note(job: Job) -> str:
 
 @dataclass(frozen=True)
 class _Note:
-    """What was made of a span, and the first of its bad documents."""
+    """What was made of a span: the sizes of its shards by name, and the first of its bad documents."""
 
+    files: dict[str, int]
     counts: Counts
     bad: list[Bad]
 
@@ -169,7 +179,7 @@ def _finished(folder: Path, job: Job, identity: str) -> _Note | None:
     try:
         note = json.loads((folder / _note(job)).read_bytes())
         if note["identity"] == identity and all((folder / n).stat().st_size == size for n, size in note["files"].items()):
-            return _Note(Counts(**note["counts"]), [Bad(*one) for one in note["bad"]])
+            return _Note(note["files"], Counts(**note["counts"]), [Bad(*one) for one in note["bad"]])
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         pass  # Not there, not whole, or another version's: made again.
     return None

@@ -6,13 +6,13 @@ import json
 import os
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from minima.errors import DataError, NotReadyError, UsageError
+from minima.errors import DataError, LostPeerError, NotReadyError, UsageError
 from minima.options import Options, decides, fields, inputs
 from minima.workspace import attempts
 from minima.workspace.files import file_digest, sync
@@ -90,6 +90,7 @@ class Output:
         lease: on the artifact's folder; None in those processes of a group that publish nothing.
         started: when the program began, in seconds since the epoch.
         progress: to be told what the stage does.
+        promised: the sizes of files that are in place before `commit`, by name.
     """
 
     folder: Path
@@ -98,17 +99,26 @@ class Output:
     lease: Lease | None = None
     started: float = field(default_factory=time.time)
     progress: Reporter = field(default_factory=Reporter)
+    promised: dict[str, int] = field(default_factory=dict)
 
     @property
     def place(self) -> Path:
         """The artifact's folder, to be read, and changed by the lease alone."""
         return Path(self.options.output_dir)
 
+    def shut_out(self, others: Iterable[str]) -> None:
+        """Wait until nobody holds any of these leases, and fence who did: it may be frozen."""
+        assert self.lease is not None
+        for name in sorted(others):
+            with Lease(self.place, name, self.lease.ttl, patient=True):
+                pass
+
     def commit(self, metrics: Mapping[str, Any]) -> dict[str, Any]:
         """Bring all files into place, the marker last; from then on the artifact exists. Returns the marker.
 
         Raises:
             DataError: an input from outside changed meanwhile.
+            LostPeerError: a promised file is not there: a pod of another run removed it before it was shut out.
             NotReadyError: the lease was lost.
         """
         assert self.lease is not None
@@ -118,9 +128,13 @@ class Output:
                 if fingerprint(entry["path"]) != entry["fingerprint"]:
                     raise DataError(f"--{name}: {entry['path']} changed while this stage read it; set {self.place} aside")
                 entry["digest"] = outside_digest(entry["path"], self.options.output_dir)
-        for name in sorted(names(self.place) - {self.lease.name}):
-            with Lease(self.place, name, self.lease.ttl, patient=True):
-                pass  # Fences a pod of another run that may be frozen; those of this one have nothing left to write.
+        # A pod of another run may be frozen; those of this one have nothing left to write.
+        self.shut_out(names(self.place) - {self.lease.name})
+        for name, size in self.promised.items():
+            if not (self.place / name).is_file() or (self.place / name).stat().st_size != size:
+                raise LostPeerError(
+                    f"{self.place / name}: it was there with {size} bytes, and another run removed it; run again"
+                )
         if not self.options.independent:  # Such a one's shards are in place already.
             for left in sorted({file.relative_to(self.place).parts[0] for file in artifact_files(self.place)}):
                 self.lease.take(left)  # Of an attempt that ended among the renames below.

@@ -20,7 +20,7 @@ from minima import flags
 from minima.data import corpus, documents, packing, records, tokenization
 from minima.data.documents import Bad, Form, Part
 from minima.data.records import Records
-from minima.errors import DataError, NotReadyError, UsageError
+from minima.errors import DataError, LostPeerError, NotReadyError, UsageError
 from minima.options import BuildData
 from minima.process import workers
 from minima.stages import build_data
@@ -354,6 +354,41 @@ def test_a_restart_goes_on_where_the_lease_was_lost(
     made.clear()
     assert run(source, llama, out) == built[1]
     assert made == []
+
+
+def test_a_frozen_pod_of_a_run_with_more_pods_is_shut_out_before_anything_is_made(
+    source: Path, llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It began to remove what an earlier run left; nobody of this run holds its lease."""
+    monkeypatch.setattr("minima.workspace.lease.TTL", 0.6)
+    out, inside = tmp_path / "out", list[bool]()
+    real = packing.build
+
+    def build(job: packing.Job) -> Iterator[Any]:
+        inside.append(frozen.making.is_dir())
+        return real(job)
+
+    monkeypatch.setattr(packing, "build", build)
+    frozen = Lease(out, "lease-1")
+    frozen.__enter__()
+    frozen._stop.set()
+    frozen._thread.join()
+    run(source, llama, out)
+    assert inside == [False, False]
+    with pytest.raises(NotADirectoryError):
+        (out / "train-00000-of-00003.tfrecord").rename(frozen.making / "taken-0")
+    frozen.__exit__(None, None, None)
+
+
+def test_what_a_pod_of_another_run_removed_before_it_was_shut_out_is_missed(source: Path, llama: Path, tmp_path: Path) -> None:
+    options = settings(source, llama, tmp_path / "out")
+    with held.output(options) as out:
+        metrics = build_data.run(options, out)
+        with Lease(out.place, "lease-1") as other:
+            other.take("train-00000-of-00003.tfrecord")
+        with pytest.raises(LostPeerError, match=r"00003\.tfrecord: it was there"):
+            out.commit(metrics)
+    assert artifact.finished(options) is None
 
 
 @pytest.mark.parametrize("change", [{"seed": 1}, {"max_seq_length": 16}, {"dev_proportion": 0.2}, {"shard_megabytes": 2}])
