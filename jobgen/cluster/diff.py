@@ -52,7 +52,7 @@ def changes(pipeline: Pipeline, cluster: Cluster) -> list[Change]:
         if mine:
             same = any(j["metadata"]["name"] == name for j in mine)
             what, why = (SAME, "") if same else (SAME_RESULT, _changed(step, mine[-1], pipeline, cluster))
-        elif not own and step.name in passed:
+        elif step.name in passed:
             what, why = SAME, "its job is gone"
         else:
             again.add(step.name)
