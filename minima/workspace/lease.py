@@ -172,23 +172,33 @@ class Lease:
         out.rename(place)
 
     def _wait(self) -> None:
-        deadline = time.monotonic() + self.ttl
+        # Only what was seen in looks that follow one another closely is silence: after a pause between two, this process
+        # may have been frozen, and the holder with it.
+        close = self.ttl / 2
+        looked = time.monotonic()
+        deadline = looked + self.ttl
         token, seen = self._highest()
-        told = False
+        told = sure = False
         while True:
-            if token == 0 or '"released"' in seen or time.monotonic() >= deadline:
+            now = time.monotonic()
+            late = now >= deadline
+            if token == 0 or '"released"' in seen or (late and sure and now - looked <= close):
                 if self._create(token + 1):
                     return
             elif not told:
                 print(f"waiting up to {self.ttl:.0f} s: {self._holder(seen)} held {self.folder}", file=sys.stderr)
                 told = True
-            time.sleep(min(0.2, self.ttl / 20))
-            now = self._highest()
-            if now != (token, seen):
-                living = told and now[0] == token and '"released"' not in now[1]
-                if living and not self.patient:
-                    raise NotReadyError(f"{self.folder}: {self._holder(now[1])} is writing it; wait for it, or stop it first")
-                token, seen = now
+            if sure or not late:
+                time.sleep(min(0.2, self.ttl / 20))
+            before, looked = looked, time.monotonic()
+            found = self._highest()
+            changed = found != (token, seen)
+            living = changed and told and found[0] == token and '"released"' not in found[1]
+            if living and not self.patient:
+                raise NotReadyError(f"{self.folder}: {self._holder(found[1])} is writing it; wait for it, or stop it first")
+            token, seen = found
+            sure = late and not changed and looked - before <= close  # One more look after the time was up.
+            if changed or looked - before > close:
                 deadline = time.monotonic() + self.ttl
 
     def _create(self, token: int) -> bool:

@@ -90,6 +90,38 @@ def test_the_farewell_of_a_lost_holder_does_not_disturb_the_next(tmp_path: Path)
         lease.check()
 
 
+@pytest.mark.parametrize("look", [1, 3])
+@pytest.mark.parametrize("both", [False, True], ids=["alone", "with the holder"])
+def test_a_watcher_that_was_frozen_itself_takes_nothing_from_a_living_holder(tmp_path: Path, look: int, both: bool) -> None:
+    """Right after a look, or before one and the holder with it, which beats a moment later."""
+    with Lease(tmp_path, ttl=TTL) as living:
+        watcher = Lease(tmp_path, ttl=TTL)
+        looks, real = iter(range(1, 99)), watcher._highest
+
+        def beat() -> None:
+            living._beats += 1
+            living._write("held")
+
+        def highest() -> tuple[int, str]:
+            if next(looks) != look:
+                return real()
+            found = real()
+            time.sleep(2 * TTL)
+            if both:
+                found = real()
+                threading.Timer(TTL / 5, beat).start()
+            return found
+
+        if both:
+            living._stop.set()
+            living._thread.join()
+        watcher._highest = highest  # type: ignore[method-assign]
+        with pytest.raises(NotReadyError, match="is writing it"):
+            watcher.__enter__()
+        assert next(looks) > look
+        living.check()
+
+
 @pytest.fixture
 def frozen(tmp_path: Path) -> Iterator[Lease]:
     """A holder that was followed without its knowing, as far as its next look."""
