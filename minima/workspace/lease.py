@@ -114,11 +114,13 @@ class Lease:
             raise self._lost()
 
     def put(self, *names: str) -> None:
-        """Bring entries of the own folder into place, at the same names in the artifact's; what is in the way is taken."""
+        """Bring entries of the own folder into place, at the same names in the artifact's; what is in the way is taken.
+
+        A folder that is in the way is deleted only after the new one is in its place.
+        """
         for name in names:
             here, there = self.making / name, self.folder / name
-            if there.is_dir() and not there.is_symlink():
-                self.take(name)
+            away = self._away(name) if there.is_dir() and not there.is_symlink() else None
             if not there.parent.exists():
                 bare = self.making / f"parent-{next(self._taken)}"
                 bare.mkdir()
@@ -126,18 +128,29 @@ class Lease:
                 bare.rename(there.parent)
             self.check()
             here.rename(there)
+            if away:
+                self._delete(away)
         for parent in {(self.folder / name).parent for name in names}:
             sync(parent)
 
     def take(self, name: str) -> None:
         """Take an entry out of the artifact's folder, if it is there, and delete it."""
+        if away := self._away(name):
+            self._delete(away)
+
+    def _away(self, name: str) -> Path | None:
+        """Take an entry into the own folder; None if it is not there."""
         away = self.making / f"taken-{next(self._taken)}"
         self.check()
         try:
             (self.folder / name).rename(away)
         except FileNotFoundError:
             self.check()  # It may be the own folder that is gone.
-            return
+            return None
+        return away
+
+    @staticmethod
+    def _delete(away: Path) -> None:
         if away.is_dir() and not away.is_symlink():
             # What a client of NFS keeps open stays as a hidden file until it is closed: it goes with the own folder.
             shutil.rmtree(away, ignore_errors=True)

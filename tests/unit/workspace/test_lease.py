@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -231,6 +232,25 @@ def test_a_folder_that_is_set_aside_leaves_its_fences(tmp_path: Path, frozen: Le
     with Lease(folder, ttl=TTL) as second:
         second.move(tmp_path / "again")
     assert names(folder) == {fence.name}
+
+
+def test_a_folder_is_deleted_only_when_the_new_one_is_in_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Deletion takes long, and a process that is killed meanwhile left neither."""
+    there, kept, real = tmp_path / "tensorboard", list[set[str]](), shutil.rmtree
+
+    def rmtree(place: Path, ignore_errors: bool) -> None:
+        kept.append(names(there) if there.exists() else set())
+        real(place, ignore_errors=ignore_errors)
+
+    with Lease(tmp_path, ttl=TTL) as lease:
+        for events in ({"first"}, {"first", "second"}):
+            (lease.making / "tensorboard").mkdir()
+            for name in events:
+                (lease.making / "tensorboard" / name).touch()
+            with monkeypatch.context() as patch:
+                patch.setattr(shutil, "rmtree", rmtree)
+                lease.put("tensorboard")
+    assert kept == [{"first", "second"}]
 
 
 @pytest.mark.parametrize("moment", [1, 2])
