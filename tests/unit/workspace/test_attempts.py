@@ -123,7 +123,7 @@ def test_a_finished_artifact_is_not_written(tmp_path: Path) -> None:
     assert not (tmp_path / attempts.FILE).exists()
 
 
-@pytest.mark.parametrize("made", ["checkpoints/step-3", "train-0.tfrecord"])
+@pytest.mark.parametrize("made", ["checkpoints/step-00000003", "train-00003.tfrecord"])
 def test_when_a_stage_last_came_further(tmp_path: Path, made: str) -> None:
     assert attempts.progressed(tmp_path) == 0
     (tmp_path / "_attempts.json").write_text("{}")
@@ -132,7 +132,7 @@ def test_when_a_stage_last_came_further(tmp_path: Path, made: str) -> None:
     place.mkdir(parents=True)
     os.utime(place, (5, 5))
     assert attempts.progressed(tmp_path) == 5
-    later = place.with_name(place.name.replace("-", "-1"))
+    later = place.with_name(place.name.replace("3", "4"))
     later.mkdir()
     os.utime(later, (9, 9))
     assert attempts.progressed(tmp_path) == 9
