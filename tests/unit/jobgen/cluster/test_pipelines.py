@@ -246,11 +246,9 @@ def test_the_pod_of_gc_is_the_conductors_without_its_rights() -> None:
         assert [each["app.kubernetes.io/component"] for each in labels] == ["gc"] * 3
 
 
-def test_the_pod_of_gc_reads_its_own_file_whatever_the_conductor_mounts() -> None:
+def test_the_conductors_own_volume_cannot_be_another() -> None:
+    """From which gc's pod takes its file."""
     other = "conductor:\n  image: minima:jobgen\n  pod: {spec: {volumes: [{name: pipeline, emptyDir: {}}]}}\n"
     pipeline = spec.parse(PIPELINE.text.replace("conductor: minima:jobgen\n", other), "short.yaml")
-    made, _ = garbage.objects(pipeline, "short-gc-1", yes=False)
-    volumes = made["spec"]["template"]["spec"]["volumes"]
-    assert [volume for volume in volumes if volume["name"] == "pipeline"] == [
-        {"name": "pipeline", "configMap": {"name": "short-gc-1"}}
-    ]
+    with pytest.raises(UsageError, match="conductor: pod: volumes would not be what jobgen needs"):
+        garbage.objects(pipeline, "short-gc-1", yes=False)
