@@ -16,7 +16,7 @@ from tests.cluster.conftest import execute, short, wait
 
 pytestmark = [pytest.mark.cluster]
 Jobgen = Callable[..., subprocess.CompletedProcess[str]]
-STEPS = 150
+STEPS = 600
 """Of `distill`: more than it does until it is stopped."""
 
 
