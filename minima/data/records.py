@@ -315,7 +315,9 @@ def _bounds(path: Path) -> np.ndarray:
     if text is None:
         return _walk(path, size)
     try:
-        table = np.loadtxt(io.BytesIO(text), dtype=np.int64, comments=None, ndmin=2) if text.strip() else np.empty((0, 2), np.int64)
+        table = (
+            np.loadtxt(io.BytesIO(text), dtype=np.int64, comments=None, ndmin=2) if text.strip() else np.empty((0, 2), np.int64)
+        )
         if table.shape[1] != 2:
             raise ValueError(f"{table.shape[1]} columns")
     except ValueError as error:
