@@ -1,0 +1,112 @@
+"""What the files of people are made of: names, images, pools, a workspace, a conductor, and what a level adds to its objects.
+
+An error says where (file, line, key), what was found and what is valid; all errors of a file are reported together.
+"""
+
+import re
+from dataclasses import replace
+from typing import Any
+
+from jobgen.pipeline import level, pools, source
+from jobgen.pipeline.fragment import Fragment
+from jobgen.pipeline.pipeline import CONTAINER, NAME, Conductor, Workspace
+from jobgen.pipeline.pools import Pool
+from jobgen.pipeline.references import path_problem
+from jobgen.pipeline.source import Document
+from minima.errors import UsageError, did_you_mean
+
+TAKEN = {"bin", "boot", "dev", "etc", "lib", "lib64", "opt", "proc", "root", "run", "sbin", "src", "sys", "tmp", "usr", "var"}
+"""Folders of the image's root, and those that jobgen mounts there."""
+
+
+class Reader:
+    """One pass over a document that gathers errors; what reads a whole file of a kind is made of it."""
+
+    def __init__(self, document: Document) -> None:
+        self.document = document
+        self.place = document.place
+        self.errors: list[str] = []
+        self.own_pools: set[str] = set()
+
+    def error(self, message: str, *path: str) -> None:
+        self.errors.append(f"{self.place(*path)}: {message}")
+
+    def mapping(self, value: Any, *path: str, valid: tuple[str, ...] | None = None) -> dict[str, Any]:
+        """`value` as a mapping, without the keys that are not `valid`."""
+        if not isinstance(value, dict):
+            self.error(f"found {source.told(value)}; a mapping is valid", *path)
+            return {}
+        for key in value:
+            if valid is not None and key not in valid:
+                self.error(f"unknown; {did_you_mean(key, valid)}", *path, key)
+        return {key: item for key, item in value.items() if valid is None or key in valid}
+
+    def text(self, value: Any, *path: str, pattern: re.Pattern[str] | None = None, what: str = "a string") -> str:
+        if isinstance(value, str) and value and (pattern is None or pattern.fullmatch(value)):
+            return value
+        self.error(f"found {source.told(value)}; {what} is valid", *path)
+        return ""
+
+    def dns(self, value: Any, *path: str) -> str:
+        what = "a name of a-z, 0-9 and -, starting with a letter, of at most 63 characters (DNS-1035),"
+        return self.text(value, *path, pattern=NAME, what=what)
+
+    def image(self, value: Any, *path: str) -> str:
+        try:
+            return pools.image(value)
+        except UsageError as error:
+            self.error(str(error), *path)
+            return ""
+
+    def level(self, found: dict[str, Any], *path: str, container: str = CONTAINER) -> Fragment:
+        """What one level adds to its objects."""
+        made, problems = level.read(found, path, container=container)
+        for where, what in problems:
+            self.error(what, *where)
+        return made
+
+    def conductor(self, value: Any) -> Conductor:
+        path = ("conductor",)
+        if not isinstance(value, dict):
+            return Conductor(image=self.image(value, *path), fragment=Fragment(), account="")
+        found = self.mapping(value, *path, valid=("image", *level.KEYS))
+        if "image" not in found:
+            self.error("image is missing; that of the root Dockerfile, such as minima:jobgen, is valid", *path)
+        image = self.image(found.get("image", "x"), *path, "image")
+        fragment = self.level(found, *path, container="conductor")
+        return Conductor(image=image, fragment=fragment, account=str(found.get("service_account") or ""))
+
+    def workspace(self, value: Any) -> Workspace:
+        found = self.mapping(value, "workspace", valid=("claim", "path"))
+        for key in {"claim", "path"} - found.keys():
+            self.error(f"found no {key}; the name of the claim and where pods mount it are valid", "workspace")
+        name = "a claim's name, of a-z, 0-9, - and ., beginning and ending with a letter or a digit,"
+        claim = self.text(found.get("claim", "x"), "workspace", "claim", pattern=level.OBJECT_NAME, what=name)
+        path = self.text(found.get("path", "/x"), "workspace", "path", what="an absolute path")
+        if path and not path.startswith("/"):
+            self.error(f"found {path!r}; an absolute path is valid", "workspace", "path")
+        elif path and (problem := path_problem(path)):
+            self.error(f"found {path!r}; {problem}", "workspace", "path")
+        elif path == "/" or "@" in path or ":" in path or path.lstrip("/").partition("/")[0] in TAKEN:
+            taken = ", ".join(sorted(f"/{name}" for name in TAKEN))
+            self.error(f"found {path!r}; a folder such as /workspace is valid, outside of {taken}", "workspace", "path")
+        return Workspace(claim=claim, path=path)
+
+    def pools(self, value: Any) -> dict[str, Pool]:
+        known = {name: self.pool(name, {}) for name in pools.BUILT_IN}
+        for name, changes in self.mapping(value, "pools").items():
+            self.dns(name, "pools", name)
+            self.own_pools.add(name)
+            given = self.mapping(changes, "pools", name)
+            own = (*level.KEYS, level.SCHEDULING)
+            made = self.pool(name, {key: item for key, item in given.items() if key not in own})
+            fragment = self.level(given, "pools", name)
+            known[name] = replace(made, fragment=fragment) if made else None
+        return {name: pool for name, pool in known.items() if pool}
+
+    def pool(self, name: str, changes: dict[str, Any]) -> Pool | None:
+        try:
+            return pools.build(name, changes, lambda key: self.place("pools", name, *([key] if key else [])))
+        except UsageError as error:
+            self.errors.append(str(error))
+            return None
