@@ -9,6 +9,6 @@ COPY jobgen jobgen
 RUN python -m venv /opt/jobgen \
     && /opt/jobgen/bin/pip install --no-cache-dir --constraint constraints.txt '.[cluster]'
 ENV PATH=/opt/jobgen/bin:$PATH
-USER 1000:1000
+USER 10000:10000
 WORKDIR /tmp
 ENTRYPOINT ["jobgen"]

@@ -13,6 +13,6 @@ COPY jobgen jobgen
 RUN python -m venv /opt/minima \
     && /opt/minima/bin/pip install --no-cache-dir --constraint constraints.txt '.[train,text]'
 ENV PATH=/opt/minima/bin:$PATH
-USER 1000:1000
+USER 10000:10000
 WORKDIR /tmp
 ENTRYPOINT ["minima"]

@@ -23,6 +23,6 @@ RUN apt-get update && apt-get install -y --no-install-recommends python3.12 bubb
 COPY --from=build /opt/minima /opt/minima
 ARG MINIMA_COMMIT=unknown
 ENV PATH=/opt/minima/bin:$PATH MINIMA_COMMIT=$MINIMA_COMMIT PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
-USER 1000:1000
+USER 10000:10000
 WORKDIR /tmp
 ENTRYPOINT ["minima"]

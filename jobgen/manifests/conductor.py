@@ -10,6 +10,7 @@ from jobgen.manifests.render import CONDUCTOR
 from jobgen.pipeline import fragment, level
 from jobgen.pipeline.pipeline import Pipeline
 from jobgen.pipeline.plan import ALL, Part
+from jobgen.pipeline.pools import DISK
 from minima.errors import PERMANENT, UsageError
 
 FOLDER, FILE = "/etc/minima", "pipeline.yaml"
@@ -33,7 +34,11 @@ BACKOFF_LIMIT = 100
 """Pods that may end without a verdict, such as by a lost node, before the Job gives up."""
 NOT_ITS_OWN = ("containers", "serviceAccountName", "volumes", "initContainers")
 """What the pods of the stages have of the whole pipeline, and the conductor's has not."""
-RESOURCES = {"requests": {"cpu": "100m", "memory": "512Mi"}, "limits": {"cpu": "1", "memory": "512Mi"}}
+RESOURCES = {
+    "requests": {"cpu": "100m", "memory": "512Mi", DISK: "0"},
+    "limits": {"cpu": "1", "memory": "512Mi", DISK: "256Mi"},
+}
+"""It writes a log and nothing else, so any node has disk enough, also one that offers none by name."""
 
 
 def objects(
@@ -142,6 +147,7 @@ def _job_spec(pipeline: Pipeline, labels: dict[str, str], held: str, words: list
     container = {
         "name": CONDUCTOR,
         "image": conductor.image,
+        "imagePullPolicy": render.pull_policy(conductor.image),
         "command": ["jobgen", "conduct"],
         "args": [f"{FOLDER}/{FILE}", "--namespace", "$(NAMESPACE)", "--job", "$(JOB)", "--uid", "$(JOB_UID)", *words],
         "env": [
@@ -170,7 +176,7 @@ def _job_spec(pipeline: Pipeline, labels: dict[str, str], held: str, words: list
         "volumes": [
             {"name": "workspace", "persistentVolumeClaim": {"claimName": pipeline.workspace.claim}},
             {"name": "pipeline", "configMap": {"name": held}},
-            {"name": "tmp", "emptyDir": {}},
+            {"name": "tmp", "emptyDir": {"sizeLimit": RESOURCES["limits"][DISK]}},
         ],
     }
     # What all pods of the pipeline have, but for what is of a stage's container and account.

@@ -15,7 +15,7 @@ from jobgen.manifests import checks
 from jobgen.pipeline import fragment, level
 from jobgen.pipeline.pipeline import CONTAINER, KEY_LENGTH, NAME, NAMESPACE, Pipeline
 from jobgen.pipeline.plan import Step, plan
-from jobgen.pipeline.pools import GPU, amount
+from jobgen.pipeline.pools import DISK, GPU, amount
 from jobgen.pipeline.spec import shipped
 from minima import options
 from minima.errors import StageError, UsageError
@@ -23,11 +23,12 @@ from minima.process.stop import SAVING_SECONDS
 
 CONDUCTOR = "conductor"
 """Component of the objects that carry a pipeline through a cluster."""
-USER = 1000
+USER = 10_000
+"""User and group of all pods: no number that a person has on a node."""
 PORT = 23456
 TMP = {
     "HOME": "/tmp",
-    "USER": "minima",  # torch asks for the user's name, and the image need not know user 1000.
+    "USER": "minima",  # torch asks for the user's name, and the image need not know the number.
     "XDG_CACHE_HOME": "/tmp/cache",
     "HF_HOME": "/tmp/cache/huggingface",
     "HF_HUB_OFFLINE": "1",
@@ -196,7 +197,7 @@ def _pod(pipeline: Pipeline, step: Step) -> dict[str, Any]:
     pod["containers"] = [_container(pipeline, step)]
     pod["volumes"] = [
         {"name": "workspace", "persistentVolumeClaim": {"claimName": pipeline.workspace.claim}},
-        {"name": "tmp", "emptyDir": {}},
+        {"name": "tmp", "emptyDir": {"sizeLimit": pool.disk}},
         {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": pool.shm}},
     ]
     return pod
@@ -207,6 +208,7 @@ def _container(pipeline: Pipeline, step: Step) -> dict[str, Any]:
     return {
         "name": CONTAINER,
         "image": step.image,
+        "imagePullPolicy": pull_policy(step.image),
         "command": words[:2],
         "args": words[2:],
         "env": _env(step),
@@ -239,7 +241,18 @@ def _env(step: Step) -> list[dict[str, Any]]:
 def _resources(step: Step) -> dict[str, Any]:
     pool = step.pool
     both = {"memory": pool.memory, **({GPU: str(pool.gpus)} if pool.gpus else {}), **pool.resources}
-    return {"requests": {"cpu": pool.cpu, **both}, "limits": {"cpu": pool.cpu_limit or pool.cpu, **both}}
+    return {
+        "requests": {"cpu": pool.cpu, DISK: pool.disk_request or pool.disk, **both},
+        "limits": {"cpu": pool.cpu_limit or pool.cpu, DISK: pool.disk, **both},
+    }
+
+
+def pull_policy(image: str) -> str:
+    """A movable tag is asked for again, so that no node goes on with what it once meant; a digest cannot change.
+
+    A bare name, such as minima:cpu, is in no registry of ours: it was loaded into the nodes.
+    """
+    return "Always" if "/" in image and "@" not in image else "IfNotPresent"
 
 
 class _Dumper(yaml.SafeDumper):

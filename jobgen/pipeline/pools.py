@@ -20,6 +20,7 @@ VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 OURS = re.compile(r"PET_.*|MINIMA_.*|MASTER_(ADDR|PORT)|(LOCAL_)?RANK|(LOCAL_)?WORLD_SIZE")
 """Variables that the operator, torchrun, jobgen and minima set."""
 GPU = "nvidia.com/gpu"
+DISK = "ephemeral-storage"
 TOLERATION = {
     "key": None,
     "operator": ("Exists", "Equal"),
@@ -45,6 +46,10 @@ class Pool:
     memory: str = ""
     shm: str = "1Gi"
     """Size of /dev/shm; it counts against `memory`."""
+    disk: str = "10Gi"
+    """What a pod may fill of its node's own disk, by /tmp and its log; the node must have as much."""
+    disk_request: str = ""
+    """Empty for the same as `disk`; 0 for nodes that do not count their disk, as a kubelet without root does not."""
     resources: Mapping[str, str] = field(default_factory=dict)
     """More of what the nodes offer, by its name there, such as RDMA devices."""
     node_selector: Mapping[str, str] = field(default_factory=dict)
@@ -66,16 +71,17 @@ _A100 = Pool(
     shm="64Gi",
     tolerations=({"key": GPU, "operator": "Exists", "effect": "NoSchedule"},),
 )
+_SMALL = Pool(name="small", cpu="100m", cpu_limit="2", memory="3Gi", shm="256Mi", disk="2Gi", disk_request="0")
 BUILT_IN = {
     pool.name: pool
     for pool in (
         replace(_A100, name="a100-32", pods=4),
         replace(_A100, name="a100-16", pods=2),
         _A100,
-        replace(_A100, name="a100-1", gpus=1, cpu="10", memory="110Gi", shm="8Gi"),
+        replace(_A100, name="a100-1", gpus=1, cpu="10", memory="110Gi", shm="8Gi", disk="5Gi"),
         Pool(name="cpu", cpu="16", memory="64Gi", shm="2Gi"),
-        Pool(name="small", cpu="100m", cpu_limit="2", memory="3Gi", shm="256Mi"),
-        Pool(name="small-pair", pods=2, cpu="100m", cpu_limit="2", memory="3Gi", shm="256Mi"),
+        _SMALL,
+        replace(_SMALL, name="small-pair", pods=2),
     )
 }
 """An A100 node has 96 CPUs and at least 1.1 TiB on every cloud; the rest is for the node's own pods."""
@@ -141,6 +147,8 @@ def _problem(pool: Pool) -> str:
         return f"{pool.processes} processes on {pool.gpus} GPUs; one process per GPU is valid, leave `processes` out"
     if amount(pool.cpu_limit or pool.cpu) < amount(pool.cpu):
         return f"cpu_limit {pool.cpu_limit} is below cpu {pool.cpu}; it is at least as much"
+    if amount(pool.disk_request or pool.disk) > amount(pool.disk):
+        return f"disk_request {pool.disk_request} is above disk {pool.disk}; it is at most as much"
     if amount(pool.shm) >= amount(pool.memory):
         return f"shm {pool.shm} counts against memory {pool.memory}; it must be smaller"
     return ""
@@ -153,8 +161,10 @@ def _checked(key: str, value: Any) -> Any:
             if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= 10_000:
                 raise UsageError(f"found {value!r}; a whole number from {low} to 10000 is valid")
             return value
-        case "cpu" | "cpu_limit" | "memory" | "shm" | "gpu_memory":
+        case "cpu" | "cpu_limit" | "memory" | "shm" | "gpu_memory" | "disk":
             return _quantity(value)
+        case "disk_request":
+            return "0" if str(value) == "0" else _quantity(value)
         case "image" | "queue":
             return image(value) if key == "image" else _matching(value, LABEL_VALUE, "the name of a LocalQueue")
         case "node_selector":
@@ -196,8 +206,8 @@ def _pairs(value: Any) -> list[tuple[str, Any]]:
 
 
 def _resource(name: str) -> str:
-    if name in {"cpu", "memory", GPU}:
-        raise UsageError(f"{name} is the pool's own field {name.replace(GPU, 'gpus')}")
+    if name in {"cpu", "memory", GPU, DISK}:
+        raise UsageError(f"{name} is the pool's own field {name.replace(GPU, 'gpus').replace(DISK, 'disk')}")
     return _matching(name, LABEL_NAME, "a resource's name")
 
 

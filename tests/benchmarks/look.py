@@ -91,7 +91,7 @@ def main(number: int) -> None:
     cluster = Cluster(f"look-{uuid.uuid4().hex[:8]}")
     cluster.core.create_namespace({"metadata": {"name": cluster.namespace}})
     cluster.core.create_namespaced_persistent_volume_claim(cluster.namespace, CLAIM)
-    room = {"cpu": "96", "memory": "1100Gi", "pods": "200"}
+    room = {"cpu": "96", "memory": "1100Gi", "ephemeral-storage": "90Gi", "pods": "200"}
     node: dict[str, Any] = {
         "metadata": {"name": NODE, "labels": {NODE: "here"}, "annotations": {"kwok.x-k8s.io/node": "fake"}},
         "spec": {"taints": [{"key": NODE, "effect": "NoSchedule"}]},

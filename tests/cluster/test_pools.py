@@ -11,7 +11,7 @@ import yaml
 from jobgen.manifests import render
 from jobgen.pipeline import plan, spec
 from jobgen.pipeline.pipeline import Pipeline
-from jobgen.pipeline.pools import GPU
+from jobgen.pipeline.pools import DISK, GPU
 from tests.cluster.conftest import conditions, wait
 from tests.cluster.test_faults import find, pods
 
@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.cluster]
 MINE = f"simulated-{uuid.uuid4().hex[:6]}"
 """Label and taint of the nodes of this run: no real pod may come here, and none of ours anywhere else."""
 VERBS = [step.name for step in plan.plan(spec.load("minima-3b"))]
-A100_NODE = {"cpu": "96", "memory": "1100Gi", GPU: "8", "pods": "32"}
+A100_NODE = {"cpu": "96", "memory": "1100Gi", DISK: "90Gi", GPU: "8", "pods": "32"}
 
 
 def add_node(cluster: Any, name: str, resources: dict[str, str]) -> None:
@@ -53,7 +53,7 @@ def nodes(cluster: Any) -> Iterator[list[str]]:
     try:
         for name in made:
             add_node(cluster, name, A100_NODE)
-        add_node(cluster, f"{MINE}-cpu", {"cpu": "400", "memory": "2000Gi", "pods": "32"})
+        add_node(cluster, f"{MINE}-cpu", {"cpu": "400", "memory": "2000Gi", DISK: "90Gi", "pods": "32"})
         wait("the simulated nodes are ready", lambda: all(ready(cluster, name) for name in made), 60)
         yield made
     finally:

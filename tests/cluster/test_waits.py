@@ -101,7 +101,7 @@ def surroundings(cluster: Any) -> Iterator[None]:
     binding = {"metadata": {"name": MINE}, "spec": {"policyName": MINE, "matchResources": here}}
     admission.create_validating_admission_policy(refused)
     admission.create_validating_admission_policy_binding(binding | {"spec": binding["spec"] | {"validationActions": ["Deny"]}})  # type: ignore[operator]
-    size = {"cpu": "4", "memory": "64Gi", "pods": "32"}
+    size = {"cpu": "4", "memory": "64Gi", "ephemeral-storage": "90Gi", "pods": "32"}
     now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     alive = {"type": "Ready", "status": "True", "reason": "KubeletReady", "lastHeartbeatTime": now, "lastTransitionTime": now}
     cluster.core.create_node(

@@ -14,7 +14,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jobgen.manifests import render
+from jobgen.manifests import conductor, render
 from jobgen.pipeline import spec
 from jobgen.pipeline.plan import plan
 from jobgen.pipeline.pools import amount
@@ -80,6 +80,9 @@ def test_pods_are_restricted(job: dict[str, Any]) -> None:
     }
     assert pod(job)["securityContext"]["runAsNonRoot"] is True
     assert pod(job)["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert pod(job)["securityContext"]["runAsUser"] >= 10_000
+    assert pod(job)["securityContext"]["runAsGroup"] >= 10_000
+    assert pod(job)["securityContext"]["fsGroup"] >= 10_000
     assert pod(job)["automountServiceAccountToken"] is False
     mounts = {m["mountPath"] for m in container(job)["volumeMounts"]}
     for entry in container(job)["env"]:
@@ -140,8 +143,41 @@ def test_what_a_pool_says_is_in_the_pod() -> None:
     assert pod(made)["nodeSelector"] == {"disk": "ssd"}
     assert pod(made)["tolerations"] == [{"key": "spot", "operator": "Exists"}]
     assert container(made)["image"] == "other:1"
-    assert container(made)["resources"]["limits"] == {"cpu": "2", "memory": "3Gi", "rdma/ib": "1"}
+    assert container(made)["resources"]["limits"] == {
+        "cpu": "2",
+        "memory": "3Gi",
+        "ephemeral-storage": "2Gi",
+        "rdma/ib": "1",
+    }
     assert {"name": "A", "value": "$$(B)"} in container(made)["env"]
+
+
+def test_a_pod_fills_no_more_of_a_node_than_its_pool_says() -> None:
+    pools = "pools:\n  small: {disk: 30Gi, disk_request: 4Gi}\nstages:"
+    pipeline = spec.parse(spec.read("smoke").replace("stages:", pools), "smoke")
+    made = render.job(pipeline, plan(pipeline)[0])
+    resources = container(made)["resources"]
+    assert (resources["requests"]["ephemeral-storage"], resources["limits"]["ephemeral-storage"]) == ("4Gi", "30Gi")
+    assert {"name": "tmp", "emptyDir": {"sizeLimit": "30Gi"}} in pod(made)["volumes"]
+    unbounded = [v for v in pod(made)["volumes"] if "emptyDir" in v and "sizeLimit" not in v["emptyDir"]]
+    assert unbounded == []
+
+
+@pytest.mark.parametrize(
+    ("image", "policy"),
+    [
+        ("minima:cpu", "IfNotPresent"),
+        ("team/minima:train", "Always"),
+        ("registry.example.com:5000/minima:train", "Always"),
+        (f"registry.example.com/minima@sha256:{'0' * 64}", "IfNotPresent"),
+    ],
+)
+def test_a_tag_that_may_move_is_asked_for_again(image: str, policy: str) -> None:
+    text = spec.read("smoke").replace("minima:cpu", image).replace("minima:jobgen", image)
+    pipeline = spec.parse(text, "smoke")
+    assert container(render.job(pipeline, plan(pipeline)[0]))["imagePullPolicy"] == policy
+    (conducting,) = conductor.objects(pipeline)[-1]["spec"]["template"]["spec"]["containers"]
+    assert conducting["imagePullPolicy"] == policy
 
 
 def test_the_kubelet_expands_nothing_in_a_command_line() -> None:

@@ -118,7 +118,8 @@ def test_the_conductor_as_an_object() -> None:
     assert (pod["nodeSelector"], pod["tolerations"]) == ({"pool": "cpu"}, [{"key": "cpu", "operator": "Exists"}])
     (container,) = pod["containers"]
     assert container["image"].startswith("registry/jobgen@")
-    assert container["resources"] == {"requests": {"cpu": "100m", "memory": "512Mi"}, "limits": {"cpu": "2", "memory": "512Mi"}}
+    assert container["resources"]["requests"]["cpu"] == "100m"
+    assert container["resources"]["limits"] == {"cpu": "2", "memory": "512Mi", "ephemeral-storage": "256Mi"}
     assert {"name": "HTTPS_PROXY", "value": "http://proxy:3128"} in container["env"]
     assert container["command"] == ["jobgen", "conduct"]
 
