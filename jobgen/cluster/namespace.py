@@ -254,10 +254,11 @@ class Cluster:
                 return None
         return (found.data or {}).get(key)
 
-    def write_note(self, name: str, key: str, text: str) -> None:
-        """Say something in a ConfigMap that is there."""
+    def write_note(self, name: str, key: str, text: str, labels: Mapping[str, str]) -> None:
+        """Say something in a ConfigMap that is there, and label it."""
+        patch = {"metadata": {"labels": dict(labels)}, "data": {key: text}}
         with told(f"write ConfigMap {name} in {self.namespace}"):
-            self.core.patch_namespaced_config_map(name, self.namespace, {"data": {key: text}}, _request_timeout=TIMEOUT)
+            self.core.patch_namespaced_config_map(name, self.namespace, patch, _request_timeout=TIMEOUT)
 
     def conductor_pods(self, job: str) -> list[Any]:
         """The pods of a conductor's Job, oldest first."""

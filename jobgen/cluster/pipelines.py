@@ -13,8 +13,8 @@ from jobgen.report import say, table
 from minima.errors import NotReadyError
 
 OURS = "app.kubernetes.io/managed-by=jobgen"
-FLUX, ARGO = "kustomize.toolkit.fluxcd.io/name", "argocd.argoproj.io/tracking-id"
-"""What Flux and Argo CD write on objects that they would make again."""
+FLUX, ARGO, ARGO_LABEL = "kustomize.toolkit.fluxcd.io/name", "argocd.argoproj.io/tracking-id", "app.kubernetes.io/instance"
+"""What Flux and Argo CD, in either way of tracking, write on objects that they would make again."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,7 +167,9 @@ def _marks(job: Mapping[str, Any]) -> dict[str, str]:
 def _makers(marks: Iterable[Mapping[str, str]]) -> list[tuple[str, str]]:
     """The GitOps tools that hold these objects, and what they call what does."""
     found = [("Flux", f"Kustomization {each[FLUX]}") for each in marks if FLUX in each]
-    found += [("Argo CD", f"Application {each[ARGO].partition(':')[0]}") for each in marks if ARGO in each]
+    for each in marks:
+        if name := each.get(ARGO, "").partition(":")[0] or each.get(ARGO_LABEL):
+            found.append(("Argo CD", f"Application {name}"))
     return list(dict.fromkeys(found))
 
 

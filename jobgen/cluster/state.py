@@ -24,6 +24,8 @@ from minima.workspace.progress import Progress
 FORMAT = 1
 KEY = "state.json"
 """In the ConfigMap's data."""
+LABEL = "minima/state"
+"""Of the ConfigMap: the conductor's state, for what reads no JSON, such as Flux's checks."""
 FILE = "_conductor.json"
 """In the pipeline's folder of the workspace."""
 WAITING, STARTING, QUEUED, RUNNING, RESTARTING = "waiting", "starting", "queued", "running", "restarting"
@@ -236,7 +238,11 @@ def keeper(
         if folder.is_dir():
             write_atomically(folder / FILE, text + "\n", durable=False)
 
-    return Keeper(first, (write_file, lambda text: cluster.write_note(name, KEY, text)), say)
+    def write_object(text: str) -> None:
+        cluster.write_note(name, KEY, text, {LABEL: made.state.state})
+
+    made = Keeper(first, (write_file, write_object), say)
+    return made
 
 
 def _bare(state: State) -> tuple[State, ...] | State:

@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 
 from minima.errors import UsageError, did_you_mean, exit_codes
 
-FORMATS = ("files", "conductor", "flux", "argocd")
+FORMATS = ("files", "conductor")
 PIPELINE = "a pipeline file, or the name of one that ships with jobgen: minima-3b, smoke"
 WORKSPACE = "./work"
 """Folder of all artifacts on this machine."""
@@ -129,11 +129,9 @@ def parser() -> Parser:
         "--format",
         choices=FORMATS,
         default="files",
-        help="files: a PyTorchJob for each stage (default); conductor: one file that carries the whole pipeline; "
-        "flux, argocd: a folder for a Git repository",
+        help="files: a PyTorchJob for each stage, to be applied by hand (default); conductor: one file that carries the whole "
+        "pipeline, also for a Git repository of Flux or Argo CD",
     )
-    render.add_argument("--source", metavar="NAME|URL", help="the GitRepository's name (flux) or the repository's URL (argocd)")
-    render.add_argument("--path", metavar="PATH", help="where the folder is in the repository (default: the pipeline's name)")
 
     go = command(
         "run",

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from jobgen.commands.arguments import VALIDATE_KEYS, local_workspace
-from jobgen.manifests import conductor, gitops, render
+from jobgen.manifests import conductor, render
 from jobgen.pipeline import spec
 from jobgen.pipeline.pipeline import NAME, Pipeline
 from jobgen.pipeline.plan import Step, plan
@@ -16,14 +16,6 @@ from jobgen.pipeline.pools import amount
 from jobgen.report import table
 from minima.errors import UsageError, did_you_mean
 from minima.workspace.files import write_atomically
-
-PLACES = {
-    "files": ("*.yaml",),
-    "conductor": ("*.yaml",),
-    "flux": ("*/job.yaml", "kustomizations.yaml"),
-    "argocd": ("*/job.yaml", "applications/*.yaml"),
-}
-"""Where the files of each form lie in their folder."""
 
 
 def init(name: str, start: str) -> int:
@@ -84,21 +76,12 @@ def _row(step: Step) -> dict[str, Any]:
 
 
 def _files(given: argparse.Namespace, pipeline: Pipeline) -> dict[str, str]:
-    tool = {"flux": gitops.flux, "argocd": gitops.argocd}.get(given.format)
-    if tool is None:
-        for option in ("source", "path"):
-            if getattr(given, option) is not None:
-                raise UsageError(f"--{option}: goes with --format flux and --format argocd only")
-        if given.format == "conductor":
-            render.check_namespace(given.namespace)
-            objects = conductor.objects(pipeline, given.namespace)
-            options = "--format conductor" + (f" --namespace {given.namespace}" if given.namespace else "")
-            return {f"{pipeline.name}-conductor.yaml": render.text(pipeline, objects, options)}
+    if given.format == "files":
         return render.files(pipeline, given.namespace)
-    for option in ("namespace", "source"):
-        if not getattr(given, option):
-            raise UsageError(f"--{option}: --format {given.format} needs it; `jobgen render --help` says what it is")
-    return tool(pipeline, given.namespace, given.source, given.path or pipeline.name)
+    render.check_namespace(given.namespace)
+    options = "--format conductor" + (f" --namespace {given.namespace}" if given.namespace else "")
+    objects = conductor.objects(pipeline, given.namespace)
+    return {f"{pipeline.name}-conductor.yaml": render.text(pipeline, objects, options)}
 
 
 def write_manifests(given: argparse.Namespace) -> int:
@@ -120,21 +103,15 @@ def write_manifests(given: argparse.Namespace) -> int:
     if foreign:
         raise UsageError(f"--output: {', '.join(foreign)} not made from {pipeline.name}; choose another folder or move it away")
     # Other forms, and other renderings in folders below, may lie there too.
-    found = {place.relative_to(folder).as_posix(): place for pattern in PLACES[given.format] for place in folder.glob(pattern)}
-    stale = {file for file, place in found.items() if file not in files and _form(place, pipeline.name) == given.format}
+    stale = [p.name for p in folder.glob("*.yaml") if p.name not in files and _form(p, pipeline.name) == given.format]
     for file, text in files.items():
-        (folder / file).parent.mkdir(exist_ok=True)
         write_atomically(folder / file, text)
     for file in sorted(stale):
         (folder / file).unlink()
         print(f"removed {folder / file}: {pipeline.name} has no such stage there any more", file=sys.stderr)
     first = folder / next(iter(files))
-    next_step = {
-        "files": f"one after the other: kubectl apply -f {first} …",
-        "conductor": f"kubectl apply -f {first}",
-        "flux": f"commit the folder, then once: kubectl apply -f {folder / 'kustomizations.yaml'}",
-        "argocd": f"commit the folder, and make one Application of {folder / 'applications'}",
-    }[given.format]
+    by_hand = f"one after the other: kubectl apply -f {first} …"
+    next_step = by_hand if given.format == "files" else f"commit it, or kubectl apply -f {first}"
     print(f"wrote {len(files)} files to {folder}; {next_step}", file=sys.stderr)
     return 0
 

@@ -108,6 +108,8 @@ def objects(
     made: list[dict[str, Any]] = [*([] if others else [account]), role, binding, held, state, job]
     for each in made:
         notes = {**pipeline.fragment.annotations, **(own.annotations if each is job else {})}
+        if each is held:  # Its `${…}` are not variables of Flux.
+            notes["kustomize.toolkit.fluxcd.io/substitute"] = "disabled"
         if notes:
             each["metadata"]["annotations"] = notes
     return made

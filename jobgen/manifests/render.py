@@ -115,10 +115,13 @@ def heading(pipeline: str) -> str:
 
 
 def labels(pipeline: str, component: str) -> dict[str, str]:
-    """What every object of a pipeline is labelled with."""
+    """What every object of a pipeline is labelled with.
+
+    Not with `app.kubernetes.io/instance`: by that label Argo CD may track what is an Application's, and it would delete the
+    jobs of a pipeline that is named as one.
+    """
     return {
         "app.kubernetes.io/name": "minima",
-        "app.kubernetes.io/instance": pipeline,
         "app.kubernetes.io/component": component,
         "app.kubernetes.io/managed-by": "jobgen",
         "minima/pipeline": pipeline,
@@ -126,13 +129,16 @@ def labels(pipeline: str, component: str) -> dict[str, str]:
 
 
 def _annotations(step: Step) -> dict[str, str]:
-    """For whoever looks at the job: what it does, reads and makes; and for Flux, which must not fight over its defaults."""
+    """For whoever looks at the job: what it does, reads and makes; and for Flux and Argo CD, which know no order, and would
+    start all stages of a folder at once: only the conductor's objects are for them.
+    """
     read = [getattr(step.options, option) for option in options.inputs(type(step.options))]
     return {
         "minima/summary": step.options.summary,
         "minima/reads": " ".join(value for value in read if value),
         "minima/makes": step.output_dir,
-        "kustomize.toolkit.fluxcd.io/ssa": "IfNotPresent",
+        "kustomize.toolkit.fluxcd.io/ssa": "Ignore",
+        "argocd.argoproj.io/hook": "Skip",
     }
 
 

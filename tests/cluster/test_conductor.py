@@ -88,7 +88,7 @@ def test_status_and_diff(cluster: Any, done: Path, jobgen: Jobgen, folder: Path)
     assert found.stages[2].result is not None
     assert "conductor" in jobgen("status", str(done)).stdout
     # By jobs and pods, as without a conductor.
-    cluster.write_note(conductor.state_name("short"), KEY, "")
+    cluster.write_note(conductor.state_name("short"), KEY, "", {})
     bare = parse(jobgen("status", str(done), "--output", "json").stdout)
     assert bare is not None
     assert [each.state for each in bare.stages] == ["finished"] * 3

@@ -74,7 +74,7 @@ def test_without_a_cluster(here: Path, kubeconfig: str, code: int, expected: str
         (["render", "smoke", "--output", "there.yaml/x"], "--output: there.yaml/x is, or lies under, a file"),
         (["render", "smoke", "--output", "-", "--namespace", "A"], "--namespace: found 'A'"),
         (["rendr"], "found 'rendr'; did you mean 'render'?"),
-        (["render", "smoke", "--output", "-", "--format", "fluxx"], "--format: found 'fluxx'; did you mean 'flux'?"),
+        (["render", "smoke", "--output", "-", "--format", "file"], "--format: found 'file'; did you mean 'files'?"),
         (["--versoin"], "--versoin: no such option; did you mean '--version'?"),
         (["run", "smoke", "--lokal"], "--lokal: no such option; did you mean '--local'?"),
         (["run", "smoke", "--lokal=x"], "; `jobgen run --help` shows what is valid"),
@@ -96,28 +96,7 @@ def test_without_a_cluster(here: Path, kubeconfig: str, code: int, expected: str
         (["logs", "smoke", "adapt", "--since", "m"], "--since: found 'm'; a duration"),
         (["logs", "smoke", "adapt", "--tail", "-1"], "--tail: found '-1'; a whole number >= 0 is valid; `jobgen logs --help`"),
         (["status", "smoke", "-n", "A"], "--namespace: found 'A'"),
-        (["render", "smoke", "--output", "-", "--format", "flux", "--namespace", "a"], "--source: --format flux needs it"),
-        (["render", "smoke", "--output", "-", "--source", "x"], "--source: goes with --format flux"),
-        (
-            ["render", "smoke", "--output", "-", "--format", "flux", "--namespace", "a", "--source", "A b"],
-            "--source: found 'A b'",
-        ),
-        *(
-            (
-                ["render", "smoke", "--output", "-", "--format", form, "--namespace", "a", "--source", source, "--path", path],
-                said,
-            )
-            for form, source, path, said in [
-                ("flux", "x", "a\n  prune: true", "--path: found 'a\\n  prune: true'"),
-                ("flux", "x", "../a", "--path: found '../a'"),
-                ("flux", "x", "/a", "--path: found '/a'"),
-                ("flux", "x", "a//b", "--path: found 'a//b'"),
-                ("flux", "x", "a/..", "--path: found 'a/..'"),
-                ("argocd", "https://x/y.git", "a b", "--path: found 'a b'"),
-                ("argocd", "https://x/y.git\n", "a", "--source: found 'https://x/y.git\\n'"),
-                ("argocd", "pipelines", "a", "--source: found 'pipelines'; a repository's address"),
-            ]
-        ),
+        (["render", "smoke", "--output", "-", "--format", "conductor", "--namespace", "A"], "--namespace: found 'A'"),
         (["run", "smoke", "--local", "--until", "adapd"], "--until adapd: no such stage; did you mean 'adapt'?"),
         (["run", "smoke", "--local", "--only", "adapt", "--until", "adapt"], "--until takes a stage and what it needs"),
         (["run", "smoke", "--local", "--dry-run", "--from", "adapd"], "--from adapd: no such stage"),
@@ -187,14 +166,11 @@ def test_render_replaces_its_own_stale_files_and_nothing_else(here: Path, capsys
 
 
 def test_render_leaves_other_renderings_of_the_pipeline(here: Path) -> None:
-    git = ["--namespace", "a", "--path", "p"]
     forms = [
         ["--output", "o/jobs"],
         ["--output", "o/prod", "--namespace", "prod"],
         ["--output", "o"],
         ["--output", "o", "--format", "conductor"],
-        ["--output", "o", "--format", "flux", "--source", "s", *git],
-        ["--output", "o", "--format", "argocd", "--source", "https://git.example.com/s", *git],
     ]
 
     def there() -> dict[str, bytes]:

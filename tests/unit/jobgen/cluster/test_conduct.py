@@ -15,6 +15,7 @@ import yaml
 
 from jobgen.cluster import conduct, diff, stages
 from jobgen.cluster.namespace import NoOperatorError, RefusedError, last_words, state
+from jobgen.cluster.state import LABEL
 from jobgen.commands import arguments
 from jobgen.manifests import conductor, render
 from jobgen.pipeline import plan, spec
@@ -77,8 +78,9 @@ class Fake:
     def note(self, name: str, key: str) -> str | None:
         return self.notes[-1] if self.notes else None
 
-    def write_note(self, name: str, key: str, text: str) -> None:
+    def write_note(self, name: str, key: str, text: str, labels: dict[str, str]) -> None:
         self.notes.append(text)
+        self.labels = labels
 
     def conductor_pods(self, job: str) -> list[Any]:
         return self.pods(f"batch.kubernetes.io/job-name={job}")
@@ -168,10 +170,12 @@ def test_a_failed_stage_ends_it_with_its_code_and_words(
     assert run(pipeline, cluster) == 65
     assert "failed with exit code 65: the last words" in capsys.readouterr().err
     assert len(cluster.there) == 2
+    assert cluster.labels == {LABEL: "failed"}
     # The next conductor makes it again, once.
     cluster.behave = {}
     assert run(pipeline, cluster) == 0
     assert "failed before; made again" in capsys.readouterr().err
+    assert cluster.labels == {LABEL: "finished"}
 
 
 def test_a_job_whose_artifact_is_gone_is_made_again(pipeline: Pipeline, steps: list[plan.Step]) -> None:

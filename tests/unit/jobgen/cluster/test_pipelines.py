@@ -151,6 +151,10 @@ def test_stop_ends_the_conductor_first_and_then_what_it_started(
     said = capsys.readouterr().err
     assert "checkpoints are kept; `jobgen run short` goes on from them" in said
     assert "Flux would make this again; suspend Kustomization team there" in said
+    for mark in ({pipelines.ARGO: "team:batch/Job:ns/now"}, {pipelines.ARGO_LABEL: "team"}):
+        there = Namespace([], [conducting("now", **mark)])
+        assert pipelines.stop("short", there, again="jobgen run short") == 0  # type: ignore[arg-type]
+        assert "Argo CD would make this again; suspend Application team there" in capsys.readouterr().err
     idle = Namespace(jobs[:2], [conducting("old", "Failed")])
     assert pipelines.stop("short", idle, again="x") == 0  # type: ignore[arg-type]
     assert idle.log == []

@@ -1,15 +1,19 @@
 """The conductor's objects: what they may hold, and which rights they ask for."""
 
+import json
 from pathlib import Path
 
 import pytest
 import yaml
 
-from jobgen.manifests import conductor
+from jobgen.manifests import conductor, render
 from jobgen.pipeline import spec
+from jobgen.pipeline.plan import plan
 from minima.errors import UsageError
 
 SHORT = (Path(__file__).parents[3] / "cluster" / "short.yaml").read_text(encoding="utf-8")
+
+GITOPS = Path(__file__).parents[4] / "manifests" / "gitops"
 
 
 def test_a_pipeline_that_no_config_map_holds_is_refused() -> None:
@@ -32,3 +36,33 @@ def test_queues_may_be_looked_at_only_where_a_pool_names_one() -> None:
     for text, queued in ((SHORT, False), (yaml.safe_dump(document), True)):
         groups = {group for rule in conductor.rules(spec.parse(text, "p.yaml")) for group in rule["apiGroups"]}
         assert ("kueue.x-k8s.io" in groups) == queued
+
+
+def test_no_tool_for_git_takes_more_than_the_conductor() -> None:
+    """A stage's file in a folder that Flux or Argo CD syncs is left alone, and Argo CD's label of tracking is on nothing."""
+    pipeline = spec.parse(SHORT, "p.yaml")
+    jobs = [render.job(pipeline, step) for step in plan(pipeline)]
+    for job in jobs:
+        notes = job["metadata"]["annotations"]
+        assert notes["kustomize.toolkit.fluxcd.io/ssa"] == "Ignore"
+        assert notes["argocd.argoproj.io/hook"] == "Skip"
+    made = conductor.objects(pipeline)
+    assert not any(
+        "argocd" in note or note.endswith("/ssa") for each in made for note in each["metadata"].get("annotations", ())
+    )
+    for each in [*jobs, *made]:
+        assert "app.kubernetes.io/instance" not in json.dumps(each)
+    # `${…}` of the pipeline are not Flux's.
+    (held,) = [each for each in made if conductor.FILE in each.get("data", {})]
+    assert held["metadata"]["annotations"] == {"kustomize.toolkit.fluxcd.io/substitute": "disabled"}
+
+
+@pytest.mark.parametrize("place", sorted(GITOPS.glob("*.yaml")), ids=lambda place: place.stem)
+def test_the_examples_for_git_leave_what_others_change_of_a_conductor_and_remove_the_one_before(place: Path) -> None:
+    found = yaml.safe_load(place.read_text(encoding="utf-8"))["spec"]
+    pruned = found["prune"] if place.stem == "flux" else found["syncPolicy"]["automated"]["prune"]
+    assert pruned is True
+    assert "wait" not in found
+    if place.stem == "argocd":  # Nothing here runs one: what its documentation says.
+        assert found["ignoreDifferences"] == [{"group": "batch", "kind": "Job", "jsonPointers": ["/spec"]}]
+        assert found["syncPolicy"]["syncOptions"] == ["RespectIgnoreDifferences=true"]
