@@ -188,6 +188,7 @@ class BuildData(Options):
     max_bad_fraction: float = option(
         "Share of the documents that may be unreadable; they are counted and left out.", 0.0, minimum=0, maximum=1
     )
+    deduplicate: bool = option("Drop documents whose whole text an earlier one has; all text is then read twice.", False)
     tokenizer_name_or_path: str = option("Model folder whose tokenizer is used.", input="model")
     max_seq_length: int = option("Length of an example in tokens.", 4096, minimum=8)
     dev_proportion: float = option("Share of the documents that is held out for perplexity.", 0.001, minimum=0, maximum=0.5)
@@ -367,6 +368,7 @@ class BuildChatData(Options):
     max_bad_fraction: float = option(
         "Share of the conversations that may be malformed; they are counted and left out.", 0.0, minimum=0, maximum=1
     )
+    deduplicate: bool = option("Drop conversations that an earlier one equals.", False)
     tokenizer_name_or_path: str = option("Model folder whose tokenizer is used.", input="model")
     max_seq_length: int = option("Longest example in tokens; whole trailing turns beyond it are dropped.", 4096, minimum=8)
     system: str = option("System sentence of every conversation; empty for the project's own.", "")

@@ -19,6 +19,7 @@ import pyarrow.ipc
 from minima.data import containers
 from minima.data.containers import ARROW, BOM, JSON_LINES, PARQUET, TEXT
 from minima.errors import DataError, did_you_mean
+from minima.options import BuildData
 
 LINE, PARAGRAPH, FILE = "line", "paragraph", "file"
 """What is a document of a text file."""
@@ -38,6 +39,11 @@ class Form:
     text_key: tuple[str, ...] = ("text",)
     document: str = LINE
     encoding: str = "utf-8"
+
+    @classmethod
+    def of(cls, options: BuildData) -> "Form":
+        """As the options say."""
+        return cls(options.text_key, options.document, options.encoding)
 
 
 @dataclass(frozen=True)

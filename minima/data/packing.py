@@ -11,6 +11,7 @@ fill no example, those with the lowest hashes that do. Each span therefore keeps
 
 import functools
 import hashlib
+import itertools
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
@@ -20,24 +21,26 @@ from typing import Any, NamedTuple
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from minima.data import corpus, documents, records, tokenization
+from minima.data import corpus, documents, duplicates, records, tokenization
 from minima.data.documents import NAMED, Bad
+from minima.data.shards import SPLITS, Job, Rest, Shard, rest_place, shard_name
 from minima.options import BuildData, split_digest
 
 BATCH = 1 << 18
 """Characters that are tokenised at once."""
-PIECE = 1 << 26
+PORTION = 1 << 26
 """Characters that are held, and shuffled, at once."""
-SPLITS = ("train", "dev")
 
 
 @dataclass(frozen=True)
 class Counts:
-    """What was made of some text; `tokens` are all ids, separators and dropped ones included."""
+    """What was made of some text: `documents` without bad ones and dropped duplicates, `tokens` are all ids, separators and
+    dropped ones included."""
 
     documents: int = 0
     dev_documents: int = 0
     bad_documents: int = 0
+    duplicate_documents: int = 0
     train_examples: int = 0
     dev_examples: int = 0
     tokens: int = 0
@@ -46,32 +49,6 @@ class Counts:
 
     def __add__(self, other: "Counts") -> "Counts":
         return Counts(**{name: value + getattr(other, name) for name, value in asdict(self).items()})
-
-
-@dataclass(frozen=True)
-class Job:
-    """One span to work on: number `index` of `count`, and where its shards are written before they are published."""
-
-    index: int
-    count: int
-    span: corpus.Span
-    options: BuildData
-    staging: str
-
-    @property
-    def name(self) -> str:
-        """What the names of all its files hold; one more shard is made of what the spans leave."""
-        return shard_name(self.index, self.count)
-
-    @property
-    def size(self) -> int:
-        """Bytes of its text, as they stand in the files."""
-        return self.span.size
-
-    @property
-    def folder(self) -> Path:
-        """The folder of the text."""
-        return Path(split_digest(self.options.input_dir)[0])
 
 
 @dataclass(frozen=True)
@@ -100,90 +77,37 @@ class Built:
     whole: bool
 
 
+@dataclass
+class Portion:
+    """Documents of a span that are held at once.
+
+    Attributes:
+        texts: theirs.
+        bad: how many more are bad.
+        named: the first NAMED of the bad ones.
+        duplicates: how many more are dropped since an earlier one is equal.
+        last: whether nothing follows.
+    """
+
+    texts: list[str] = field(default_factory=list)
+    bad: int = 0
+    named: list[Bad] = field(default_factory=list)
+    duplicates: int = 0
+    last: bool = False
+
+
 class Document(NamedTuple):
-    """A text and what decides on its place: `hash`, of the text alone, on its side, `order` on its place in a piece."""
+    """A text and what decides on its place: `hash`, of the text alone, on its side, `order` on its place in a portion."""
 
     hash: int
     order: bytes
     text: str
 
 
-@dataclass
-class Rest:
-    """What a span leaves: ids that fill no example, and the documents that may yet be held out.
-
-    Attributes:
-        ids: of each split, fewer than an example has.
-        reserve: of documents not held out so far the ids of each, by rising hash.
-        hashes: theirs.
-    """
-
-    ids: dict[str, np.ndarray] = field(default_factory=lambda: dict.fromkeys(SPLITS, np.empty(0, np.int32)))
-    reserve: list[np.ndarray] = field(default_factory=list)
-    hashes: list[int] = field(default_factory=list)
-
-    def write(self, place: Path) -> None:
-        """Write it to a file."""
-        lengths = [len(ids) for ids in self.reserve]
-        reserve = np.concatenate([np.empty(0, np.int32), *self.reserve])
-        with open(place, "wb") as out:
-            hashes = np.array(self.hashes, np.uint64)
-            np.savez(out, train=self.ids["train"], dev=self.ids["dev"], reserve=reserve, lengths=lengths, hashes=hashes)
-
-    @classmethod
-    def read(cls, place: Path) -> "Rest":
-        """What `write` wrote."""
-        with np.load(place) as found:
-            ends = np.cumsum(found["lengths"], dtype=np.int64)[:-1]
-            reserve = np.split(found["reserve"], ends) if len(found["lengths"]) else []
-            return cls({split: found[split] for split in SPLITS}, reserve, found["hashes"].tolist())
-
-
-class Shard:
-    """The examples of one split in a file, which is there if it has any, and the ids that fill none yet."""
-
-    def __init__(self, place: Path, length: int) -> None:
-        self.place, self.length, self.examples = place, length, 0
-        self.rest = np.empty(0, np.int32)
-        self._writer: records.Writer | None = None
-
-    def add(self, ids: np.ndarray) -> None:
-        """Append ids `[T]`."""
-        examples, self.rest = pack(np.concatenate([self.rest, ids]), self.length)
-        for example in examples:
-            self._write(example)
-
-    def close(self, *, short: bool = False) -> list[Path]:
-        """Finish the file, with `short` also with the rest as a shorter example; which files there are."""
-        if short and len(self.rest) > 1:  # Of one id nothing is predicted that has anything to do with the text.
-            self._write(self.rest)
-            self.rest = self.rest[:0]
-        if self._writer is None:
-            return []
-        self._writer.close()
-        return [self.place, records.index_of(self.place)]
-
-    def _write(self, example: np.ndarray) -> None:
-        if self._writer is None:
-            self._writer = records.Writer(self.place)
-        self._writer.add({"indices": example})
-        self.examples += 1
-
-
-def shard_name(index: int, spans: int) -> str:
-    """What the names of the shards of a span hold; the last one, of number `spans`, is of what the spans left."""
-    return f"{index:05d}-of-{spans + 1:05d}"
-
-
-def rest_place(folder: str | Path, index: int, spans: int) -> Path:
-    """Where the rest of a span lies."""
-    return Path(folder) / f".rest-{shard_name(index, spans)}.npz"
-
-
 def build(job: Job) -> Iterator[Advance | Built]:
     """Write the shards of one span and its rest into its staging folder; yields progress, and last what was built.
 
-    No more than about PIECE characters are held at once. After a bad document, where none is allowed, nothing more is
+    No more than about PORTION characters are held at once. After a bad document, where none is allowed, nothing more is
     tokenised: the text is read on to count the others.
 
     Raises:
@@ -196,16 +120,17 @@ def build(job: Job) -> Iterator[Advance | Built]:
     counts, bad, whole = Counts(), list[Bad](), True
     reserve: list[tuple[Document, np.ndarray]] = []
     lacking = length if options.dev_proportion else 0
-    for texts, wrong, named, last in _pieces(job):
+    for portion in _portions(job):
+        texts = portion.texts
         characters = sum(map(len, texts))
-        counts += Counts(documents=len(texts), bad_documents=wrong, characters=characters)
-        bad += named[: NAMED - len(bad)]
-        if wrong and not options.max_bad_fraction:
+        counts += Counts(len(texts), bad_documents=portion.bad, duplicate_documents=portion.duplicates, characters=characters)
+        bad += portion.named[: NAMED - len(bad)]
+        if portion.bad and not options.max_bad_fraction:
             stop.touch()
         whole = whole and not stop.exists()
         if not whole:
             continue
-        share = job.size / max(1, characters) if last else 0.0  # How much follows is not known before.
+        share = job.size / max(1, characters) if portion.last else 0.0  # How much follows is not known before.
         train, dev = divide(texts, options.seed, options.dev_proportion)
         counts += Counts(dev_documents=len(dev))
         for batch in _batches(dev):
@@ -317,12 +242,6 @@ def joined(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> np.ndarray:
     return np.array([id_ for ids in tokenization.encode(tokenizer, texts) for id_ in (*ids, *separators)], dtype=np.int32)
 
 
-def pack(ids_T: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
-    """Cut ids `[T]` into examples `[T // length, length]`, and the ids at the end that fill none."""
-    full = len(ids_T) // length * length
-    return ids_T[:full].reshape(-1, length), ids_T[full:]
-
-
 def _lowest(
     tokenizer: PreTrainedTokenizerBase, reserve: list[tuple[Document, np.ndarray]], train: list[Document], lacking: int
 ) -> tuple[list[tuple[Document, np.ndarray]], list[np.ndarray], list[Document]]:
@@ -343,26 +262,26 @@ def _lowest(
     return kept, [ids for _, ids in left if ids is not None], sorted((d for d, ids in left if ids is None), key=_order)
 
 
-def _pieces(job: Job) -> Iterator[tuple[list[str], int, list[Bad], bool]]:
-    """The documents of a span, about PIECE characters at a time, how many are bad, the first NAMED of these, and
-    whether it is the last piece."""
-    options = job.options
-    form = documents.Form(options.text_key, options.document, options.encoding)
-    texts: list[str] = []
-    named: list[Bad] = []
-    bad = size = 0
-    for document in corpus.read(job.folder, job.span, form):
+def _portions(job: Job) -> Iterator[Portion]:
+    """The documents of a span, about PORTION characters at a time; of equal ones the first, if only that is wanted."""
+    first = duplicates.first(job) if job.options.deduplicate else itertools.repeat(True)
+    portion, size = Portion(), 0
+    for document in corpus.read(job.folder, job.span, documents.Form.of(job.options)):
         if isinstance(document, Bad):
-            bad += 1
-            if len(named) < NAMED:
-                named.append(document)
+            portion.bad += 1
+            if len(portion.named) < NAMED:
+                portion.named.append(document)
             continue
-        if size >= PIECE:
-            yield texts, bad, named, False
-            texts, bad, named, size = [], 0, [], 0
-        texts.append(document)
+        if not next(first):
+            portion.duplicates += 1
+            continue
+        if size >= PORTION:
+            yield portion
+            portion, size = Portion(), 0
+        portion.texts.append(document)
         size += len(document)
-    yield texts, bad, named, True
+    portion.last = True
+    yield portion
 
 
 def _batches(chosen: list[Document]) -> Iterator[list[str]]:

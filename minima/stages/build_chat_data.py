@@ -17,12 +17,12 @@ from transformers import PreTrainedTokenizerBase
 from minima.data import chat, conversations, corpus, records, tokenization
 from minima.data.conversations import Conversation
 from minima.data.documents import Bad, check_bad
+from minima.data.shards import SPLITS
 from minima.errors import DataError, listed
 from minima.options import BuildChatData, split_digest
 from minima.process import workers
 from minima.workspace.artifact import Output
 
-SPLITS = ("train", "dev")
 FILE = "{split}-00000-of-00001.tfrecord"
 SAMPLE, ANY_LENGTH = 1000, 1 << 40
 """Conversations by which a length is suggested that would do, and one that always does."""
@@ -45,6 +45,11 @@ def run(options: BuildChatData, output: Output) -> dict[str, Any]:
     folder = Path(split_digest(options.input_dir)[0])
     names = corpus.files(folder, options.input_regex, conversations.KINDS)
     read, bad = _read(folder, names, options)
+    good = len(read)
+    if options.deduplicate:
+        read = list({_whole(conversation): conversation for conversation in reversed(read)}.values())[::-1]
+        if len(read) < good:
+            _say(f"dropped {good - len(read)} of {good} conversations, which an earlier one equals")
     held_out = dev(read, options.dev_proportion, options.seed)
     sides: dict[str, list[Conversation]] = {split: [] for split in SPLITS}
     for conversation in read:
@@ -85,6 +90,7 @@ def run(options: BuildChatData, output: Output) -> dict[str, Any]:
     return {
         "conversations": len(read),
         "bad_conversations": bad,
+        "duplicate_conversations": good - len(read),
         "train_examples": written["train"],
         "dev_examples": written.get("dev", 0),
         **counts,
@@ -149,6 +155,10 @@ def dev(read: Sequence[Conversation], proportion: float, seed: int) -> set[bytes
 def _beginning(conversation: Conversation) -> bytes:
     """A hash of how it begins: one conversation may be the beginning of another, and the same question have two answers."""
     return hashlib.sha256(json.dumps([conversation.system, conversation.turns[0]["User"]]).encode()).digest()
+
+
+def _whole(conversation: Conversation) -> bytes:
+    return hashlib.sha256(json.dumps(conversation).encode()).digest()
 
 
 def _encoded(encode: Encode, conversations: list[Conversation], processes: int) -> Iterator[chat.Example | None]:

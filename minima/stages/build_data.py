@@ -13,13 +13,15 @@ import json
 import re
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from minima.data import corpus, packing, records, tokenization
+from minima.data import corpus, duplicates, packing, records, tokenization
 from minima.data.documents import Bad, Form, check_bad
-from minima.data.packing import Advance, Built, Counts, Job
+from minima.data.packing import Advance, Built, Counts
+from minima.data.shards import SPLITS, Job, rest_place, shard_name
 from minima.errors import DataError, listed
 from minima.options import BuildData, split_digest
 from minima.process import workers
@@ -60,6 +62,8 @@ def run(options: BuildData, output: Output) -> dict[str, Any]:
         output.shut_out(_of_more_pods(names(output.place), pods))
     _remove_other_shards(output.lease, len(jobs))
     mine = [job for job in jobs[pod::pods] if _finished(output.place, job, identities[job.index]) is None]
+    if options.deduplicate and mine:  # Else their hashes are there, or all is made.
+        _find_duplicates(jobs, jobs[pod::pods], mine, identities, output)
     for job in mine:
         _unpublish(output.lease, job)
     if len(mine) < len(jobs[pod::pods]):
@@ -82,13 +86,14 @@ def run(options: BuildData, output: Output) -> dict[str, Any]:
     if bad and not options.max_bad_fraction:
         bad.sort(key=lambda built: built.job.index)
         _check_bad(seen, [one for built in bad for one in built.bad], options)
-    output.progress.phase(WAITING)
-    notes = _wait(output.place, jobs, identities)
+    notes = _wait(jobs, identities, output)
     counts = sum((note.counts for note in notes), Counts())
     _check_bad(counts, [one for note in notes for one in note.bad], options)
     if pod == 0:
         output.promised = {name: size for note in notes for name, size in note.files.items()}
         counts += _build_rest(counts, len(jobs), options, output)
+        for hashes in output.place.glob(".hashes-*"):
+            output.lease.take(hashes.name)
         _check_counts(counts, options)
     ids = counts.tokens - 2 * counts.documents
     metrics = {name: value for name, value in asdict(counts).items() if name != "characters"}
@@ -109,10 +114,9 @@ def _check_two(spans: list[corpus.Span], options: BuildData) -> None:
     Where very many are bad it is left to the pass over all, which has more processes.
     """
     folder = split_digest(options.input_dir)[0]
-    form = Form(options.text_key, options.document, options.encoding)
     first: str | None = None
     bad = 0
-    for one in (one for span in spans for one in corpus.read(folder, span, form)):
+    for one in (one for span in spans for one in corpus.read(folder, span, Form.of(options))):
         if isinstance(one, Bad):
             bad += 1
             if bad == MANY_BAD:
@@ -131,10 +135,13 @@ def _check_two(spans: list[corpus.Span], options: BuildData) -> None:
 def _build_rest(counts: Counts, spans: int, options: BuildData, output: Output) -> Counts:
     """Make the last shard, of what the spans left; says what is dropped."""
     assert output.lease is not None
-    _take_shards(output.lease, packing.shard_name(spans, spans))
+    _take_shards(output.lease, shard_name(spans, spans))
     found = packing.build_rest(output.place, output.folder, spans, options, counts)
     if found.dropped_tokens:
         _say(f"dropped {found.dropped_tokens} of {counts.tokens} tokens, which fill no example of {options.max_seq_length}")
+    if counts.duplicate_documents:
+        good = counts.documents + counts.duplicate_documents
+        _say(f"dropped {counts.duplicate_documents} of {good} documents, since an earlier one has the same text")
     if counts.bad_documents:
         _say(f"left out {counts.bad_documents} bad documents, beside {counts.documents} good ones")
     return found
@@ -195,11 +202,11 @@ def _unpublish(lease: Lease, job: Job) -> None:
     """Remove what another run left under the names of a span, first what would call it finished."""
     lease.take(_note(job))
     _take_shards(lease, job.name)
-    lease.take(packing.rest_place(lease.folder, job.index, job.count).name)
+    lease.take(rest_place(lease.folder, job.index, job.count).name)
 
 
 def _take_shards(lease: Lease, name: str) -> None:
-    for split in packing.SPLITS:
+    for split in SPLITS:
         for suffix in (records.SUFFIX, records.SUFFIX + records.INDEX_SUFFIX):
             lease.take(f"{split}-{name}{suffix}")
 
@@ -212,25 +219,67 @@ def _remove_other_shards(lease: Lease, count: int) -> None:
             lease.take(place.name)
 
 
-def _wait(folder: Path, jobs: list[Job], identities: list[str]) -> list[_Note]:
+def _find_duplicates(jobs: list[Job], own: list[Job], mine: list[Job], identities: list[str], output: Output) -> None:
+    """Look through the spans of this pod, wait until all are looked through, and compare those that are to be made.
+
+    Args:
+        jobs: all spans.
+        own: those of this pod.
+        mine: those of them that are to be made.
+        identities: of all.
+        output: of the stage.
+    """
+    assert output.lease is not None
+    places = [_hashes(output.place, job, identities) for job in jobs]
+    lacking = [job for job in own if not places[job.index].is_file()]
+    output.progress.phase("looking for duplicates", sum(job.size for job in lacking), "bytes")
+    done = 0
+    events = contextlib.closing(workers.stream(duplicates.look, lacking, jobs[0].options.num_processors))
+    with events as stream:
+        for job in stream:
+            there = _hashes(output.folder, job, identities)
+            duplicates.hashes_place(output.folder, job).rename(there)
+            output.lease.put(there.name)
+            done += job.size
+            output.progress.at(done)
+    output.progress.phase(WAITING)
+    _wait_for(lambda: [job.name for job in jobs if not places[job.index].is_file()], len(jobs), "hashes of spans")
+    duplicates.compare(places, mine)
+
+
+def _hashes(folder: Path, job: Job, identities: list[str]) -> Path:
+    """Where the hashes of a span lie until all is made: of this run's text."""
+    place = duplicates.hashes_place(folder, job)
+    return place.with_name(f"{place.stem}-{identities[job.index][:16]}{place.suffix}")
+
+
+def _wait(jobs: list[Job], identities: list[str], output: Output) -> list[_Note]:
     """Wait until the shards of all pods are there; what was made of each span."""
     done: dict[int, _Note] = {}
-    told = time.monotonic()
-    while True:
+
+    def lacking() -> list[str]:
         for job in jobs:
-            if job.index not in done and (note := _finished(folder, job, identities[job.index])) is not None:
+            if job.index not in done and (note := _finished(output.place, job, identities[job.index])) is not None:
                 done[job.index] = note
-        if len(done) == len(jobs):
-            return [done[job.index] for job in jobs]
+        return [job.name for job in jobs if job.index not in done]
+
+    output.progress.phase(WAITING)
+    _wait_for(lacking, len(jobs), "shards")
+    return [done[job.index] for job in jobs]
+
+
+def _wait_for(lacking: Callable[[], list[str]], count: int, what: str) -> None:
+    """Return when other pods have made what is lacking of `count`; says now and then what it is."""
+    told = time.monotonic()
+    while names := lacking():
         if time.monotonic() - told >= INTERVAL:
             told = time.monotonic()
-            lacking = listed([job.name for job in jobs if job.index not in done], 3)
-            print(f"waiting for {len(jobs) - len(done)} of {len(jobs)} shards of other pods: {lacking}", file=sys.stderr)
+            print(f"waiting for {len(names)} of {count} {what} of other pods: {listed(names, 3)}", file=sys.stderr)
         time.sleep(POLL)
 
 
 def _check_bad(counts: Counts, bad: list[Bad], options: BuildData) -> None:
-    total = counts.documents + counts.bad_documents
+    total = counts.documents + counts.duplicate_documents + counts.bad_documents
     where = split_digest(options.input_dir)[0]
     check_bad(where, "documents", counts.bad_documents, total, bad, options.max_bad_fraction)
 

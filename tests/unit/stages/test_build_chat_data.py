@@ -241,3 +241,22 @@ def test_bad_conversations_are_counted_and_left_out_where_that_is_allowed(
     assert "build-chat-data: read 20 conversations in the format sharegpt" in err
     assert "left out 12 bad ones of 32" in err
     assert "keys that were left out: id (20), markdown (20)" in err or "markdown (20), id (20)" in err
+
+
+def test_of_equal_conversations_the_first_is_kept_if_that_is_wanted(
+    folder: Path, options: BuildChatData, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = tmp_path / "chat"
+    source.mkdir()
+    one, other = [{"User": "a b", "Assistant": "c"}], [{"User": "a b", "Assistant": "d"}]
+    openai = {"messages": [{"role": "user", "content": "a b"}, {"role": "assistant", "content": "c"}]}
+    told = {"messages": [{"role": "system", "content": "s"}, *openai["messages"]]}
+    written = [one, other, one, openai, told, other]
+    (source / "a.jsonl").write_text("".join(json.dumps(value) + "\n" for value in written))
+    some = dataclasses.replace(options, input_dir=str(source), dev_proportion=0.0)
+    every = build(tmp_path / "every", some)
+    assert (every["conversations"], every["duplicate_conversations"]) == (6, 0)
+    few = build(tmp_path / "few", dataclasses.replace(some, deduplicate=True))
+    assert (few["conversations"], few["duplicate_conversations"], few["train_examples"]) == (3, 3, 3)
+    assert "build-chat-data: dropped 3 of 6 conversations, which an earlier one equals" in capsys.readouterr().err
+    assert read(tmp_path / "few")["train"] == [read(tmp_path / "every")["train"][n] for n in (0, 1, 4)]

@@ -5,6 +5,7 @@ import random
 import re
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -17,9 +18,10 @@ import pytest
 import sentencepiece
 
 from minima import flags
-from minima.data import corpus, documents, packing, records, tokenization
+from minima.data import corpus, documents, duplicates, packing, records, tokenization
 from minima.data.documents import Bad, Form, Part
 from minima.data.records import Records
+from minima.data.shards import Job
 from minima.errors import DataError, LostPeerError, NotReadyError, UsageError
 from minima.options import BuildData
 from minima.process import workers
@@ -165,6 +167,7 @@ def test_examples_in_order_are_the_permuted_documents_but_for_the_declared_rest(
         "documents": 1660,
         "dev_documents": held,
         "bad_documents": 0,
+        "duplicate_documents": 0,
         "train_examples": count["train"],
         "dev_examples": count["dev"],
         "tokens": tokens,
@@ -238,20 +241,20 @@ def test_the_same_text_in_other_files_keeps_its_tokens_and_its_held_out_document
     assert all(one == found["1"] for one in found.values())
 
 
-def test_the_same_with_many_spans_and_small_pieces(llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_same_with_many_spans_and_small_portions(llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is held at once changes neither the tokens nor who is held out."""
     rng = random.Random(4)
     written = [f"{n} {text(rng, 20)}" for n in range(120)]
     whole = small_source(tmp_path / "whole", "1", written)
     expected = run(whole, llama, tmp_path / "out-whole", dev_proportion=1e-9)
-    monkeypatch.setattr(packing, "PIECE", 700)
-    in_pieces = run(small_source(tmp_path / "gz", "gz", written), llama, tmp_path / "out-gz", dev_proportion=1e-9)
+    monkeypatch.setattr(packing, "PORTION", 700)
+    in_portions = run(small_source(tmp_path / "gz", "gz", written), llama, tmp_path / "out-gz", dev_proportion=1e-9)
     monkeypatch.setattr(
         corpus, "spans", lambda folder, *_: [corpus.Span((p,)) for p in documents.parts(Path(folder), "0000.jsonl", 900)]
     )
     in_spans = run(whole, llama, tmp_path / "out-spans", dev_proportion=1e-9)
     assert expected["dev_documents"] < 20
-    assert in_pieces == {**expected, "dropped_tokens": in_pieces["dropped_tokens"]}
+    assert in_portions == {**expected, "dropped_tokens": in_portions["dropped_tokens"]}
     assert len(list((tmp_path / "out-spans").glob("train-*.tfrecord"))) > 5
     assert in_spans == {**expected, "dropped_tokens": in_spans["dropped_tokens"]}
     assert len({out: held_out_ids(tmp_path / out) for out in ("out-whole", "out-gz", "out-spans")}.values()) == 3
@@ -279,7 +282,7 @@ def test_two_pods_give_the_same_bytes_and_each_makes_its_part(
     real = packing.build
     local = threading.local()
 
-    def build(job: packing.Job) -> Iterator[Any]:
+    def build(job: Job) -> Iterator[Any]:
         made[local.pod].append(job.index)
         return real(job)
 
@@ -319,7 +322,7 @@ def jobs_made(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     made: list[int] = []
     real = packing.build
 
-    def build(job: packing.Job) -> Iterator[Any]:
+    def build(job: Job) -> Iterator[Any]:
         made.append(job.index)
         return real(job)
 
@@ -364,7 +367,7 @@ def test_a_frozen_pod_of_a_run_with_more_pods_is_shut_out_before_anything_is_mad
     out, inside = tmp_path / "out", list[bool]()
     real = packing.build
 
-    def build(job: packing.Job) -> Iterator[Any]:
+    def build(job: Job) -> Iterator[Any]:
         inside.append(frozen.making.is_dir())
         return real(job)
 
@@ -435,7 +438,7 @@ def test_inputs_are_hashed_once_for_all_spans(source: Path, llama: Path, tmp_pat
 
     options = settings(source, llama, tmp_path)
     spans = corpus.spans(source, "*", 1)
-    jobs = [packing.Job(n, len(spans), span, options, "") for n, span in enumerate(spans)]
+    jobs = [Job(n, len(spans), span, options, "") for n, span in enumerate(spans)]
     seen = []
     for fingerprint in ("a", "a", "b"):
         entry = Counting(key="key", fingerprint=fingerprint)
@@ -505,16 +508,16 @@ def test_the_first_look_at_the_text_ends_where_very_much_of_it_is_bad(
 def test_of_bad_documents_only_those_that_are_named_are_held(
     llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(packing, "PIECE", 3)
+    monkeypatch.setattr(packing, "PORTION", 3)
     lines = ["x"] * 25 + ['{"text": "one"}'] + ["x"] * 12 + ['{"text": "two"}'] + ["x"] * 2
     (tmp_path / "a.jsonl").write_text("\n".join(lines))
     span = corpus.Span(tuple(documents.parts(tmp_path, "a.jsonl", 1 << 20)))
-    pieces = list(packing._pieces(packing.Job(0, 1, span, settings(tmp_path, llama, tmp_path / "out"), "")))
-    assert [(texts, bad, len(named), last) for texts, bad, named, last in pieces] == [
+    portions = list(packing._portions(Job(0, 1, span, settings(tmp_path, llama, tmp_path / "out"), "")))
+    assert [(p.texts, p.bad, len(p.named), p.last) for p in portions] == [
         (["one"], 37, 10, False),
         (["two"], 2, 2, True),
     ]
-    assert [one.where for one in pieces[0][2]] == [f"{tmp_path}/a.jsonl:{n}" for n in range(1, 11)]
+    assert [one.where for one in portions[0].named] == [f"{tmp_path}/a.jsonl:{n}" for n in range(1, 11)]
 
 
 def test_a_folder_without_tokenizer_is_refused_before_any_work(source: Path, tmp_path: Path) -> None:
@@ -600,3 +603,109 @@ def test_commit_lists_shards_and_their_indices_only(
     assert sorted(marker["files"]) == sorted(names)
     assert all(n.endswith((".tfrecord", ".tfrecord.index")) for n in names)
     assert artifact.finished(replace(options, num_processors=7)) is not None
+
+
+@pytest.fixture
+def with_copies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, list[str]]:
+    """A corpus of six small spans with copies within and across them, in several forms; and the distinct texts."""
+    folder = tmp_path / "text"
+    folder.mkdir()
+    rng = random.Random(5)
+    distinct = [f"{n} {text(rng, 20)}" for n in range(600)]
+    written = [*distinct[:300], *distinct[:300:3], *distinct[200:], distinct[7], distinct[7]]
+    rng.shuffle(written)
+    table = pyarrow.table({"text": written[:200]})
+    pyarrow.parquet.write_table(table, folder / "a.parquet", row_group_size=100)
+    lines = [json.dumps({"text": one}) + "\n" for one in written[200:]]
+    (folder / "b.jsonl").write_text("".join(lines[:300]) + "\n")
+    (folder / "c.jsonl.gz").write_bytes(gzip.compress("".join(lines[300:]).encode()))
+
+    def spans(folder: str, *_: object) -> list[corpus.Span]:
+        names = corpus.files(folder, "*")
+        return [corpus.Span((part,)) for name in names for part in documents.parts(Path(folder), name, 8000)]
+
+    monkeypatch.setattr(corpus, "spans", spans)
+    assert len(spans(str(folder))) == 6
+    return folder, distinct
+
+
+def test_of_equal_documents_one_is_kept_for_any_processes_pods_and_ranges(
+    with_copies: tuple[Path, list[str]],
+    llama: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    source, distinct = with_copies
+    first = run(source, llama, tmp_path / "one", deduplicate=True)
+    assert (first["documents"], first["duplicate_documents"]) == (600, 202)
+    assert "dropped 202 of 802 documents, since an earlier one has the same text" in capsys.readouterr().err
+    assert not list((tmp_path / "one").glob(".hashes-*"))
+    # The judge: the same text without its copies, which comes in another order.
+    (tmp_path / "plain").mkdir()
+    (tmp_path / "plain" / "a.jsonl").write_text("".join(json.dumps({"text": one}) + "\n" for one in distinct))
+    plain = run(tmp_path / "plain", llama, tmp_path / "judge")
+    same = ("documents", "dev_documents", "tokens", "characters_per_token")
+    assert {name: first[name] for name in same} == {name: plain[name] for name in same}
+    assert Counter(held_out_ids(tmp_path / "one")) == Counter(held_out_ids(tmp_path / "judge"))
+
+    monkeypatch.setattr(duplicates, "RANGE", 50)
+
+    def backwards(task: Any, items: list[Any], _: int) -> Iterator[Any]:
+        for item in reversed(items):
+            yield from task(item)
+
+    with monkeypatch.context() as patch:  # As several processes may end.
+        patch.setattr(workers, "stream", backwards)
+        assert run(source, llama, tmp_path / "two", deduplicate=True, num_processors=2) == first
+    assert contents(tmp_path / "two") == contents(tmp_path / "one")
+    options = settings(source, llama, tmp_path / "pods", deduplicate=True)
+    local = threading.local()
+
+    def pod(index: int) -> None:
+        local.pod = index
+        with held.output(options, f"lease-{index}" if index else "lease") as output:
+            build_data.run(options, output)
+            if index == 0:
+                publish(output)
+
+    monkeypatch.setattr(workers, "pod", lambda: (local.pod, 3))
+    threads = [threading.Thread(target=pod, args=(index,)) for index in (2, 1, 0)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert contents(tmp_path / "pods") == contents(tmp_path / "one")
+
+
+def test_hashes_of_other_text_are_never_taken(
+    with_copies: tuple[Path, list[str]], llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, _ = with_copies
+    expected = run(source, llama, tmp_path / "one", deduplicate=True)
+    before, out = (source / "b.jsonl").read_bytes(), tmp_path / "out"
+    (source / "b.jsonl").write_bytes(before[:-1] + b" ")
+
+    def compare(*_: object) -> None:
+        raise LostPeerError("as a pod that is deleted between the two passes")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(duplicates, "compare", compare)
+        with pytest.raises(LostPeerError):
+            run(source, llama, out, deduplicate=True)
+    assert len(list(out.glob(".hashes-*"))) == 6
+    (source / "b.jsonl").write_bytes(before)
+    real, looked = duplicates.look, list[int]()
+
+    def look(job: Job) -> Iterator[Job]:
+        looked.append(job.index)
+        return real(job)
+
+    monkeypatch.setattr(duplicates, "look", look)
+    assert run(source, llama, out, deduplicate=True) == expected
+    assert looked == [0, 1, 2, 3, 4, 5]
+    found, wanted = (
+        {name: content for name, content in contents(place).items() if not name.startswith(".span")}
+        for place in (out, tmp_path / "one")
+    )
+    assert found == wanted
