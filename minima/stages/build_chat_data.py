@@ -47,7 +47,7 @@ def run(options: BuildChatData, output: Output) -> dict[str, Any]:
     read, bad = _read(folder, names, options)
     good = len(read)
     if options.deduplicate:
-        read = list({_whole(conversation): conversation for conversation in reversed(read)}.values())[::-1]
+        read = list({_whole(conversation): conversation for conversation in read}.values())
         if len(read) < good:
             _say(f"dropped {good - len(read)} of {good} conversations, which an earlier one equals")
     held_out = dev(read, options.dev_proportion, options.seed)
