@@ -95,6 +95,10 @@ class Options:
     verify: bool = option("Hash every file of the inputs and of a finished output again.", False, execution=True)
     max_attempts: int = option("Starts without progress before the stage gives up.", 10, execution=True, minimum=1)
 
+    def asks(self) -> frozenset[int]:
+        """TCP ports of servers outside the cluster that the stage talks to."""
+        return frozenset()
+
     def problems(self) -> Iterator[tuple[str, str]]:
         """What is wrong with options that are valid one by one, as pairs of an option and what to say of it.
 

@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 
 from minima.errors import UsageError, did_you_mean, exit_codes
 
-FORMATS = ("files", "conductor")
+FORMATS = ("files", "conductor", "network")
 PIPELINE = "a pipeline file, or the name of one that ships with jobgen: minima-3b, smoke"
 WORKSPACE = "./work"
 """Folder of all artifacts on this machine."""
@@ -130,8 +130,9 @@ def parser() -> Parser:
         choices=FORMATS,
         default="files",
         help="files: a PyTorchJob for each stage, to be applied by hand (default); conductor: one file that carries the whole "
-        "pipeline, also for a Git repository of Flux or Argo CD",
+        "pipeline, also for a Git repository of Flux or Argo CD; network: NetworkPolicies of its pods",
     )
+    render.add_argument("--api-server", metavar="ADDRESS:PORT", help="of --format network: what the conductor may talk to")
 
     go = command(
         "run",

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from jobgen.commands.arguments import VALIDATE_KEYS, local_workspace
-from jobgen.manifests import conductor, render
+from jobgen.manifests import conductor, network, render
 from jobgen.pipeline import spec
 from jobgen.pipeline.pipeline import NAME, Pipeline
 from jobgen.pipeline.plan import Step, plan
@@ -76,12 +76,18 @@ def _row(step: Step) -> dict[str, Any]:
 
 
 def _files(given: argparse.Namespace, pipeline: Pipeline) -> dict[str, str]:
+    if given.api_server is not None and given.format != "network":
+        raise UsageError("--api-server: goes with --format network only")
     if given.format == "files":
         return render.files(pipeline, given.namespace)
     render.check_namespace(given.namespace)
-    options = "--format conductor" + (f" --namespace {given.namespace}" if given.namespace else "")
-    objects = conductor.objects(pipeline, given.namespace)
-    return {f"{pipeline.name}-conductor.yaml": render.text(pipeline, objects, options)}
+    options = f"--format {given.format}" + (f" --namespace {given.namespace}" if given.namespace else "")
+    if given.format == "network":
+        objects = network.objects(pipeline, given.namespace, given.api_server or "")
+        options += f" --api-server {given.api_server}"
+    else:
+        objects = conductor.objects(pipeline, given.namespace)
+    return {f"{pipeline.name}-{given.format}.yaml": render.text(pipeline, objects, options)}
 
 
 def write_manifests(given: argparse.Namespace) -> int:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from jobgen.manifests import conductor, render
+from jobgen.manifests import conductor, network, render
 from jobgen.pipeline import spec
 
 HERE = Path(__file__).parent
@@ -18,10 +18,12 @@ def of(name: str, form: str) -> dict[str, bytes]:
     made = render.files(pipeline)
     if form == "conductor":
         made = {"conductor.yaml": render.text(pipeline, conductor.objects(pipeline, "minima"))}
+    if form == "network":
+        made = {"network.yaml": render.text(pipeline, network.objects(pipeline, "minima", "10.0.0.1:6443"))}
     return {file: text.encode() for file, text in made.items()}
 
 
-@pytest.mark.parametrize("form", ["files", "conductor"])
+@pytest.mark.parametrize("form", ["files", "conductor", "network"])
 @pytest.mark.parametrize("name", spec.shipped())
 def test_the_shipped_pipelines_render_as_before(name: str, form: str, update_golden: bool) -> None:
     rendered = of(name, form)
