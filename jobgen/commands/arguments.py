@@ -25,6 +25,8 @@ VALIDATE_KEYS = (
     "zero_stage",
     "memory",
     "gpu_memory",
+    "pod_security",
+    "hindered_by",
 )
 LIST_KEYS = ("pipeline", "state", "finished", "stages", "running", "age", "conductor", "words")
 STATUS_KEYS = (

@@ -4,11 +4,12 @@ import argparse
 import json
 import re
 import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from jobgen.commands.arguments import VALIDATE_KEYS, local_workspace
-from jobgen.manifests import conductor, network, render
+from jobgen.manifests import conductor, network, render, security
 from jobgen.pipeline import spec
 from jobgen.pipeline.pipeline import NAME, Pipeline
 from jobgen.pipeline.plan import Step, plan
@@ -41,10 +42,9 @@ def validate(given: argparse.Namespace) -> int:
     pipeline = spec.load(given.pipeline)
     workspace = local_workspace(given)
     steps = plan(pipeline, str(Path(workspace).absolute()) if workspace else None)
-    if not workspace:
-        render.files(pipeline)
+    templates = {} if workspace else {step.name: _template(render.job(pipeline, step)) for step in steps}
     if given.output == "json":
-        print(json.dumps([_row(step) for step in steps], indent=1))
+        print(json.dumps([_row(step, templates.get(step.name)) for step in steps], indent=1))
         return 0
     rows = []
     for step in steps:
@@ -52,10 +52,35 @@ def validate(given: argparse.Namespace) -> int:
         memory = f"{step.memory.total / 1e9:.1f} of {amount(step.pool.gpu_memory) / 1e9:.1f}" if step.memory else "-"
         rows.append([step.name, step.verb, step.pool.name, f"{step.pods}×{step.processes}", step.key, zero, memory])
     print(table(["stage", "verb", "pool", "pods×processes", "key", "ZeRO", "GB of a GPU"], rows))
+    if templates:
+        if pipeline.conductor:
+            templates[render.CONDUCTOR] = conductor.objects(pipeline)[-1]["spec"]["template"]
+        print("\n".join(_security(templates, {step.name: step.pool.name for step in steps})))
     return 0
 
 
-def _row(step: Step) -> dict[str, Any]:
+def _template(job: Mapping[str, Any]) -> dict[str, Any]:
+    (replica,) = job["spec"]["pytorchReplicaSpecs"].values()
+    return dict(replica["template"])
+
+
+def _security(templates: Mapping[str, Any], pools: Mapping[str, str]) -> Iterator[str]:
+    """In which namespaces the pods may live, a line for each pool that hinders `restricted`."""
+    levels = {name: security.level(template) for name, template in templates.items()}
+    if set(levels.values()) == {security.RESTRICTED}:
+        yield "all pods may live in a namespace with Pod Security `restricted`"
+        return
+    hindered: dict[tuple[str, str, str], list[str]] = {}
+    for name, template in templates.items():
+        if levels[name] != security.RESTRICTED:
+            what = ", ".join(what for _, what in security.hindrances(template))
+            hindered.setdefault((pools.get(name, ""), levels[name], what), []).append(name)
+    for (pool, level, what), names in hindered.items():
+        where = f"pool {pool} ({', '.join(names)})" if pool else "the conductor"
+        yield f"{where}: not in a namespace with Pod Security `restricted`, only with `{level}`: {what}"
+
+
+def _row(step: Step, template: Mapping[str, Any] | None) -> dict[str, Any]:
     parts = ("weights", "gradients", "optimizer", "teacher", "activations", "total")
     memory = {part: round(getattr(step.memory, part)) for part in parts} if step.memory else None
     row = {
@@ -70,6 +95,8 @@ def _row(step: Step) -> dict[str, Any]:
         "zero_stage": getattr(step.options, "zero_stage", None),
         "memory": memory,
         "gpu_memory": round(amount(step.pool.gpu_memory)) if step.pool.gpu_memory else None,
+        "pod_security": security.level(template) if template else None,
+        "hindered_by": [what for _, what in security.hindrances(template)] if template else [],
     }
     assert tuple(row) == VALIDATE_KEYS
     return row

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import yaml
 
 import jobgen
 from jobgen import cli
@@ -129,6 +130,25 @@ def test_validate_prints_the_plan(capsys: pytest.CaptureFixture[str]) -> None:
     assert distill["memory"]["teacher"] == pytest.approx(13.76e9, rel=1e-3)
     assert sum(distill["memory"].values()) == pytest.approx(2 * distill["memory"]["total"])
     assert distill["needs"] == ["build-data", "adapt", "convert"]
+    assert (distill["pod_security"], distill["hindered_by"]) == ("restricted", [])
+
+
+def test_validate_says_what_hinders_restricted_for_each_pool(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    document = yaml.safe_load(spec.read("smoke"))
+    locked = {"securityContext": {"capabilities": {"add": ["IPC_LOCK"], "drop": ["ALL"]}}}
+    document["pools"] = {"small-pair": {"pod": {"spec": {"containers": [{"name": "pytorch", **locked}]}}}}
+    document["conductor"] = {"image": "minima:jobgen", "pod": {"spec": {"hostNetwork": True}}}
+    (here / "mine.yaml").write_text(yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
+    assert cli.run(["validate", "mine.yaml"]) == 0
+    assert capsys.readouterr().out.splitlines()[-2:] == [
+        "pool small-pair (adapt, distill, finetune, finetune-lora): not in a namespace with Pod Security `restricted`, only "
+        "with `privileged`: containers.pytorch: capability IPC_LOCK",
+        "the conductor: not in a namespace with Pod Security `restricted`, only with `privileged`: hostNetwork: true",
+    ]
+    assert cli.run(["validate", "mine.yaml", "--output", "json"]) == 0
+    stages = {row["stage"]: row for row in json.loads(capsys.readouterr().out)}
+    assert (stages["adapt"]["pod_security"], stages["prune"]["pod_security"]) == ("privileged", "restricted")
+    assert stages["adapt"]["hindered_by"] == ["containers.pytorch: capability IPC_LOCK"]
 
 
 def test_validate_for_this_machine_takes_any_path(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
