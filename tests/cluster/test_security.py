@@ -20,8 +20,11 @@ def levels(cluster: Any) -> Iterator[dict[str, str]]:
     for level, name in made.items():
         labels = {"pod-security.kubernetes.io/enforce": level}
         cluster.core.create_namespace({"metadata": {"name": name, "labels": labels}})
-    for name in made.values():
-        wait("its account is there", lambda name=name: cluster.core.list_namespaced_service_account(name).items)
+
+    def accounts() -> bool:
+        return all(cluster.core.list_namespaced_service_account(name).items for name in made.values())
+
+    wait("their accounts are there", accounts)
     yield made
     for name in made.values():
         cluster.core.delete_namespace(name)
