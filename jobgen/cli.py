@@ -44,7 +44,7 @@ def _command(given: argparse.Namespace) -> int:
 
             match given.command:
                 case "init":
-                    return files.init(given.name, given.start)
+                    return files.init(given.name, given.start, given.cluster)
                 case "validate":
                     return files.validate(given)
             return files.write_manifests(given)

@@ -11,6 +11,8 @@ from minima.errors import UsageError, did_you_mean, exit_codes
 
 FORMATS = ("files", "conductor", "network")
 PIPELINE = "a pipeline file, or the name of one that ships with jobgen: minima-3b, smoke"
+CLUSTERS = ("gke-a2-ultra", "eks-p4d", "eks-p4de", "aks-nd96-a100", "openshift", "bare-metal-ib", "kind", "none")
+"""Profiles that ship with jobgen."""
 WORKSPACE = "./work"
 """Folder of all artifacts on this machine."""
 VALIDATE_KEYS = (
@@ -105,9 +107,14 @@ def parser() -> Parser:
             )
         return one
 
-    init = command("init", "write NAME.yaml, a pipeline of your own to start from", "jobgen init my-model --from smoke")
+    init = command("init", "write NAME.yaml, a pipeline of your own to start from", "jobgen init my-model --cluster eks-p4d")
     init.add_argument("name", metavar="NAME", help="the new pipeline's name: a-z, 0-9 and -")
     init.add_argument("--from", dest="start", default="minima-3b", metavar="SHIPPED", help="which to copy (default: minima-3b)")
+    init.add_argument(
+        "--cluster",
+        metavar="NAME|FILE",
+        help=f"its cluster: {', '.join(CLUSTERS)}, or a file of your own such as ./site.yaml (default: none)",
+    )
 
     validate = command(
         "validate",

@@ -7,7 +7,7 @@ from pathlib import Path
 import argcomplete
 from argcomplete.completers import DirectoriesCompleter, SuppressCompleter
 
-from jobgen.commands.arguments import parser
+from jobgen.commands.arguments import CLUSTERS, parser
 from minima.errors import UsageError
 
 
@@ -27,6 +27,8 @@ def complete() -> None:
                     action.completer = _pipelines  # type: ignore[attr-defined]
                 case "stage" | "from_stage" | "until" | "only":
                     action.completer = _stages  # type: ignore[attr-defined]
+                case "cluster":
+                    action.completer = _clusters  # type: ignore[attr-defined]
                 case "workspace" | "output" if action.choices is None:
                     action.completer = DirectoriesCompleter()  # type: ignore[attr-defined]
                 case _ if action.choices is None:
@@ -49,6 +51,12 @@ def _pipelines(prefix: str, **_: object) -> list[str]:
         elif place.suffix in {".yaml", ".yml"}:
             found.append(name)
     return found
+
+
+def _clusters(prefix: str, **_: object) -> list[str]:
+    """Shipped profiles, and files and folders that may be or hold one."""
+    files = [name for name in _pipelines(prefix) if name.endswith((".yaml", ".yml", "/"))]
+    return [*([] if os.path.dirname(prefix) else CLUSTERS), *files]
 
 
 def _stages(parsed_args: Namespace, **_: object) -> list[str]:

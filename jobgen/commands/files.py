@@ -19,13 +19,16 @@ from minima.errors import UsageError, did_you_mean
 from minima.workspace.files import write_atomically
 
 
-def init(name: str, start: str) -> int:
-    """Write a pipeline to start from."""
+def init(name: str, start: str, cluster: str | None) -> int:
+    """Write a pipeline to start from, for a cluster if one is named."""
     if start not in spec.shipped():
         raise UsageError(f"--from: no shipped pipeline {start!r}; {did_you_mean(start, spec.shipped())}")
     if not NAME.fullmatch(name):
         raise UsageError(f"NAME: found {name!r}; a name of a-z, 0-9 and -, starting with a letter, is valid")
     text = re.sub(rf"^name: {re.escape(start)}$", f"name: {name}", spec.read(start), count=1, flags=re.MULTILINE)
+    if cluster is not None:
+        written = cluster if re.fullmatch(r"[./]?[A-Za-z0-9][\w./-]*", cluster) else json.dumps(cluster)
+        text = re.sub(r"^image: .*$", lambda found: f"{found[0]}\ncluster: {written}", text, count=1, flags=re.MULTILINE)
     place = Path(f"{name}.yaml")
     spec.parse(text, str(place))
     try:
@@ -52,6 +55,9 @@ def validate(given: argparse.Namespace) -> int:
         memory = f"{step.memory.total / 1e9:.1f} of {amount(step.pool.gpu_memory) / 1e9:.1f}" if step.memory else "-"
         rows.append([step.name, step.verb, step.pool.name, f"{step.pods}×{step.processes}", step.key, zero, memory])
     print(table(["stage", "verb", "pool", "pods×processes", "key", "ZeRO", "GB of a GPU"], rows))
+    print(f"cluster {pipeline.profile.name}: {pipeline.profile.about}")
+    if sizes := sorted({round(amount(step.pool.gpu_memory) / 2**30) for step in steps if step.memory}):
+        print(f"every stage fits its GPUs, of {' and '.join(map(str, sizes))} GB")
     if templates:
         if pipeline.conductor:
             templates[render.CONDUCTOR] = conductor.objects(pipeline)[-1]["spec"]["template"]

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from jobgen.manifests import render
@@ -63,8 +64,11 @@ def objects(
     if (size := len(pipeline.text.encode())) > LARGEST:
         raise UsageError(f"{pipeline.source}: found {size:,} bytes; at most {LARGEST:,}, what a ConfigMap holds, are valid")
     name = f"{pipeline.name}-{CONDUCTOR}"
-    labels = {**render.labels(pipeline.name, CONDUCTOR), **pipeline.fragment.labels}
+    below, beside = pipeline.profile.fragment, pipeline.profile.conductor.fragment
+    labels = {**render.labels(pipeline.name, CONDUCTOR), **below.labels, **pipeline.fragment.labels}
+    annotations = {**below.annotations, **pipeline.fragment.annotations}
     own = pipeline.conductor.fragment
+    own = replace(own, labels={**beside.labels, **own.labels}, annotations={**beside.annotations, **own.annotations})
     others = pipeline.conductor.account
     rights = {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": name}
     account = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": _metadata(name, namespace, labels)}
@@ -107,7 +111,7 @@ def objects(
     }
     made: list[dict[str, Any]] = [*([] if others else [account]), role, binding, held, state, job]
     for each in made:
-        notes = {**pipeline.fragment.annotations, **(own.annotations if each is job else {})}
+        notes = {**annotations, **(own.annotations if each is job else {})}
         if each is held:  # Its `${…}` are not variables of Flux.
             notes["kustomize.toolkit.fluxcd.io/substitute"] = "disabled"
         if notes:
@@ -184,7 +188,12 @@ def _job_spec(pipeline: Pipeline, labels: dict[str, str], held: str, words: list
     # What all pods of the pipeline have, but for what is of a stage's container and account.
     template: dict[str, Any] = {"metadata": {"labels": dict(labels)}, "spec": pod}
     own = template
-    for each in (*map(_for_all, pipeline.fragment.templates), *conductor.fragment.templates):
+    for each in (
+        *map(_for_all, pipeline.profile.fragment.templates),
+        *pipeline.profile.conductor.fragment.templates,
+        *map(_for_all, pipeline.fragment.templates),
+        *conductor.fragment.templates,
+    ):
         template = fragment.merge(template, each)
     if names := level.changed(own, template, CONDUCTOR):
         place = pipeline.place("conductor")

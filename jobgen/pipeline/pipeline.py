@@ -88,16 +88,41 @@ class Conductor:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Profile:
+    """What a cluster wants of every pipeline: in a pipeline's own words, and below them.
+
+    Attributes:
+        name: as a pipeline's `cluster` has it.
+        about: the machines that it is for, in a line.
+        fragment: what all objects have.
+        pools: the built-in ones with what the profile says, and its own; what they add to objects is theirs.
+        conductor: with an empty image if the profile names none.
+        workspace: with an empty claim or path where the profile names none.
+        text: of a site's own file; empty for one that ships with jobgen, or that is in the pipeline's own file.
+    """
+
+    name: str
+    about: str
+    fragment: Fragment
+    pools: Mapping[str, Pool]
+    conductor: Conductor
+    workspace: Workspace
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Pipeline:
     """A checked pipeline.
 
     Attributes:
-        conductor: None if the file names no image for one.
-        fragment: what all objects have.
-        source: the file or shipped name it came from; `text` is its content.
+        profile: of its cluster.
+        conductor: None if neither file nor profile names an image for one.
+        fragment: what the file adds to all objects.
+        source: the file or shipped name it came from; `text` is its content, with the profile of a site as another document.
     """
 
     name: str
+    profile: Profile
     conductor: Conductor | None
     fragment: Fragment
     workspace: Workspace
@@ -106,3 +131,14 @@ class Pipeline:
     source: str
     text: str
     place: Place
+
+    def fragments(self, stage: Stage) -> tuple[Fragment, ...]:
+        """What is added to a stage's object, in the order of merging: the profile, all of it, lies below the file."""
+        below = self.profile.pools.get(stage.pool.name)
+        return (
+            self.profile.fragment,
+            *([below.fragment] if below else []),
+            self.fragment,
+            stage.pool.fragment,
+            stage.fragment,
+        )

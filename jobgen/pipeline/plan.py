@@ -30,7 +30,7 @@ class Step:
         model: the shape of what it trains, scores or makes, where the pipeline says it.
         teacher: that of a frozen model beside it.
         memory: of one GPU, where these shapes and the pool's GPUs are known.
-        fragments: what pipeline, pool and stage add to its object, in the order of merging.
+        fragments: what profile, pipeline, pool and stage add to its object, in the order of merging.
     """
 
     name: str
@@ -144,7 +144,7 @@ def _step(pipeline: Pipeline, stage: Stage, steps: Mapping[str, Step], root: str
         model=None,
         teacher=None,
         memory=None,
-        fragments=(pipeline.fragment, stage.pool.fragment, stage.fragment),
+        fragments=pipeline.fragments(stage),
     )
 
 

@@ -1,7 +1,7 @@
 """Pools: named sets of equal pods. A pipeline takes them as they are, changes their fields, or adds its own.
 
-Names of nodes and of RDMA resources differ in every cluster, so no built-in pool has any: state them in the pipeline's
-`pools`, as `node_selector` and `resources`.
+Names of nodes and of RDMA resources differ in every cluster, so no built-in pool has any: the profile of a cluster states them,
+or the pipeline's `pools`, as `node_selector` and `resources`.
 """
 
 import re
@@ -80,6 +80,7 @@ BUILT_IN = {
         _A100,
         replace(_A100, name="a100-1", gpus=1, cpu="10", memory="110Gi", shm="8Gi", disk="5Gi"),
         Pool(name="cpu", cpu="16", memory="64Gi", shm="2Gi"),
+        Pool(name="cpu-8", pods=8, cpu="36", memory="128Gi"),
         _SMALL,
         replace(_SMALL, name="small-pair", pods=2),
     )
@@ -110,11 +111,11 @@ def find(name: str, pools: Mapping[str, Pool]) -> Pool:
     return pools[name]
 
 
-def build(name: str, values: Mapping[str, Any], place: Callable[[str], str]) -> Pool:
-    """The built-in pool `name` with `values` laid over it, or a new pool.
+def build(below: Pool, values: Mapping[str, Any], place: Callable[[str], str]) -> Pool:
+    """The pool `below` with `values` laid over it.
 
     Args:
-        name: the pool's name.
+        below: a built-in pool, one of a cluster's profile, or a new one of which only the name is said.
         values: field to value, as YAML gives them.
         place: for a field's name, where it stands.
 
@@ -133,9 +134,14 @@ def build(name: str, values: Mapping[str, Any], place: Callable[[str], str]) -> 
             errors.append(f"{place(key)}: {error}")
     if errors:
         raise UsageError("\n".join(errors))
-    pool = replace(BUILT_IN.get(name, Pool(name=name)), **checked)
+    pool = replace(below, **checked)
     if problem := _problem(pool):
         raise UsageError(f"{place('')}: {problem}")
+    return pool
+
+
+def settled(pool: Pool) -> Pool:
+    """The pool, of which nobody says more, with its number of processes."""
     return replace(pool, processes=pool.processes or pool.gpus or 1)
 
 

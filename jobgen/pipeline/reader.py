@@ -4,6 +4,7 @@ An error says where (file, line, key), what was found and what is valid; all err
 """
 
 import re
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -65,48 +66,65 @@ class Reader:
             self.error(what, *where)
         return made
 
-    def conductor(self, value: Any) -> Conductor:
+    def conductor(self, value: Any, below: Conductor | None = None) -> Conductor:
+        """What the file says of the conductor; its image must be said, here or in the profile `below`."""
         path = ("conductor",)
         if not isinstance(value, dict):
-            return Conductor(image=self.image(value, *path), fragment=Fragment(), account="")
+            account = below.account if below else ""
+            return Conductor(image=self.image(value, *path), fragment=Fragment(), account=account)
         found = self.mapping(value, *path, valid=("image", *level.KEYS))
-        if "image" not in found:
+        if "image" not in found and below and not below.image:
             self.error("image is missing; that of the root Dockerfile, such as minima:jobgen, is valid", *path)
-        image = self.image(found.get("image", "x"), *path, "image")
+        image = self.image(found["image"], *path, "image") if "image" in found else below.image if below else ""
         fragment = self.level(found, *path, container="conductor")
-        return Conductor(image=image, fragment=fragment, account=str(found.get("service_account") or ""))
+        account = found.get("service_account") or (below.account if below else "")
+        return Conductor(image=image, fragment=fragment, account=str(account))
 
-    def workspace(self, value: Any) -> Workspace:
+    def workspace(self, value: Any, below: Workspace | None = None) -> Workspace:
+        """What the file says of the workspace; all of it must be said, here or in the profile `below`."""
         found = self.mapping(value, "workspace", valid=("claim", "path"))
-        for key in {"claim", "path"} - found.keys():
-            self.error(f"found no {key}; the name of the claim and where pods mount it are valid", "workspace")
+        for key in ("claim", "path"):
+            if key not in found and below and not getattr(below, key):
+                self.error(f"found no {key}; the name of the claim and where pods mount it are valid", "workspace")
         name = "a claim's name, of a-z, 0-9, - and ., beginning and ending with a letter or a digit,"
-        claim = self.text(found.get("claim", "x"), "workspace", "claim", pattern=level.OBJECT_NAME, what=name)
-        path = self.text(found.get("path", "/x"), "workspace", "path", what="an absolute path")
-        if path and not path.startswith("/"):
-            self.error(f"found {path!r}; an absolute path is valid", "workspace", "path")
-        elif path and (problem := path_problem(path)):
-            self.error(f"found {path!r}; {problem}", "workspace", "path")
-        elif path == "/" or "@" in path or ":" in path or path.lstrip("/").partition("/")[0] in TAKEN:
-            taken = ", ".join(sorted(f"/{name}" for name in TAKEN))
-            self.error(f"found {path!r}; a folder such as /workspace is valid, outside of {taken}", "workspace", "path")
+        claim, path = (below.claim, below.path) if below else ("", "")
+        if "claim" in found:
+            claim = self.text(found["claim"], "workspace", "claim", pattern=level.OBJECT_NAME, what=name)
+        if "path" in found:
+            path = self.text(found["path"], "workspace", "path", what="an absolute path")
+            if path and (problem := _mount_problem(path)):
+                self.error(f"found {path!r}; {problem}", "workspace", "path")
         return Workspace(claim=claim, path=path)
 
-    def pools(self, value: Any) -> dict[str, Pool]:
-        known = {name: self.pool(name, {}) for name in pools.BUILT_IN}
+    def pools(self, value: Any, below: Mapping[str, Pool]) -> dict[str, Pool]:
+        """The pools of `below` with what the file says of them, and its own."""
+        known: dict[str, Pool | None] = dict(below)
         for name, changes in self.mapping(value, "pools").items():
             self.dns(name, "pools", name)
             self.own_pools.add(name)
             given = self.mapping(changes, "pools", name)
             own = (*level.KEYS, level.SCHEDULING)
-            made = self.pool(name, {key: item for key, item in given.items() if key not in own})
+            fields = {key: item for key, item in given.items() if key not in own}
+            made = self.pool(below.get(name, Pool(name=name)), fields)
             fragment = self.level(given, "pools", name)
             known[name] = replace(made, fragment=fragment) if made else None
         return {name: pool for name, pool in known.items() if pool}
 
-    def pool(self, name: str, changes: dict[str, Any]) -> Pool | None:
+    def pool(self, below: Pool, changes: dict[str, Any]) -> Pool | None:
         try:
-            return pools.build(name, changes, lambda key: self.place("pools", name, *([key] if key else [])))
+            return pools.build(below, changes, lambda key: self.place("pools", below.name, *([key] if key else [])))
         except UsageError as error:
             self.errors.append(str(error))
             return None
+
+
+def _mount_problem(path: str) -> str:
+    """What is wrong with a path at which to mount the workspace, or nothing."""
+    if not path.startswith("/"):
+        return "an absolute path is valid"
+    if problem := path_problem(path):
+        return problem
+    if path == "/" or "@" in path or ":" in path or path.lstrip("/").partition("/")[0] in TAKEN:
+        taken = ", ".join(sorted(f"/{name}" for name in TAKEN))
+        return f"a folder such as /workspace is valid, outside of {taken}"
+    return ""

@@ -3,14 +3,16 @@
 Stricter than YAML 1.1: keys are strings and never repeated, and a number is written as YAML 1.2 writes it too.
 """
 
+import itertools
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import yaml
 
-from minima.errors import UsageError
+from minima.errors import UsageError, did_you_mean
 
 DECIMAL = re.compile(r"[-+]?(?:0|[1-9][0-9]*)")
 _TAG = "tag:yaml.org,2002:"
@@ -47,21 +49,49 @@ class Document:
         return self.place.line(*path)
 
 
-def parse(text: str, file: str) -> Document:
-    """The one document of `text`.
+def read(place: Path, name: str, what: str, known: Iterable[str] = ()) -> str:
+    """The text of a file that people wrote.
+
+    Args:
+        place: where it is.
+        name: what errors call it.
+        what: it should be.
+        known: other names for one.
+
+    Raises:
+        UsageError: it cannot be read as UTF-8.
+    """
+    try:
+        return place.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{name}: not UTF-8 text ({error.reason} at byte {error.start})") from None
+    except IsADirectoryError:
+        raise UsageError(f"{name}: a folder; name a {what} file in it") from None
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        folder = Path(str(place).replace("\0", "")).parent
+        beside = [str(file) for file in sorted(folder.glob("*.y*ml"))] if folder.is_dir() else []
+        raise UsageError(f"{name}: no such file or shipped {what}; {did_you_mean(name, [*known, *beside])}") from None
+    except OSError as error:
+        raise UsageError(f"{name}: cannot be read ({error.strerror})") from None
+
+
+def parse(text: str, file: str) -> list[Document]:
+    """The documents of `text`, at least one.
 
     Raises:
         UsageError: not YAML, empty, a repeated key, a value of a kind that no pipeline has.
     """
-    lines: dict[tuple[str, ...], int] = {}
+    documents = []
     try:
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
-        if root is None:
-            raise UsageError(f"{file}: empty; `jobgen init NAME` writes a pipeline to start from")
-        if not isinstance(root, yaml.MappingNode):
-            raise UsageError(f"{file}:{root.start_mark.line + 1}: not a mapping; a pipeline starts with `name: …`")
-        converter = _Converter(file, lines)
-        value = converter.value(root, ())
+        for root in yaml.compose_all(text, Loader=yaml.SafeLoader):
+            if not isinstance(root, yaml.MappingNode):
+                line = root.start_mark.line + 1
+                raise UsageError(f"{file}:{line}: not a mapping; keys such as `name: …` are valid")
+            lines: dict[tuple[str, ...], int] = {(): root.start_mark.line + 1}
+            converter = _Converter(file, lines)
+            documents.append(Document(converter.value(root, ()), Place(file, lines)))
+            if converter.errors:
+                raise UsageError("\n".join(converter.errors))
     except yaml.MarkedYAMLError as error:
         line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
         raise UsageError(f"{file}{line}: not YAML: {error.problem or error.context}") from None
@@ -71,9 +101,16 @@ def parse(text: str, file: str) -> Document:
         raise UsageError(f"{file}: nested too deeply") from None
     except (ValueError, OverflowError) as error:  # PyYAML's scanner: \UFFFFFFFF, a version of 5,000 digits.
         raise UsageError(f"{file}: not YAML: {error}") from None
-    if converter.errors:
-        raise UsageError("\n".join(converter.errors))
-    return Document(value, Place(file, lines))
+    if not documents:
+        raise UsageError(f"{file}: empty; `jobgen init NAME` writes a pipeline to start from")
+    return documents
+
+
+def joined(text: str, other: str) -> str:
+    """Two texts as the documents of one."""
+    events = yaml.parse(other, Loader=yaml.SafeLoader)
+    begins = any(isinstance(event, yaml.DocumentStartEvent) and event.explicit for event in itertools.islice(events, 2))
+    return f"{text.rstrip(chr(10))}\n{'...' if begins else '---'}\n{other.lstrip(chr(0xFEFF))}"
 
 
 def told(value: Any) -> str:

@@ -3,11 +3,13 @@
 An error says where (file, line, key), what was found and what is valid; all errors of a file are reported together.
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from jobgen.pipeline import level, pools, references, source
-from jobgen.pipeline.pipeline import KEY_LENGTH, LONGEST_JOB, Input, Pipeline, Stage
+from jobgen.pipeline import level, pools, profile, references, source
+from jobgen.pipeline.fragment import Fragment
+from jobgen.pipeline.pipeline import KEY_LENGTH, LONGEST_JOB, Input, Pipeline, Profile, Stage
 from jobgen.pipeline.pools import Pool
 from jobgen.pipeline.reader import Reader
 from jobgen.pipeline.references import PLACE
@@ -20,7 +22,7 @@ from minima.workspace.inputs import WORKSPACE
 
 SHIPPED = Path(__file__).parents[1] / "pipelines"
 RESERVED = "output_dir"
-KEYS = ("name", "image", "conductor", "workspace", "inputs", "pools", "stages")
+KEYS = ("name", "image", "cluster", "conductor", "workspace", "inputs", "pools", "stages")
 _SHAPE = ("layer", "hidden", "head", "kv_head", "intermediate", "vocab_size")
 
 
@@ -42,19 +44,7 @@ def read(name: str) -> str:
     """The text of a pipeline, as `load` finds it."""
     if name in shipped():
         return (SHIPPED / f"{name}.yaml").read_text(encoding="utf-8")
-    try:
-        return Path(name).read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{name}: not UTF-8 text ({error.reason} at byte {error.start})") from None
-    except IsADirectoryError:
-        raise UsageError(f"{name}: a folder; name a pipeline file in it") from None
-    except (FileNotFoundError, NotADirectoryError, ValueError):
-        folder = Path(name.replace("\0", "")).parent
-        beside = [str(file) for file in sorted(folder.glob("*.y*ml"))] if folder.is_dir() else []
-        known = did_you_mean(name, [*shipped(), *beside])
-        raise UsageError(f"{name}: no such file or shipped pipeline; {known}") from None
-    except OSError as error:
-        raise UsageError(f"{name}: cannot be read ({error.strerror})") from None
+    return source.read(Path(name), name, "pipeline", shipped())
 
 
 def parse(text: str, name: str) -> Pipeline:
@@ -67,7 +57,27 @@ def parse(text: str, name: str) -> Pipeline:
     Raises:
         UsageError: it is wrong; one line for each error.
     """
-    return _Reader(source.parse(text, name), name, text).pipeline()
+    first, *more = source.parse(text, name)
+    return _Reader(first, name, text).pipeline(_profile(first, more, name))
+
+
+def _profile(document: Document, more: list[Document], name: str) -> Profile:
+    """The profile of a pipeline's cluster.
+
+    Raises:
+        UsageError: there is none, or it is wrong.
+    """
+    if "cluster" not in document.value:
+        if more:
+            raise UsageError(f"{more[0].place()}: a second document; without `cluster: ./FILE.yaml` a pipeline is one")
+        return profile.load(profile.DEFAULT, "", Path())
+    asked = document.value["cluster"]
+    if not isinstance(asked, str) or not asked.isprintable():
+        valid = ", ".join(profile.shipped())
+        raise UsageError(
+            f"{document.place('cluster')}: found {source.told(asked)}; {valid}, or a file such as ./site.yaml, is valid"
+        )
+    return profile.load(asked, document.place("cluster"), Path(name).parent, more)
 
 
 class _Reader(Reader):
@@ -76,18 +86,22 @@ class _Reader(Reader):
         self.name = name
         self.text_of_file = text
 
-    def pipeline(self) -> Pipeline:
+    def pipeline(self, below: Profile) -> Pipeline:
         root = self.mapping(self.document.value, valid=(*KEYS, *level.KEYS, level.SCHEDULING))
-        for key in ("name", "image", "workspace", "stages"):
+        complete = bool(below.workspace.claim and below.workspace.path)
+        for key in ("name", "image", *([] if complete else ["workspace"]), "stages"):
             if key not in root:
                 self.error("missing", key)
         name = self.dns(root.get("name", "x"), "name")
         image = self.image(root.get("image", "x"), "image")
-        conductor = self.conductor(root["conductor"]) if "conductor" in root else None
+        conductor = self.conductor(root["conductor"], below.conductor) if "conductor" in root else None
+        if conductor is None and below.conductor.image:
+            conductor = replace(below.conductor, fragment=Fragment())
         fragment = self.level(root)
-        workspace = self.workspace(root.get("workspace", {"claim": "x", "path": "/x"}))
+        workspace = self.workspace(root["workspace"], below.workspace) if "workspace" in root else below.workspace
         inputs = {k: self.input(k, v) for k, v in self.mapping(root.get("inputs", {}), "inputs").items()}
-        known = self.pools(root.get("pools", {}))
+        unsaid = {key: replace(pool, fragment=Fragment()) for key, pool in below.pools.items()}
+        known = {key: pools.settled(pool) for key, pool in self.pools(root.get("pools", {}), unsaid).items()}
         given = self.mapping(root.get("stages", {"x": None}), "stages")
         if not given:
             self.error("found no stage; at least one is valid", "stages")
@@ -107,13 +121,14 @@ class _Reader(Reader):
             raise UsageError("\n".join(self.errors))
         return Pipeline(
             name=name,
+            profile=below,
             conductor=conductor,
             fragment=fragment,
             workspace=workspace,
             inputs=inputs,
             stages=stages,
             source=self.name,
-            text=self.text_of_file,
+            text=source.joined(self.text_of_file, below.text) if below.text else self.text_of_file,
             place=self.place,
         )
 

@@ -17,6 +17,7 @@ from jobgen.commands import arguments
 from jobgen.manifests import render
 from jobgen.pipeline import plan, spec
 from jobgen.pipeline.pipeline import Pipeline
+from minima.errors import USAGE
 
 ROOT = Path(jobgen.__file__).parents[1]
 HEAVY = ("torch", "transformers", "deepspeed", "peft", "kubernetes", "kubeflow", "numpy", "lm_eval", "datasets")
@@ -122,6 +123,24 @@ def test_validate_prints_the_plan(capsys: pytest.CaptureFixture[str]) -> None:
     assert rows["distill"][1:4] == ["distill", "a100-16", "2×8"]
     assert rows["distill"][5:] == ["1", "55.4", "of", "85.9"]
     assert max(map(len, lines)) <= 100
+    assert lines[-2:] == ["cluster none: " + spec.load("minima-3b").profile.about, "every stage fits its GPUs, of 80 GB"]
+
+
+def test_init_for_a_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """`validate` says which A100s these are."""
+    monkeypatch.chdir(tmp_path)
+    assert cli.run(["init", "mine", "--cluster", "eks-p4d"]) == 0
+    assert cli.run(["validate", "mine.yaml"]) == 0
+    shown = capsys.readouterr().out
+    assert "cluster eks-p4d: EKS, p4d.24xlarge, 8 × A100 40 GB a node" in shown
+    assert "every stage fits its GPUs, of 40 GB" in shown
+    (tmp_path / "site.yaml").write_text("about: ours\npools: {a100-32: {gpu_memory: 24Gi}}\n")
+    assert cli.run(["init", "small", "--cluster", "./site.yaml"]) == 0
+    assert cli.run(["validate", "small.yaml"]) == USAGE
+    assert "pool a100-32 has 23.2 GB to use of 24Gi" in capsys.readouterr().err
+    assert cli.run(["init", "none-such", "--cluster", "eks"]) == USAGE
+    assert "no profile of a cluster" in capsys.readouterr().err
+    assert not (tmp_path / "none-such.yaml").exists()
     assert cli.run(["validate", "minima-3b", "--output", "json"]) == 0
     stages = {row["stage"]: row for row in json.loads(capsys.readouterr().out)}
     assert all(tuple(row) == arguments.VALIDATE_KEYS for row in stages.values())

@@ -230,7 +230,7 @@ def test_the_plan_of_minima_3b() -> None:
 
 def test_the_lowest_zero_stage_that_fits_is_chosen() -> None:
     def with_gpus(size: str, *more: tuple[str, str]) -> list[Step]:
-        return plan(shipped("minima-3b", ("  cpu-8: {", f"  a100-32: {{gpu_memory: {size}}}\n  cpu-8: {{"), *more))
+        return plan(shipped("minima-3b", ("stages:\n", f"pools: {{a100-32: {{gpu_memory: {size}}}}}\nstages:\n"), *more))
 
     chosen = [step(with_gpus(size), "adapt").options.zero_stage for size in ("80Gi", "40Gi")]  # type: ignore[attr-defined]
     assert chosen == [1, 2]
@@ -247,7 +247,7 @@ def test_zero_3_is_never_chosen() -> None:
     with pytest.raises(UsageError, match=r"stages\.distill.options.zero_stage: found 3"):
         plan(shipped("minima-3b", stated))
     with pytest.raises(UsageError, match=r"stages\.distill: needs .*teacher 13.8"):
-        plan(shipped("minima-3b", ("  cpu-8: {", "  a100-16: {gpu_memory: 24Gi}\n  cpu-8: {")))
+        plan(shipped("minima-3b", ("stages:\n", "pools: {a100-16: {gpu_memory: 24Gi}}\nstages:\n")))
 
 
 def test_the_tutorials_lora_script_does_not_fit() -> None:

@@ -11,7 +11,8 @@ NEW = {"cpu": 4, "memory": "8Gi"}
 
 
 def build(name: str = "mine", **values: Any) -> pools.Pool:
-    return pools.build(name, values, lambda key: f"p.yaml:1: pools.{name}.{key}")
+    below = pools.BUILT_IN.get(name, pools.Pool(name=name))
+    return pools.settled(pools.build(below, values, lambda key: f"p.yaml:1: pools.{name}.{key}"))
 
 
 @pytest.mark.parametrize(("name", "processes"), [("a100-32", 32), ("a100-16", 16), ("a100-8", 8), ("a100-1", 1), ("cpu", 1)])

@@ -1,0 +1,187 @@
+"""Profiles of clusters: below the pipeline, in its own words, and with it wherever it goes."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from jobgen.commands.arguments import CLUSTERS
+from jobgen.manifests import conductor, render
+from jobgen.pipeline import plan, profile, spec
+from jobgen.pipeline.pipeline import Pipeline
+from minima.errors import UsageError
+
+MINIMA = spec.read("minima-3b")
+SITE = """about: ours
+labels: {team: site, kept: below}
+env: {NCCL_DEBUG: WARN, HTTP_PROXY: "http://proxy:3128"}
+workspace: {claim: shared}
+conductor: {image: registry/minima:jobgen, service_account: ours, pod: {spec: {nodeSelector: {role: cpu}}}}
+pools:
+  a100-32: {node_selector: {gpu: a100}, memory: 500Gi, env: {NCCL_DEBUG: INFO, NCCL_IB_HCA: mlx5}}
+  large: {cpu: 4, memory: 8Gi}
+"""
+
+
+def on(cluster: str, text: str = MINIMA, name: str = "p.yaml", **changes: Any) -> Pipeline:
+    """A pipeline that names a cluster, with other keys of its root."""
+    document = yaml.safe_load(text)
+    return spec.parse(yaml.safe_dump({**document, "cluster": cluster, **changes}, sort_keys=False), name)
+
+
+def job(pipeline: Pipeline, stage: str) -> dict[str, Any]:
+    return render.job(pipeline, plan.named(pipeline, stage))
+
+
+def pod(made: dict[str, Any]) -> dict[str, Any]:
+    (replica,) = made["spec"]["pytorchReplicaSpecs"].values()
+    found: dict[str, Any] = replica["template"]["spec"]
+    return found
+
+
+def env(found: dict[str, Any]) -> dict[str, str]:
+    return {each["name"]: each.get("value", "") for each in found["containers"][0]["env"]}
+
+
+def site(folder: Path, text: str = SITE) -> Path:
+    (folder / "site.yaml").write_text(text, encoding="utf-8")
+    return folder / "p.yaml"
+
+
+def test_the_command_line_knows_what_ships() -> None:
+    assert sorted(CLUSTERS) == profile.shipped()
+
+
+@pytest.mark.parametrize("name", CLUSTERS)
+def test_the_published_run_fits_every_cluster_that_ships(name: str) -> None:
+    made = on(name)
+    assert made.profile.about
+    steps = plan.plan(made)
+    assert render.files(made)
+    size = "40Gi" if name == "eks-p4d" else "80Gi"
+    assert {step.pool.gpu_memory for step in steps if step.pool.gpus} == {size}
+    assert [step.key for step in steps] == [step.key for step in plan.plan(spec.load("minima-3b"))]
+
+
+def test_none_is_as_without() -> None:
+    assert [render.job(on("none"), step) for step in plan.plan(on("none"))] == [
+        render.job(spec.load("minima-3b"), step) for step in plan.plan(spec.load("minima-3b"))
+    ]
+
+
+def test_a_profile_says_what_its_nodes_want() -> None:
+    made = pod(job(on("eks-p4de"), "adapt"))
+    assert made["nodeSelector"] == {"node.kubernetes.io/instance-type": "p4de.24xlarge"}
+    limits = made["containers"][0]["resources"]["limits"]
+    assert limits["vpc.amazonaws.com/efa"] == "4"
+    assert limits["hugepages-2Mi"] == "5120Mi"
+    assert env(made)["FI_PROVIDER"] == "efa"
+    assert "affinity" in pod(job(on("eks-p4de"), "build-data"))
+    assert "affinity" in conductor.objects(on("eks-p4de"))[-1]["spec"]["template"]["spec"]
+
+
+def test_openshift_leaves_users_to_the_platform() -> None:
+    pods = [pod(job(on("openshift"), step.name)) for step in plan.plan(on("openshift"))]
+    pods.append(conductor.objects(on("openshift"))[-1]["spec"]["template"]["spec"])
+    for made in pods:
+        assert not {"runAsUser", "runAsGroup", "fsGroup"} & made["securityContext"].keys()
+        assert made["securityContext"]["runAsNonRoot"] is True
+
+
+def test_the_pipeline_wins(tmp_path: Path) -> None:
+    document = yaml.safe_load(MINIMA)
+    made = on(
+        "./site.yaml",
+        name=str(site(tmp_path)),
+        labels={"team": "ours"},
+        env={"NCCL_DEBUG": "TRACE"},
+        workspace={"path": "/data"},
+        pools={"a100-32": {"memory": "600Gi"}},
+        stages={**document["stages"], "expand-vocab": {**document["stages"]["expand-vocab"], "pool": "large"}},
+    )
+    found = job(made, "adapt")
+    assert (found["metadata"]["labels"]["team"], found["metadata"]["labels"]["kept"]) == ("ours", "below")
+    # All of the profile lies below all of the pipeline: also what it says of a pool.
+    assert env(pod(found)).items() >= {"NCCL_DEBUG": "TRACE", "NCCL_IB_HCA": "mlx5", "HTTP_PROXY": "http://proxy:3128"}.items()
+    assert pod(found)["nodeSelector"] == {"gpu": "a100"}
+    assert pod(found)["containers"][0]["resources"]["limits"]["memory"] == "600Gi"
+    assert (made.workspace.claim, made.workspace.path) == ("shared", "/data")
+    assert plan.named(made, "expand-vocab").pool.memory == "8Gi"
+    carrying = conductor.objects(made)[-1]["spec"]["template"]["spec"]
+    assert carrying["nodeSelector"] == {"role": "cpu"}
+    assert carrying["serviceAccountName"] == "ours"
+    assert carrying["containers"][0]["image"] == "minima:jobgen"
+
+
+def test_a_conductor_and_a_workspace_may_be_of_the_profile_alone(tmp_path: Path) -> None:
+    document = yaml.safe_load(MINIMA)
+    text = yaml.safe_dump({key: value for key, value in document.items() if key not in {"conductor", "workspace"}})
+    place = site(tmp_path, SITE.replace("{claim: shared}", "{claim: shared, path: /data}"))
+    made = on("site.yaml", text, str(place))
+    assert made.workspace.path == "/data"
+    assert conductor.objects(made)[-1]["spec"]["template"]["spec"]["nodeSelector"] == {"role": "cpu"}
+    site(tmp_path)
+    with pytest.raises(UsageError, match="workspace: missing"):
+        on("site.yaml", text, str(place))
+
+
+def test_a_sites_profile_travels_with_the_pipeline(tmp_path: Path) -> None:
+    """The conductor has one file, and no folder beside it."""
+    for text in (SITE, f"# Ours.\n---\n{SITE}"):
+        here = on("./site.yaml", name=str(site(tmp_path, text)))
+        objects = conductor.objects(here)
+        (held,) = [each["data"][conductor.FILE] for each in objects if "data" in each]
+        there = spec.parse(held, "/etc/minima/pipeline.yaml")
+        assert there.text == here.text == held
+        assert [render.job(there, step) for step in plan.plan(there)] == [render.job(here, step) for step in plan.plan(here)]
+        assert conductor.objects(there) == objects
+    other = on("./site.yaml", name=str(site(tmp_path, SITE.replace("500Gi", "501Gi"))))
+    assert conductor.version(other.text) != conductor.version(here.text)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (
+            SITE.replace("memory: 500Gi", "memry: 500Gi"),
+            "site.yaml:7: pools.a100-32.memry: no such field of a pool; did you mean",
+        ),
+        (SITE.replace("labels:", "lables:"), "site.yaml:2: lables: unknown; "),
+        (SITE.replace("claim: shared", "claim: Shared"), "site.yaml:4: workspace.claim: found 'Shared'"),
+        (SITE.replace("nodeSelector", "nodeSelecter"), "site.yaml:5: conductor.pod.spec.nodeSelecter: unknown"),
+        (SITE.replace("cpu: 4,", ""), "site.yaml:8: pools.large: cpu is missing"),
+        (f"{SITE}stages: {{}}\n", "site.yaml:9: stages: unknown"),
+        (f"{SITE}---\nabout: another\n", "site.yaml:10: a second document"),
+        ("[", "site.yaml:1: not YAML"),
+    ],
+)
+def test_errors_have_the_profiles_line(tmp_path: Path, text: str, expected: str) -> None:
+    with pytest.raises(UsageError) as error:
+        on("./site.yaml", name=str(site(tmp_path, text)))
+    assert str(error.value).startswith(str(tmp_path / expected))
+
+
+@pytest.mark.parametrize(
+    ("cluster", "expected"),
+    [
+        ("eks-p4", "found 'eks-p4', which is no profile of a cluster; "),
+        ("./site.yml", "no such file or shipped cluster"),
+        (7, "found 7; aks-nd96-a100, "),
+        (None, "found nothing; "),
+    ],
+)
+def test_a_cluster_that_is_none(tmp_path: Path, cluster: Any, expected: str) -> None:
+    with pytest.raises(UsageError, match="cluster: ") as error:
+        on(cluster, name=str(tmp_path / "p.yaml"))
+    assert expected in str(error.value)
+
+
+def test_a_second_document_has_one_meaning(tmp_path: Path) -> None:
+    named = MINIMA.replace("image: minima:train", "image: minima:train\ncluster: eks-p4d")
+    with pytest.raises(UsageError, match="without one `cluster: eks-p4d`"):
+        spec.parse(f"{named}---\n{SITE}", "p.yaml")
+    both = named.replace("eks-p4d", "./site.yaml")
+    assert spec.parse(f"{both}---\n{SITE}", "p.yaml").profile.about == "ours"
+    with pytest.raises(UsageError, match="a third document"):
+        spec.parse(f"{both}---\n{SITE}---\n{SITE}", "p.yaml")
