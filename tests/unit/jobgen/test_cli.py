@@ -123,7 +123,7 @@ def test_validate_prints_the_plan(capsys: pytest.CaptureFixture[str]) -> None:
     assert rows["distill"][1:4] == ["distill", "a100-16", "2×8"]
     assert rows["distill"][5:] == ["1", "55.4", "of", "85.9"]
     assert max(map(len, lines)) <= 100
-    assert lines[-2:] == ["cluster none: " + spec.load("minima-3b").profile.about, "every stage fits its GPUs, of 80 GB"]
+    assert lines[-3:-1] == ["cluster none: " + spec.load("minima-3b").profile.about, "every stage fits its GPUs, of 80 GB"]
 
 
 def test_init_for_a_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
