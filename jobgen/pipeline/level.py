@@ -82,7 +82,7 @@ def _problems(values: Mapping[str, Any], path: Path_, container: str) -> Problem
             if not LABEL_NAME.fullmatch(name):
                 yield here, f"found {name!r}; a name such as team or example.com/team is valid"
             elif OUR_LABELS.fullmatch(name):
-                yield here, "jobgen and the operator find their objects by it; choose another name"
+                yield here, "jobgen, the operator or Argo CD find their objects by it; choose another name"
             elif name == QUEUE and container == CONTAINER:
                 yield here, "refused: a pool's `queue` says it"
             if not isinstance(value, str) or (pattern and not pattern.fullmatch(value)):
@@ -169,7 +169,10 @@ def _owned(pod: Mapping[str, Any], path: Path_, container: str) -> Problems:
     """What a fragment says that is jobgen's to say."""
     for key, value in ((pod.get("metadata") or {}).get("labels") or {}).items():
         if OUR_LABELS.fullmatch(key):
-            yield (*path, "metadata", "labels", key), "jobgen and the operator find their objects by it; choose another name"
+            yield (
+                (*path, "metadata", "labels", key),
+                "jobgen, the operator or Argo CD find their objects by it; choose another name",
+            )
         elif value is not None and not LABEL_VALUE.fullmatch(value):
             yield (*path, "metadata", "labels", key), f"found {value!r}; a label's value is valid"
     spec, here = pod.get("spec") or {}, (*path, "spec")

@@ -163,9 +163,10 @@ def repository(cluster: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     made.apply(example(made.name, made.name, "flux-system", cluster.namespace))
     assert made.settled(revision) == "ReconciliationSucceeded"
     assert made.conducts()
-    assert made.status()["conditions"]
     yield made
     made.delete()
+    source = ("source.toolkit.fluxcd.io", "v1", "flux-system", "gitrepositories")
+    cluster.custom.delete_namespaced_custom_object(*source, made.name)
 
 
 def created(job: dict[str, Any]) -> str:
