@@ -1,12 +1,14 @@
-"""The table of benchmarks: protocol, published numbers, and what an offline copy of each looks like.
+"""The table of benchmarks: protocols, published numbers, and where an offline copy of each comes from.
 
-Prompts, metrics, filters and fixed shots are lm-evaluation-harness's own; this module only says which of its tasks a
-benchmark is. `benchmark_data` reads the copies, `harness` scores.
+The standard protocol is lm-evaluation-harness's: prompts, metrics, filters and fixed shots are its own, and this module
+only says which of its tasks a benchmark is. `evaluation/copies.py` reads the copies, `evaluation/paper.py` is the other
+protocol, `evaluation/harness.py` scores.
 """
 
 import functools
 import importlib.util
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,41 +17,10 @@ from minima.errors import UsageError, did_you_mean
 
 OWN_TASKS = Path(__file__).parent / "evaluation" / "tasks"
 MODELS = ("LLaMA-2-7B", "ShearedLLaMA-2.7B", "MiniMA-3B", "MiniMA-2-3B", "MiniChat-3B", "MiniChat-2-3B")
+STANDARD, PAPER = "standard", "paper"
+PROTOCOLS = (STANDARD, PAPER)
 NOT_THERE_YET = ("vicuna-bench", "belle-bench")
 Row = dict[str, Any]
-
-
-def _choice_in_range(row: Row) -> str:
-    options = row["choices"]
-    if len(options) != 4 or not all(isinstance(text, str) for text in options):
-        return f"'choices' is {options!r}; valid: four texts"
-    return "" if 0 <= row["answer"] < 4 else f"'answer' is {row['answer']}; valid: 0, 1, 2, 3"
-
-
-def _letter(row: Row) -> str:
-    return "" if row["answer"] in ("A", "B", "C", "D") else f"'answer' is {row['answer']!r}; valid: A, B, C, D"
-
-
-def _number_or_date_or_spans(row: Row) -> str:
-    answer, others = row["answer"], row["validated_answers"]
-    date = answer.get("date")
-    if not isinstance(answer.get("number"), str) or not isinstance(answer.get("spans"), list) or not isinstance(date, dict):
-        return "'answer' has not the form {number: text, date: {day, month, year}, spans: [texts]}"
-    parts = [others.get(name) for name in ("number", "date", "spans")]
-    if any(not isinstance(part, list) or len(part) != len(parts[0] or []) for part in parts):
-        return "'validated_answers' has not the form {number: [...], date: [...], spans: [...]}, all of one length"
-    dates = [date, *others["date"]]
-    if any(not isinstance(d, dict) or {"day", "month", "year"} - d.keys() for d in dates):
-        return "a 'date' has not the keys day, month, year"
-    return ""
-
-
-def _gold(row: Row) -> str:
-    return "" if "####" in row["answer"] else "'answer' does not end in '#### NUMBER'"
-
-
-def _any(row: Row) -> str:
-    return ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,34 +29,58 @@ class Benchmark:
 
     Attributes:
         name: as in `--tasks`.
-        task: the task or group of lm-evaluation-harness whose protocol it is.
-        shots: solved examples in the prompt.
+        task: the task or group of lm-evaluation-harness whose protocol is the standard one.
+        shots: solved examples in the prompt; `most_shots` at most may be asked for.
         files: its task files, a glob below `lm_eval/tasks`, or below `minima/evaluation/tasks` if it has no `dataset`.
         metric: the headline, as lm-evaluation-harness names it: "metric,filter"; `also` are others that are reported.
         dataset: its name on the hub; empty for tasks of this package.
-        splits: what an offline copy holds of each subject; the first is scored, the second gives the shots.
-        shot_rows: rows that the second split must have at least.
-        columns: what a row holds, with the type of each.
-        check: what is wrong with a row whose columns have the right types; empty for nothing.
+        tutorial: the files of the repository that the MiniMA tutorial links.
+        splits: for each split the names that copies give it, empty for none; the first one is scored.
+        shots_from: the split that gives the shots, by protocol; empty where the protocol has its own.
+        script: the paper's script, in a few words.
         published: the paper's numbers in percent, in the order of MODELS.
-        note: how the paper's protocol differs, if it does.
         writes_programs: whether the model's output is run.
     """
 
     name: str
     task: str
     shots: int
+    most_shots: int = 0
     files: str
     metric: str
     also: tuple[str, ...] = ()
     dataset: str = ""
-    splits: tuple[str, ...] = ("test",)
-    shot_rows: int = 0
-    columns: Mapping[str, type]
-    check: Callable[[Row], str] = _any
+    tutorial: str = ""
+    splits: tuple[tuple[str, tuple[str, ...]], ...] = (("test", ("test",)),)
+    shots_from: tuple[str, str] = ("", "")
+    script: str = ""
     published: tuple[float, ...] = ()
-    note: str = ""
     writes_programs: bool = False
+
+    @property
+    def scored(self) -> str:
+        """The split that is scored."""
+        return self.splits[0][0]
+
+    def shot_split(self, protocol: str) -> str:
+        """The split that gives the shots; empty where the protocol has its own, or none."""
+        return self.shots_from[PROTOCOLS.index(protocol)]
+
+    def reads(self, protocol: str) -> list[str]:
+        """The splits that are read of each subject."""
+        return [split for split in dict.fromkeys((self.scored, self.shot_split(protocol))) if split]
+
+    def split_of(self, word: str) -> str:
+        """The split that a part of a file's path names, by itself or at its end; else empty."""
+        for split, names in self.splits:
+            if any(name and re.search(rf"(^|[_-]){name}$", word) for name in names):
+                return split
+        return ""
+
+    @property
+    def unnamed_split(self) -> str:
+        """The split of a file whose path names none; empty if it must name one."""
+        return next((split for split, names in self.splits if "" in names), "")
 
     @property
     def task_folder(self) -> Path:
@@ -98,17 +93,17 @@ class Benchmark:
         return Path(spec.origin).parent / "tasks" / Path(self.files).parent
 
     def subjects(self) -> dict[str, Path]:
-        """The name of each subject's folder in an offline copy, with its task file."""
+        """The name of each subject in an offline copy, with its task file."""
         found = {}
         for place in sorted(self.task_folder.glob(Path(self.files).name)):
-            config = _task(place)
+            config = task_file(place)
             if isinstance(config, dict) and "task" in config and "group" not in config:
                 found[str(config.get("dataset_name", "data"))] = place
         return found
 
 
 @functools.cache
-def _task(place: Path) -> Any:
+def task_file(place: Path) -> Any:
     """What a task file of lm-evaluation-harness says; the functions that it names stay names."""
     import yaml  # options.py reads this module's table in every PID 1, which needs no YAML.
 
@@ -119,9 +114,6 @@ def _task(place: Path) -> Any:
     return yaml.load(place.read_text(encoding="utf-8"), Loader=Loader)
 
 
-_OTHER_SCRIPT = "The paper used another script: "
-_SMOKE_COLUMNS = {"context": str, "choices": list, "answer": int}
-
 BENCHMARKS = {
     benchmark.name: benchmark
     for benchmark in (
@@ -129,43 +121,44 @@ BENCHMARKS = {
             name="mmlu",
             task="mmlu",
             shots=5,
+            most_shots=5,
             files="mmlu/default/mmlu_*.yaml",
             metric="acc,none",
             dataset="cais/mmlu",
-            splits=("test", "dev"),
-            shot_rows=5,
-            columns={"question": str, "choices": list, "answer": int},
-            check=_choice_in_range,
+            tutorial="data.tar of hendrycks/test, unpacked (dev/anatomy_dev.csv, test/anatomy_test.csv)",
+            splits=(("test", ("test",)), ("dev", ("dev",))),
+            shots_from=("dev", "dev"),
+            script="evaluate_hf.py of hendrycks/test",
             published=(46.00, 26.97, 28.51, 40.14, 38.40, 46.17),
         ),
         Benchmark(
             name="ceval",
             task="ceval-valid",
             shots=5,
+            most_shots=5,
             files="ceval/ceval-valid_*.yaml",
             metric="acc,none",
             dataset="ceval/ceval-exam",
-            splits=("val", "dev"),
-            shot_rows=5,
-            columns={"question": str, "A": str, "B": str, "C": str, "D": str, "answer": str},
-            check=_letter,
+            tutorial="ceval-exam.zip of hkust-nlp/ceval, unpacked (dev/law_dev.csv, val/law_val.csv)",
+            splits=(("val", ("val", "validation")), ("dev", ("dev",))),
+            shots_from=("dev", "dev"),
+            script="eval_llama.py of hkust-nlp/ceval, the validation questions, the mean over subjects",
             published=(34.40, 22.88, 28.23, 44.65, 36.48, 43.91),
-            note="On the validation questions, whose answers are public.",
         ),
         Benchmark(
             name="drop",
             task="drop",
             shots=3,
+            most_shots=16,
             files="drop/default.yaml",
             metric="em,none",
             also=("f1,none",),
             dataset="EleutherAI/drop",
-            splits=("validation", "train"),
-            shot_rows=4,  # lm-evaluation-harness draws one more than it shows.
-            columns={"query_id": str, "passage": str, "question": str, "answer": dict, "validated_answers": dict},
-            check=_number_or_date_or_spans,
+            tutorial="drop_dataset.zip of DROP, unpacked (drop_dataset_dev.json, drop_dataset_train.json)",
+            splits=(("validation", ("validation", "dev")), ("train", ("train",))),
+            shots_from=("train", "validation"),
+            script="drop.py of instruct-eval, questions with one distinct answer, 3 of them drawn as shots",
             published=(31.57, 19.98, 22.50, 23.10, 22.58, 30.26),
-            note=_OTHER_SCRIPT + "questions with one distinct answer, prefix match.",
         ),
         Benchmark(
             name="humaneval",
@@ -174,80 +167,86 @@ BENCHMARKS = {
             files="humaneval.yaml",
             metric="pass@1,none",
             dataset="openai/openai_humaneval",
-            columns={"task_id": str, "prompt": str, "test": str, "entry_point": str},
+            tutorial="HumanEval.jsonl.gz of openai/human-eval",
+            splits=(("test", ("test", "")),),
+            script="human_eval of instruct-eval, one program drawn at temperature 0.1",
             published=(12.80, 4.88, 10.98, 14.63, 18.29, 22.56),
-            note=_OTHER_SCRIPT + "that of instruct-eval.",
             writes_programs=True,
         ),
         Benchmark(
             name="bbh",
             task="bbh_fewshot",
             shots=3,
+            most_shots=3,
             files="bbh/fewshot/[a-z]*.yaml",
             metric="exact_match,none",
             dataset="SaylorTwift/bbh",
-            columns={"input": str, "target": str},
+            tutorial="the folder bbh of suzgunmirac/BIG-Bench-Hard (navigate.json)",
+            splits=(("test", ("test", "train", "")),),
+            shots_from=("", "test"),
+            script="bbh.py of instruct-eval, the first 3 items of each subject as shots, the mean over subjects",
             published=(32.02, 30.48, 31.61, 31.43, 31.36, 34.95),
-            note=_OTHER_SCRIPT + "the first 3 test items of each subject as shots.",
         ),
         Benchmark(
             name="gsm8k",
             task="gsm8k_cot",
             shots=8,
+            most_shots=8,
             files="gsm8k/gsm8k-cot.yaml",
             metric="exact_match,strict-match",
             also=("exact_match,flexible-extract",),
             dataset="openai/gsm8k",
-            columns={"question": str, "answer": str},
-            check=_gold,
+            tutorial="test.jsonl of openai/grade-school-math (GSM8K-eval calls it gsm8k_test.jsonl)",
+            script="main.py of GSM8K-eval, greedy",
             published=(14.10, 3.56, 8.11, 8.87, 29.72, 38.13),
-            note=_OTHER_SCRIPT + "GSM8K-eval, also with 8 chain-of-thought shots.",
         ),
-        Benchmark(
-            name="smoke_english",
-            task="smoke_english",
-            shots=0,
-            files="smoke_english.yaml",
-            metric="acc,none",
-            columns=_SMOKE_COLUMNS,
-            check=_choice_in_range,
-        ),
-        Benchmark(
-            name="smoke_chinese",
-            task="smoke_chinese",
-            shots=0,
-            files="smoke_chinese.yaml",
-            metric="acc,none",
-            columns=_SMOKE_COLUMNS,
-            check=_choice_in_range,
-        ),
+        Benchmark(name="smoke_english", task="smoke_english", shots=0, files="smoke_english.yaml", metric="acc,none"),
+        Benchmark(name="smoke_chinese", task="smoke_chinese", shots=0, files="smoke_chinese.yaml", metric="acc,none"),
     )
 }
+
+
+def protocol(benchmark: Benchmark, asked: str) -> str:
+    """The protocol that a benchmark is scored by where `asked` is asked for: only what the paper has has two."""
+    return asked if benchmark.script else STANDARD
 
 
 def unknown(name: str) -> str:
     """What to say of a benchmark that is not there; empty for one that is."""
     if name.lower() in NOT_THERE_YET:
-        return f"{name} is not there yet: its answers are judged by another model; {_valid()}"
+        return f"{name} is not there yet: its answers are judged by another model; valid: {', '.join(BENCHMARKS)}"
     return "" if name in BENCHMARKS else f"unknown benchmark {name!r}; {did_you_mean(name, BENCHMARKS)}"
 
 
-def _valid() -> str:
-    return "valid: " + ", ".join(BENCHMARKS)
+def shots(words: Iterable[str], benchmark: Benchmark) -> int:
+    """How many solved examples a prompt of `benchmark` has, by the words of `--num_fewshot`."""
+    given = dict(word.split("=") for word in words)
+    return int(given.get(benchmark.name, benchmark.shots))
+
+
+def wrong_shots(words: Iterable[str], tasks: Iterable[str]) -> Iterator[str]:
+    """What is wrong with the words of `--num_fewshot`, each BENCHMARK=NUMBER."""
+    seen = set()
+    for word in words:
+        name, _, number = word.partition("=")
+        if name not in tasks:
+            yield f"{word!r} is for none of the tasks; valid: BENCHMARK=NUMBER, such as mmlu=0, for one of {', '.join(tasks)}"
+        elif not number.isdecimal():
+            yield f"{word!r}: a whole number follows the `=`, such as {name}=0"
+        elif int(number) > BENCHMARKS[name].most_shots:
+            yield f"{word!r}: {name} has {BENCHMARKS[name].most_shots} solved examples at most"
+        elif name in seen:
+            yield f"{name} is given twice"
+        seen.add(name)
 
 
 def instructions(benchmark: Benchmark, data_dir: str = "DATA_DIR") -> str:
-    """What an offline copy of `benchmark` looks like, and how to make one where there is a network."""
-    names = list(benchmark.subjects())
-    one = names[0] if len(names) == 1 else f"each of {len(names)} subjects ({', '.join(names[:3])} …)"
+    """What an offline copy of `benchmark` may be, and how to make one where there is a network."""
     root = f"{data_dir}/{benchmark.name}"
-    splits = " and ".join(f"{root}/SUBJECT/{split}.jsonl (or {split}-*.parquet)" for split in benchmark.splits)
-    expected = splits.replace("SUBJECT", names[0]) if len(names) == 1 else splits
     return (
-        f"Expected for {one}: {expected}, in the schema of {benchmark.dataset}: {', '.join(benchmark.columns)}.\n"
-        f"Where there is a network: `hf download {benchmark.dataset} --repo-type dataset --local-dir {root}`; "
-        f"if its folders come out otherwise, export each split with "
-        f"`datasets.load_dataset({benchmark.dataset!r}, SUBJECT, split=SPLIT).to_json(FILE)`."
+        f"What may be there, at any depth: {benchmark.tutorial}; or a copy of {benchmark.dataset} as on the hub "
+        f"(Parquet, Arrow or JSON lines).\nWhere there is a network: "
+        f"`hf download {benchmark.dataset} --repo-type dataset --local-dir {root}`"
     )
 
 
@@ -255,8 +254,9 @@ def describe() -> str:
     """The table for `minima evaluate --help`."""
     lines = ["Benchmarks (--tasks):"]
     for b in BENCHMARKS.values():
-        source = f"offline copy of {b.dataset} in DATA_DIR/{b.name}" if b.dataset else "ships with minima"
-        sandbox = "; needs --run_programs_in bubblewrap" if b.writes_programs else ""
-        lines.append(f"  {b.name:<14} {b.shots}-shot {b.metric.split(',')[0]:<12} {source}{sandbox}")
-    lines.append("An offline copy has a folder for each subject, with SPLIT.jsonl or SPLIT-*.parquet as on the hub.")
+        source = f"DATA_DIR/{b.name}: {b.tutorial}, or {b.dataset}" if b.dataset else "ships with minima"
+        lines.append(f"  {b.name:<14} {b.shots}-shot {b.metric.split(',')[0]:<12} {source}")
+    lines.append("A copy may be that of the repository or of the hub, at any depth of its folder; unpack archives.")
+    lines.append("Protocols (--protocol): `standard` is lm-evaluation-harness's; `paper` the scripts that the paper used:")
+    lines += [f"  {b.name:<14} {b.script}" for b in BENCHMARKS.values() if b.script]
     return "\n".join(lines)

@@ -413,6 +413,7 @@ class Finetune(Training):
 @dataclass(frozen=True, kw_only=True)
 class Evaluate(Options):
     verb = "evaluate"
+    revision = 2
     summary = "Measure a model: benchmarks through lm-evaluation-harness, perplexity, one sampled answer."
 
     model_name_or_path: str = option("Model folder to evaluate.", input="model")
@@ -421,6 +422,16 @@ class Evaluate(Options):
     )
     data_dir: str = option("Folder with offline copies of the benchmarks.", "", input="benchmarks")
     dev_record_path_or_regex: str = option("Held-out records for perplexity; empty for none.", "", input="records")
+    protocol: str = option(
+        "How benchmarks are asked and scored: as lm-evaluation-harness does, or as the scripts that the paper used; only then "
+        "its numbers stand beside.",
+        benchmarks.STANDARD,
+        choices=benchmarks.PROTOCOLS,
+    )
+    num_fewshot: tuple[str, ...] = option(
+        "Solved examples in a prompt where not as usual, as BENCHMARK=NUMBER, such as mmlu=0.", ()
+    )
+    apply_chat_template: bool = option("Ask through the tokenizer's chat template, as a chat model is used.", False)
     limit: int = option("Items of each benchmark at most; 0 for all.", 0, minimum=0)
     question: str = option("What the chat model is asked for the sampled answer; empty for none.", "")
     seed: int = option("Seed of few-shot examples and of the sampled answer.", 776, minimum=0)
@@ -446,6 +457,8 @@ class Evaluate(Options):
                 yield "tasks", f"{name} needs data_dir, a folder with an offline copy of {benchmark.dataset} in {name}/"
             if benchmark.writes_programs and self.run_programs_in == "none":
                 yield "tasks", f"{name} runs programs that the model writes; give run_programs_in bubblewrap, or leave it out"
+        for wrong in benchmarks.wrong_shots(self.num_fewshot, self.tasks):
+            yield "num_fewshot", wrong
 
 
 def _leads_out(pattern: str) -> Iterator[tuple[str, str]]:

@@ -10,9 +10,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from minima.benchmarks import BENCHMARKS, MODELS
+from minima import benchmarks
+from minima.benchmarks import BENCHMARKS, MODELS, PAPER, STANDARD, Benchmark
 from minima.errors import DataError, UsageError
-from minima.evaluation import copies, sandbox
+from minima.evaluation import copies, paper, sandbox
 from minima.evaluation.copies import Data
 from minima.options import Evaluate, split_digest
 from minima.process import stop
@@ -24,8 +25,9 @@ if TYPE_CHECKING:
 
     from minima.data.records import Records
     from minima.evaluation.harness import Score
+    from minima.evaluation.protocol import Protocol
 
-RESULTS, TABLE, SAMPLES, ANSWER = "results.json", "results.md", "samples.jsonl", "answer.txt"
+RESULTS, TABLE, SAMPLES, ANSWER = "results.json", "results.md", "samples", "answer.txt"
 LOGIT_TOKENS = 1024
 """Tokens whose logits exist at once in perplexity."""
 ANSWER_TOKENS = 128
@@ -35,14 +37,16 @@ TEMPERATURE, TOP_P = 0.7, 0.9
 def run(options: Evaluate, output: artifact.Output) -> dict[str, Any]:
     """Evaluate a model folder.
 
-    Writes `results.json` (every number with its protocol), `results.md` (a table beside the paper's), `samples.jsonl`
-    (every item with what the model said) and, for a question, `answer.txt`.
+    Writes `results.json` (every number with its protocol), `results.md` (a table, beside the paper's where it is by the
+    same protocol), `samples/BENCHMARK.jsonl` (every item with its prompt and what the model said) and, for a question,
+    `answer.txt`.
 
     Returns:
         the headline metric of each benchmark (0 to 1) and its number of items, `dev_perplexity`, `answer`.
 
     Raises:
-        UsageError: the sandbox for programs does not work, or a question that is too long; before the model is loaded.
+        UsageError: the sandbox for programs does not work, a model without a chat template, or a question that is too long;
+            before the model is loaded.
         NotReadyError: a benchmark's data is not in `data_dir`.
         DataError: data, records, tokenizer or model cannot be read.
     """
@@ -50,13 +54,20 @@ def run(options: Evaluate, output: artifact.Output) -> dict[str, Any]:
     if any(benchmark.writes_programs for benchmark in chosen):
         sandbox.check()
     data_dir = split_digest(options.data_dir)[0] if options.data_dir else ""
-    found = [copies.find(benchmark, data_dir, options.limit) for benchmark in chosen]
+    found = [_items(benchmark, data_dir, options) for benchmark in chosen]
     with (
         tempfile.TemporaryDirectory(prefix="minima-evaluate-") as cache,
         stop.before_the_end(lambda: shutil.rmtree(cache)),
     ):
         _stay_offline(cache)
         return _run(options, output, found)
+
+
+def _items(benchmark: Benchmark, data_dir: str, options: Evaluate) -> Data:
+    protocol = benchmarks.protocol(benchmark, options.protocol)
+    shots = benchmarks.shots(options.num_fewshot, benchmark)
+    data = copies.find(benchmark, data_dir, protocol, shots)
+    return copies.limited(paper.chosen(data, shots) if protocol == PAPER else data, options.limit)
 
 
 def _run(options: Evaluate, output: artifact.Output, found: list[Data]) -> dict[str, Any]:
@@ -68,6 +79,8 @@ def _run(options: Evaluate, output: artifact.Output, found: list[Data]) -> dict[
     folder = Path(split_digest(options.model_name_or_path)[0])
     config = models.config(folder)
     tokenizer = tokenization.load(folder)
+    if options.apply_chat_template and not tokenizer.chat_template:
+        raise UsageError(f"--apply_chat_template: {folder} has no chat template; leave it out for a base model")
     held_out = None
     if options.dev_record_path_or_regex:
         paths = records.find(split_digest(options.dev_record_path_or_regex)[0], "dev")
@@ -86,6 +99,8 @@ def _run(options: Evaluate, output: artifact.Output, found: list[Data]) -> dict[
         "model": output.inputs.get("model_name_or_path", {}).get("key", str(folder)),
         "seed": options.seed,
         "limit": options.limit,
+        "protocol": options.protocol,
+        "apply_chat_template": options.apply_chat_template,
         "use_bf16": options.use_bf16,
         "versions": artifact.versions(),
         "benchmarks": {},
@@ -93,18 +108,28 @@ def _run(options: Evaluate, output: artifact.Output, found: list[Data]) -> dict[
     metrics: dict[str, Any] = {}
     if found:
         from minima.evaluation import harness
+        from minima.evaluation.model import Model
+        from minima.evaluation.protocol import Protocol
 
-        lm = harness.Model(model, tokenizer, options.per_device_eval_batch_size, output.progress)
-        with open(output.folder / SAMPLES, "w", encoding="utf-8") as out:
-            for data in found:
-                name = data.benchmark.name
-                lm.task = name
-                score = harness.score(lm, data, seed=options.seed, judge=_judge)
-                results["benchmarks"][name] = _described(data, score)
-                metrics |= {name: score.value, f"{name}_items": data.items}
-                out.writelines(json.dumps(line, ensure_ascii=False, sort_keys=True) + "\n" for line in score.samples)
-                partial = " (partial)" if data.partial else ""
-                _say(f"{name}: {100 * score.value:.2f} % on {data.items} items{partial}")
+        lm = Model(model, tokenizer, options.per_device_eval_batch_size, output.progress)
+        (output.folder / SAMPLES).mkdir()
+        for data in found:
+            name = data.benchmark.name
+            protocol = Protocol(
+                benchmarks.protocol(data.benchmark, options.protocol),
+                benchmarks.shots(options.num_fewshot, data.benchmark),
+                options.apply_chat_template,
+            )
+            lm.task = name
+            torch.manual_seed(options.seed)
+            score = harness.score(lm, data, protocol, seed=options.seed, judge=_judge)
+            results["benchmarks"][name] = _described(data, protocol, score)
+            metrics |= {name: score.value, f"{name}_items": data.items}
+            lines = [json.dumps(line, ensure_ascii=False, sort_keys=True) + "\n" for line in score.samples]
+            _write(output.folder / SAMPLES / f"{name}.jsonl", "".join(lines))
+            partial = " (partial)" if data.partial else ""
+            error = "" if score.stderr is None else f" ± {100 * score.stderr:.2f}"
+            _say(f"{name}: {100 * score.value:.2f}{error} % on {data.items} items{partial}")
     if held_out is not None:
         results["perplexity"] = _perplexity(model, held_out, options, output.progress)
         metrics["dev_perplexity"] = results["perplexity"]["dev_perplexity"]
@@ -183,19 +208,23 @@ def _perplexity(model: "LlamaForCausalLM", held_out: "Records", options: Evaluat
     return {"dev_perplexity": found.value, "tokens": found.tokens, "records": len(held_out)}
 
 
-def _described(data: Data, score: "Score") -> dict[str, Any]:
+def _described(data: Data, protocol: "Protocol", score: "Score") -> dict[str, Any]:
     benchmark = data.benchmark
+    own_rule = protocol.shots == benchmark.shots and not protocol.chat
     return {
         "score": score.value,
         "stderr": score.stderr,
-        "metric": benchmark.metric,
+        "metric": score.metric,
         "others": dict(score.others),
-        "task": benchmark.task,
+        "protocol": protocol.name,
+        "task": benchmark.task if protocol.name == STANDARD else benchmark.script,
         "dataset": benchmark.dataset or "ships with minima",
-        "split": benchmark.splits[0],
-        "shots": benchmark.shots,
+        "split": benchmark.scored,
+        "shots": protocol.shots,
+        "chat_template": protocol.chat,
         "items": data.items,
         "partial": data.partial,
+        "comparable": protocol.name == PAPER and own_rule and not data.partial,
         "missing_subjects": list(data.missing),
         "subjects": {name: dict(part) for name, part in score.subjects.items()},
         "generated_tokens_lowered_to": score.generated_tokens,
@@ -203,21 +232,24 @@ def _described(data: Data, score: "Score") -> dict[str, Any]:
 
 
 def table(results: Mapping[str, Any]) -> str:
-    """`results.json` as Markdown, beside the paper's numbers (arXiv 2311.07052)."""
+    """`results.json` as Markdown, beside the paper's numbers (arXiv 2311.07052) where they are by the same protocol."""
     lines = ["# Evaluation", ""]
     if results["benchmarks"]:
-        lines += [f"| benchmark | shots | items | this model | {' | '.join(MODELS)} |", "|---" * (4 + len(MODELS)) + "|"]
+        lines += [
+            f"| benchmark | protocol | shots | items | this model | {' | '.join(MODELS)} |",
+            "|---" * (5 + len(MODELS)) + "|",
+        ]
     notes = []
     for name, part in results["benchmarks"].items():
         benchmark = BENCHMARKS[name]
         error = "" if part["stderr"] is None else f" ± {100 * part['stderr']:.2f}"
         mark = " (partial)" if part["partial"] else ""
-        paper = [f"{number:.2f}" for number in benchmark.published] or ["–"] * len(MODELS)
-        lines.append(
-            f"| {name}{mark} | {part['shots']} | {part['items']} | {100 * part['score']:.2f}{error} | {' | '.join(paper)} |"
-        )
-        if benchmark.note:
-            notes.append(f"- {name}: {benchmark.note}")
+        published = [f"{number:.2f}" for number in benchmark.published if part["comparable"]] or ["–"] * len(MODELS)
+        way = part["protocol"] + (", chat template" if part["chat_template"] else "")
+        score = f"{100 * part['score']:.2f}{error}"
+        lines.append(f"| {name}{mark} | {way} | {part['shots']} | {part['items']} | {score} | {' | '.join(published)} |")
+        if benchmark.script:
+            notes.append(f"- {name}: {part['metric']} by {part['task']}.")
         for metric, value in part["others"].items():
             notes.append(f"- {name}: {metric} {100 * value:.2f}.")
         if part["generated_tokens_lowered_to"]:
@@ -226,7 +258,8 @@ def table(results: Mapping[str, Any]) -> str:
             missing = f"; {len(part['missing_subjects'])} subjects are missing" if part["missing_subjects"] else ""
             notes.append(f"- {name}: not the whole benchmark{missing}; not comparable.")
     if results["benchmarks"]:
-        lines += ["", "All in percent; the other models' numbers are the paper's.", *notes]
+        rule = "the other models' numbers are the paper's, and stand only beside what is measured by its protocol"
+        lines += ["", f"All in percent; {rule}.", *notes]
     if "perplexity" in results:
         part = results["perplexity"]
         lines += ["", f"Perplexity {part['dev_perplexity']:.4g} on {part['tokens']} held-out tokens."]

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,16 +15,19 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
 
 from minima import flags
-from minima.benchmarks import BENCHMARKS
+from minima.benchmarks import BENCHMARKS, PAPER, STANDARD
 from minima.data import records, tokenization
 from minima.errors import DataError, NotReadyError, UsageError
-from minima.evaluation import copies, harness, sandbox
+from minima.evaluation import copies, harness, paper, sandbox
+from minima.evaluation.model import Model
+from minima.evaluation.protocol import Protocol
 from minima.models import pretrained
 from minima.options import Evaluate
 from minima.stages import evaluate
 from minima.workspace import artifact
 from minima.workspace.progress import Reporter
 from tests.unit import tiny
+from tests.unit.evaluation.test_copies import find
 from tests.unit.workspace.test_progress import Told
 
 FIXTURES = Path(__file__).parents[2] / "fixtures" / "benchmarks"
@@ -73,37 +77,79 @@ TURNS = {"mmlu": "Answer:", "ceval": "答案：", "drop": None, "bbh": "Q:", "gs
 
 
 def data_of(name: str) -> copies.Data:
-    return copies.find(BENCHMARKS[name], str(FIXTURES))
+    return find(name, FIXTURES)
+
+
+def usual(name: str) -> Protocol:
+    return Protocol(STANDARD, BENCHMARKS[name].shots)
 
 
 @pytest.mark.parametrize("name", [name for name in SCRIPTS if name != "humaneval"])
 def test_known_scores(name: str) -> None:
     lm = Scripted(SCRIPTS[name])
     data = data_of(name)
-    score = harness.score(lm, data, seed=1)
+    score = harness.score(lm, data, usual(name), seed=1)
     assert score.value == pytest.approx(2 / 3)
     assert sum(part["items"] for part in score.subjects.values()) == 3
     benchmark = BENCHMARKS[name]
     if turn := TURNS[name]:
         assert {context.count(turn) for context in lm.contexts} == {benchmark.shots + 1}
-    scored = [json.dumps(row, ensure_ascii=False) for s in data.subjects.values() for row in s[benchmark.splits[0]]]
+    scored = [json.dumps(row, ensure_ascii=False) for s in data.subjects.values() for row in s[benchmark.scored]]
     assert len(score.samples) == len(scored) * (2 if name == "gsm8k" else 1)
 
 
 def test_each_benchmark_by_its_details() -> None:
-    mmlu = harness.score(Scripted(SCRIPTS["mmlu"]), data_of("mmlu"), seed=1)
+    mmlu = harness.score(Scripted(SCRIPTS["mmlu"]), data_of("mmlu"), usual("mmlu"), seed=1)
     assert mmlu.subjects == {"anatomy": {"score": 1.0, "items": 2}, "astronomy": {"score": 0.0, "items": 1}}
-    drop = harness.score(Scripted(SCRIPTS["drop"] | {"lost the match": " the Otters side"}), data_of("drop"), seed=1)
+    drop = harness.score(
+        Scripted(SCRIPTS["drop"] | {"lost the match": " the Otters side"}), data_of("drop"), usual("drop"), seed=1
+    )
     assert drop.value == pytest.approx(2 / 3)
     assert drop.others["f1,none"] == pytest.approx((1 + 1 + 0.67) / 3)
-    gsm8k = harness.score(Scripted(SCRIPTS["gsm8k"]), data_of("gsm8k"), seed=1)
+    gsm8k = harness.score(Scripted(SCRIPTS["gsm8k"]), data_of("gsm8k"), usual("gsm8k"), seed=1)
     assert gsm8k.others["exact_match,flexible-extract"] == 1.0  # "It is 24 dollars." has the number, not the words.
+
+
+@pytest.mark.parametrize(
+    ("name", "script", "score", "stderr"),
+    [
+        ("mmlu", SCRIPTS["mmlu"], 2 / 3, False),
+        # Both of law, not the one of logic: the mean of 1 and 0 over subjects, as C-Eval has it.
+        ("ceval", SCRIPTS["ceval"], 1 / 2, False),
+        (
+            "bbh",
+            {"Turn around. Take 2 steps.": " Yes.", "Take 1 step.\nOptions": "Yes", "pear fig": "apple fig pear!"},
+            3 / 4,
+            False,
+        ),
+        ("gsm8k", SCRIPTS["gsm8k"] | {"1,500 stamps": "It is 1250, no, 9"}, 2 / 3, True),
+        ("drop", {"lost the match": " the Otters, I think"}, 1, False),
+    ],
+)
+def test_known_scores_by_the_paper(name: str, script: dict[str, str], score: float, stderr: bool) -> None:
+    shots = {"bbh": 0, "drop": 1}.get(name, BENCHMARKS[name].shots)
+    data = paper.chosen(find(name, FIXTURES, PAPER), shots)
+    lm = Scripted(script)
+    found = harness.score(lm, data, Protocol(PAPER, shots), seed=1)
+    assert found.value == pytest.approx(score)
+    assert (found.stderr is not None) is stderr
+    assert {sample["prompt"] for sample in found.samples} == set(lm.contexts)
+
+
+def test_programs_by_the_paper() -> None:
+    programs: list[str] = []
+    data = paper.chosen(find("humaneval", FIXTURES, PAPER), 0)
+    script = SCRIPTS["humaneval"] | {"twice": "\n\n   y = x\n   return x + y\n\n\ndef other(): ..."}
+    found = harness.score(Scripted(script), data, Protocol(PAPER, 0), seed=1, judge=lambda p: not programs.append(p))  # type: ignore[func-returns-value]
+    assert found.value == 1
+    assert programs[0].startswith("def twice(x: int) -> int:\n")
+    assert '"""\n    y = x\n    return x + y\ndef check(candidate):\n' in programs[0]
 
 
 def test_shots_come_from_their_own_split() -> None:
     for name, shot, item in (("mmlu", "Which bone is in the thigh?", "chambers"), ("ceval", "负责审理案件的机关", "代表被告")):
         lm = Scripted(SCRIPTS[name])
-        harness.score(lm, data_of(name), seed=1)
+        harness.score(lm, data_of(name), usual(name), seed=1)
         context = next(c for c in lm.contexts if item in c)
         assert context.count(shot) == 1
         assert context.count(item) == 1
@@ -113,7 +159,7 @@ def test_shots_come_from_their_own_split() -> None:
 def test_the_seed_draws_the_shots_of_drop() -> None:
     def contexts(seed: int) -> list[str]:
         lm = Scripted(SCRIPTS["drop"])
-        harness.score(lm, data_of("drop"), seed=seed)
+        harness.score(lm, data_of("drop"), usual("drop"), seed=seed)
         return lm.contexts
 
     assert contexts(1) == contexts(1)
@@ -130,7 +176,7 @@ def test_pass_at_1_with_a_scripted_judge() -> None:
         return len(programs) < 3
 
     lm = Scripted(SCRIPTS["humaneval"])
-    score = harness.score(lm, data_of("humaneval"), seed=1, judge=judge)
+    score = harness.score(lm, data_of("humaneval"), usual("humaneval"), seed=1, judge=judge)
     assert score.value == pytest.approx(2 / 3)
     assert lm.contexts == [row["prompt"] for row in data_of("humaneval").subjects["openai_humaneval"]["test"]]
     assert programs[0].startswith("def twice(x: int) -> int:\n")
@@ -143,7 +189,9 @@ def test_pass_at_1_in_the_sandbox() -> None:
         sandbox.check()
     except UsageError as error:
         pytest.skip(str(error))
-    score = harness.score(Scripted(SCRIPTS["humaneval"]), data_of("humaneval"), seed=1, judge=lambda p: sandbox.run(p).passed)
+    score = harness.score(
+        Scripted(SCRIPTS["humaneval"]), data_of("humaneval"), usual("humaneval"), seed=1, judge=lambda p: sandbox.run(p).passed
+    )
     assert score.value == pytest.approx(2 / 3)
 
 
@@ -211,7 +259,7 @@ def test_a_real_model_end_to_end(
         *pretrained.placement(tiny.llama()),
     }
     assert all(isinstance(value, (int, float, str)) for value in metrics.values())
-    assert sorted(p.name for p in (tmp_path / "a").iterdir()) == ["answer.txt", "results.json", "results.md", "samples.jsonl"]
+    assert sorted(p.name for p in (tmp_path / "a").iterdir()) == ["answer.txt", "results.json", "results.md", "samples"]
     results = json.loads((tmp_path / "a/results.json").read_text(encoding="utf-8"))
     mmlu = results["benchmarks"]["mmlu"]
     assert (mmlu["items"], mmlu["partial"], mmlu["shots"], len(mmlu["missing_subjects"])) == (3, True, 5, 55)
@@ -220,10 +268,15 @@ def test_a_real_model_end_to_end(
     assert results["benchmarks"]["gsm8k"]["generated_tokens_lowered_to"] == 32
     assert results["versions"]["lm-eval"].startswith("0.4.")
     table = (tmp_path / "a/results.md").read_text(encoding="utf-8")
-    assert "| mmlu (partial) | 5 | 3 |" in table
-    assert "| 46.00 | 26.97 | 28.51 | 40.14 | 38.40 | 46.17 |" in table
-    samples = [json.loads(line) for line in (tmp_path / "a/samples.jsonl").read_text(encoding="utf-8").splitlines()]
-    assert len(samples) == 40 + 40 + 6 * 3 + 3  # gsm8k has two filters
+    assert "| mmlu (partial) | standard | 5 | 3 |" in table
+    assert "46.00" not in table  # The paper's numbers are by another protocol.
+    samples = {
+        place.stem: [json.loads(line) for line in place.read_text(encoding="utf-8").splitlines()]
+        for place in (tmp_path / "a/samples").iterdir()
+    }
+    counts = {"smoke_english": 40, "smoke_chinese": 40, "gsm8k": 6}  # gsm8k has two filters
+    assert {name: len(lines) for name, lines in samples.items()} == dict.fromkeys(BENCHMARKS, 3) | counts
+    assert all(line["prompt"].strip() or name == "smoke_chinese" for name, lines in samples.items() for line in lines)
     said = capsys.readouterr().err
     assert "evaluate: mmlu: " in said
     assert "requests" not in said  # lm-evaluation-harness's progress bars do not belong in a log
@@ -233,8 +286,91 @@ def test_a_real_model_end_to_end(
 
     again = evaluated(tmp_path / "b", folder, Reporter(), **everything)
     assert again == metrics
-    for name in ("results.json", "samples.jsonl", "answer.txt"):
+    for name in ("results.json", *(f"samples/{name}.jsonl" for name in BENCHMARKS), "answer.txt"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+def test_a_real_model_by_the_paper_as_a_chat_model(tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from minima.data import chat
+
+    monkeypatch.setattr(sandbox, "check", lambda: None)
+    monkeypatch.setattr(sandbox, "run", lambda program: sandbox.Verdict(True))
+    tasks = ("mmlu", "bbh", "drop", "humaneval", "smoke_english")
+    settings: dict[str, Any] = {"tasks": tasks, "data_dir": str(FIXTURES), "run_programs_in": "bubblewrap", "protocol": "paper"}
+    settings["num_fewshot"] = ("bbh=0", "drop=1")
+    with pytest.raises(UsageError, match=r"--apply_chat_template: .* has no chat template; leave it out for a base model"):
+        evaluated(tmp_path / "base", folder, Reporter(), apply_chat_template=True, **settings)
+    talking = tmp_path / "talking"
+    shutil.copytree(folder, talking)
+    words = tokenization.load(talking)
+    chat.install(words)
+    words.save_pretrained(talking)
+    evaluated(tmp_path / "plain", talking, Reporter(), **settings)
+    evaluated(tmp_path / "chat", talking, Reporter(), apply_chat_template=True, **settings)
+    plain, asked = (json.loads((tmp_path / way / "results.json").read_text(encoding="utf-8")) for way in ("plain", "chat"))
+    protocols = {name: part["protocol"] for name, part in plain["benchmarks"].items()}
+    assert protocols == dict.fromkeys(tasks, "paper") | {"smoke_english": "standard"}
+    assert not any(
+        part["comparable"] for results in (plain, asked) for name, part in results["benchmarks"].items() if name != "humaneval"
+    )
+    assert (plain["benchmarks"]["humaneval"]["comparable"], asked["benchmarks"]["humaneval"]["comparable"]) == (True, False)
+    assert "| humaneval | paper | 0 | 3 | 100.00 ± 0.00 | 12.80 | 4.88 |" in (tmp_path / "plain/results.md").read_text(
+        encoding="utf-8"
+    )
+    assert "| humaneval | paper, chat template | 0 | 3 | 100.00 ± 0.00 | – |" in (tmp_path / "chat/results.md").read_text(
+        encoding="utf-8"
+    )
+    for name in tasks:
+        for way, ends in (("plain", False), ("chat", True)):
+            lines = (tmp_path / way / f"samples/{name}.jsonl").read_text(encoding="utf-8").splitlines()
+            prompts = [json.loads(line)["prompt"] for line in lines]
+            assert {prompt.endswith(chat.ASSISTANT) for prompt in prompts} == {ends}
+            assert {prompt.count(words.bos_token) for prompt in prompts} == {int(ends)}
+
+
+def test_a_choice_in_a_chat_follows_as_an_answer_does(folder: Path) -> None:
+    """MiniChat was trained on a space between `[|Assistant|]` and the answer, and other templates have a line break."""
+    from minima.data import chat
+
+    words = tokenization.load(folder)
+    chat.install(words)
+    lm = Model(tiny.llama(vocab=VOCAB), words, 1, Reporter())
+    lm.answers_in_chat = True
+    context = lm.apply_chat_template([{"role": "user", "content": "Which?"}])
+    (request,) = lm._placed([Instance("loglikelihood", {}, (context, "B"), 0)])
+    assert request.args == (context, " B")
+    ids = [*lm._encode_pair(*request.args)[0], *lm._encode_pair(*request.args)[1]]
+    said = [{"role": "user", "content": "Which?"}, {"role": "assistant", "content": "B"}]
+    trained: Any = words.apply_chat_template(said, return_dict=True)
+    assert ids == trained["input_ids"][: len(ids)]
+    words.chat_template = "{% for m in messages %}<{{ m.role }}>\n{{ m.content }}\n{% endfor %}"
+    words.chat_template += "{% if add_generation_prompt %}<assistant>\n{% endif %}"
+    (request,) = lm._placed([Instance("loglikelihood", {}, ("<user>\nWhich?\n<assistant>\n", "B"), 0)])
+    assert request.args[1] == "B"
+
+
+def test_programs_of_a_chat_model_are_asked_for_as_such() -> None:
+    class Talking(Scripted):
+        tokenizer_name = "talking"
+
+        def apply_chat_template(self, history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+            assert [message["role"] for message in history] == ["user", "assistant"]
+            assert not add_generation_prompt
+            return "".join(message["content"] for message in history)
+
+    lm = Talking(SCRIPTS["humaneval"])
+    programs: list[str] = []
+    found = harness.score(
+        lm,
+        data_of("humaneval"),
+        Protocol(STANDARD, 0, chat=True),
+        seed=1,
+        judge=lambda program: not programs.append(program),  # type: ignore[func-returns-value]
+    )
+    assert found.value == 1
+    assert lm.contexts[0].startswith("Write a solution to the following problem")
+    assert lm.contexts[0].rstrip().endswith('"""')
+    assert programs[0].startswith("def twice(x: int) -> int:\n")
 
 
 def test_the_seed_draws_the_answer(tmp_path: Path, folder: Path) -> None:
@@ -256,7 +392,7 @@ def test_broken_weights_have_no_perplexity(tmp_path: Path, folder: Path) -> None
 def test_a_generated_body_keeps_its_first_space(folder: Path) -> None:
     """LLaMA's decoder drops the first space: four of an indent become three, and Python refuses the body."""
     words = tokenization.load(folder)
-    lm = harness.Model(tiny.llama(vocab=VOCAB), words, 1, Reporter())
+    lm = Model(tiny.llama(vocab=VOCAB), words, 1, Reporter())
     body = "    return x\n        return x"
     ids = words("\n" + body, add_special_tokens=False)["input_ids"]
     start = next(i for i in range(len(ids)) if str(words.decode(ids[:i])).endswith("\n"))
@@ -273,11 +409,12 @@ def test_a_generated_body_keeps_its_first_space(folder: Path) -> None:
         ({"tasks": ["mlmu"]}, r"did you mean 'mmlu'\?"),
         ({"tasks": ["belle-bench"]}, "belle-bench is not there yet"),
         ({"tasks": ["mmlu"]}, "mmlu needs data_dir, a folder with an offline copy of cais/mmlu"),
+        ({"tasks": ["mmlu"], "data_dir": "/d", "num_fewshot": ["bbh=1"]}, "'bbh=1' is for none of the tasks"),
         ({"tasks": ["humaneval"], "data_dir": "/d"}, "programs that the model writes; give run_programs_in bubblewrap"),
     ],
 )
 def test_options_that_cannot_work(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(UsageError, match=f"^tasks: .*{message}"):
+    with pytest.raises(UsageError, match=f"^(tasks|num_fewshot): .*{message}"):
         flags.build(Evaluate, {"output_dir": "o", "model_name_or_path": "m", **options}, str)
 
 

@@ -1,0 +1,216 @@
+"""Rows of benchmarks in the forms that people have, told by their keys, and made into the one form that is scored.
+
+A file is CSV, JSON (one document or lines), Parquet or Arrow, plain or compressed; what it holds is that of the hub
+(https://huggingface.co/datasets) or of the repositories that the MiniMA tutorial links.
+"""
+
+import csv
+import io
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from minima.benchmarks import Row
+from minima.data import containers
+from minima.errors import DataError
+
+CSV = ".csv"
+KINDS = (CSV, containers.JSON_LINES, containers.JSON, containers.PARQUET, containers.ARROW)
+LETTERS = ("A", "B", "C", "D")
+
+
+class WrongRowError(Exception):
+    """What is wrong with a row; who knows the place says it."""
+
+
+def read(place: Path, name: str) -> Iterator[tuple[str, Row]]:
+    """The rows of a file of the benchmark `name`, each with its place for a message.
+
+    Raises:
+        DataError: the file cannot be read, or a row has none of the forms of the benchmark.
+    """
+    for where, raw in _raw(place):
+        try:
+            yield where, FORMS[name](raw)
+        except WrongRowError as error:
+            raise DataError(f"{where}: {error}") from None
+
+
+def _raw(place: Path) -> Iterator[tuple[str, Any]]:
+    kind = CSV if CSV in place.suffixes else containers.kind(place)
+    if kind == CSV:
+        yield from _csv(place)
+    elif kind in (containers.PARQUET, containers.ARROW):
+        for number, row in enumerate(_columns(place, kind), start=1):
+            yield f"{place}, row {number}", row
+    else:
+        with containers.damage(place):
+            for line, value in containers.values(place):
+                for name, row in _unfolded(value):
+                    yield f"{place}, {name}" if name else f"{place}:{line}", row
+
+
+def _csv(place: Path) -> Iterator[tuple[str, Any]]:
+    with containers.damage(place), containers.opened(place) as binary:
+        reader = csv.reader(io.TextIOWrapper(binary, encoding="utf-8-sig", newline=""))
+        header: list[str] | None = None
+        line = 1
+        try:
+            for cells in reader:
+                if line == 1 and {"question", "answer"} <= set(cells):
+                    header = cells
+                elif cells:
+                    yield f"{place}:{line}", _named(header, cells, f"{place}:{line}")
+                line = reader.line_num + 1
+        except (csv.Error, UnicodeDecodeError) as error:
+            raise DataError(f"{place}:{line}: not CSV in UTF-8 ({error})") from None
+
+
+def _named(header: list[str] | None, cells: list[str], where: str) -> Any:
+    if header is None:
+        return cells
+    if len(cells) != len(header):
+        raise DataError(f"{where}: {len(cells)} cells; the first line names {len(header)} ({', '.join(header)})")
+    return dict(zip(header, cells, strict=True))
+
+
+def _columns(place: Path, kind: str) -> Iterator[Any]:
+    import pyarrow.ipc
+
+    with containers.damage(place):
+        if kind == containers.PARQUET:
+            batches = containers.parquet(place).iter_batches()
+        else:
+            batches = pyarrow.ipc.open_stream(pyarrow.memory_map(str(place)))
+        for batch in batches:
+            yield from batch.to_pylist()
+
+
+def _unfolded(value: Any) -> Iterator[tuple[str, Any]]:
+    """The rows of one JSON document: of BIG-Bench-Hard, of DROP, or the one that it is."""
+    if isinstance(value, dict) and isinstance(value.get("examples"), list):
+        yield from ((f"example {number}", row) for number, row in enumerate(value["examples"], start=1))
+    elif isinstance(value, dict) and value and all(isinstance(p, dict) and "qa_pairs" in p for p in value.values()):
+        for passage, part in value.items():
+            for number, pair in enumerate(part["qa_pairs"], start=1):
+                row = {"passage": part.get("passage"), **pair} if isinstance(pair, dict) else pair
+                yield f"question {number} of {passage!r}", row
+    else:
+        yield "", value
+
+
+def _texts(raw: Any, *names: str) -> Row:
+    """The columns `names` of a row, each a text."""
+    if not isinstance(raw, dict):
+        raise WrongRowError(f"a {type(raw).__name__}; valid: an object with {', '.join(names)}")
+    for name in names:
+        if name not in raw:
+            raise WrongRowError(f"no key {name!r} (found {', '.join(map(str, raw))}); valid: {', '.join(names)}")
+        if not isinstance(raw[name], str):
+            raise WrongRowError(f"{name!r} is a {type(raw[name]).__name__}; valid: a text")
+    return {name: raw[name] for name in names}
+
+
+def _four(raw: Any) -> tuple[str, list[str], int]:
+    """A question with four choices, by the cells of a CSV file, by the keys A to D, or by `choices` as on the hub."""
+    if isinstance(raw, list):
+        if len(raw) != 6 or not all(isinstance(cell, str) for cell in raw):
+            raise WrongRowError(f"{len(raw)} cells; valid: six, the question, four choices and the letter of the right one")
+        return raw[0], raw[1:5], _right(raw[5])
+    if isinstance(raw, dict) and "choices" in raw:
+        question, choices = _texts(raw, "question")["question"], raw["choices"]
+        if not isinstance(choices, list) or len(choices) != 4 or not all(isinstance(text, str) for text in choices):
+            raise WrongRowError(f"'choices' is {choices!r}; valid: four texts")
+        if "answer" not in raw:
+            raise WrongRowError(f"no key 'answer' (found {', '.join(map(str, raw))})")
+        return question, choices, _right(raw["answer"])
+    row = _texts(raw, "question", *LETTERS, "answer")
+    return row["question"], [row[letter] for letter in LETTERS], _right(row["answer"])
+
+
+def _right(answer: Any) -> int:
+    if isinstance(answer, str) and answer.strip() in LETTERS:
+        return LETTERS.index(answer.strip())
+    if isinstance(answer, int) and not isinstance(answer, bool) and 0 <= answer < 4:
+        return answer
+    raise WrongRowError(f"the answer is {answer!r}; valid: A, B, C, D, or 0, 1, 2, 3")
+
+
+def _mmlu(raw: Any) -> Row:
+    question, choices, answer = _four(raw)
+    return {"question": question, "choices": choices, "answer": answer}
+
+
+def _ceval(raw: Any) -> Row:
+    question, choices, answer = _four(raw)
+    return {"question": question, **dict(zip(LETTERS, choices, strict=True)), "answer": LETTERS[answer]}
+
+
+def _drop(raw: Any) -> Row:
+    """A question of DROP with its answers; `spans` are all valid ones in a list, as `ucinlp/drop` has them on the hub.
+
+    `answer` is None where the copy has only that list: which of them belong together is not in it.
+    """
+    row = _texts(raw, "query_id", "passage", "question")
+    if isinstance(joined := raw.get("answers_spans"), dict):
+        spans = joined.get("spans")
+        if not isinstance(spans, list) or not all(isinstance(span, str) for span in spans):
+            raise WrongRowError("'answers_spans' has not the form {spans: [texts], types: [texts]}")
+        return {**row, "answer": None, "validated_answers": None, "spans": spans}
+    answer = _answer(raw.get("answer"))
+    others = raw.get("validated_answers") or []
+    if isinstance(others, dict):  # The hub turns a list of objects into an object of lists.
+        parts = [others.get(name) for name in ("number", "date", "spans")]
+        if any(not isinstance(part, list) or len(part) != len(parts[0] or []) for part in parts):
+            raise WrongRowError("'validated_answers' has not the form {number: [...], date: [...], spans: [...]}, equally long")
+        others = [dict(zip(("number", "date", "spans"), part, strict=True)) for part in zip(*parts, strict=True)]
+    valid = [_answer(other) for other in others]
+    return {
+        **row,
+        "answer": answer,
+        "validated_answers": {name: [other[name] for other in valid] for name in ("number", "date", "spans")},
+        "spans": [span for other in valid or [answer] for span in _spans(other)],
+    }
+
+
+def _answer(raw: Any) -> Row:
+    wrong = WrongRowError("an answer has not the form {number: text, date: {day, month, year}, spans: [texts]}")
+    if not isinstance(raw, dict) or not isinstance(raw.get("spans"), list) or not isinstance(raw.get("number"), str):
+        raise wrong
+    date = raw.get("date") or {}
+    if not isinstance(date, dict) or not all(isinstance(span, str) for span in raw["spans"]):
+        raise wrong
+    return {
+        "number": raw["number"],
+        "date": {part: str(date.get(part) or "") for part in ("day", "month", "year")},
+        "spans": raw["spans"],
+    }
+
+
+def _spans(answer: Row) -> list[str]:
+    date = " ".join(answer["date"].values()).strip()
+    return [text for text in (answer["number"], date) if text] + answer["spans"]
+
+
+def _gsm8k(raw: Any) -> Row:
+    row = _texts(raw, "question", "answer")
+    if "####" not in row["answer"]:
+        raise WrongRowError("'answer' does not end in '#### NUMBER'")
+    return row
+
+
+def _own(raw: Any) -> Row:
+    return {**_texts(raw, "context"), **_mmlu({**raw, "question": ""})}
+
+
+FORMS: dict[str, Callable[[Any], Row]] = {
+    "mmlu": _mmlu,
+    "ceval": _ceval,
+    "drop": _drop,
+    "humaneval": lambda raw: _texts(raw, "task_id", "prompt", "test", "entry_point"),
+    "bbh": lambda raw: _texts(raw, "input", "target"),
+    "gsm8k": _gsm8k,
+    "smoke_english": _own,
+    "smoke_chinese": _own,
+}
+"""For each benchmark what makes a row of it."""

@@ -1,0 +1,350 @@
+"""Offline copies in every layout that people have: the same rows, and clear refusals of what is missing or broken."""
+
+import csv
+import gzip
+import json
+import shutil
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pytest
+from pyarrow import Table, parquet
+
+from minima.benchmarks import BENCHMARKS, PAPER, PROTOCOLS, STANDARD, Row
+from minima.errors import DataError, NotReadyError
+from minima.evaluation import copies
+
+FIXTURES = Path(__file__).parents[2] / "fixtures" / "benchmarks"
+NAMES = ("mmlu", "ceval", "drop", "humaneval", "bbh", "gsm8k")
+
+
+def find(name: str, folder: Path, protocol: str = STANDARD) -> copies.Data:
+    benchmark = BENCHMARKS[name]
+    few = {"bbh": 0, "drop": 1}  # The fixtures have three items each.
+    return copies.find(
+        benchmark, str(folder), protocol, few.get(name, benchmark.shots) if protocol == PAPER else benchmark.shots
+    )
+
+
+def as_fixtures(name: str) -> dict[tuple[str, str], list[Row]]:
+    """The rows of the fixtures, which are as on the hub, by subject and split."""
+    return {
+        (place.parent.name, place.stem): [json.loads(line) for line in place.read_text(encoding="utf-8").splitlines()]
+        for place in sorted((FIXTURES / name).rglob("*.jsonl"))
+    }
+
+
+def written(place: Path, text: str) -> Path:
+    place.parent.mkdir(parents=True, exist_ok=True)
+    if place.suffix == ".gz":
+        place.write_bytes(gzip.compress(text.encode()))
+    else:
+        place.write_text(text, encoding="utf-8")
+    return place
+
+
+def table(place: Path, rows: list[list[Any]], **form: Any) -> None:
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with open(place, "w", newline="", **{"encoding": "utf-8", **form}) as file:
+        csv.writer(file).writerows(rows)
+
+
+def hendrycks(folder: Path) -> None:
+    """CSVs without a header in dev, val and test, as data.tar has them."""
+    for (subject, split), rows in as_fixtures("mmlu").items():
+        cells = [[row["question"], *row["choices"], "ABCD"[row["answer"]]] for row in rows]
+        table(folder / f"data/{split}/{subject}_{split}.csv", cells)
+        table(folder / f"data/val/{subject}_val.csv", cells[:1])
+
+
+def ceval_exam(folder: Path) -> None:
+    """CSVs with a header; the test questions have no answers."""
+    for (subject, split), rows in as_fixtures("ceval").items():
+        names = [name for name in rows[0] if split == "dev" or name != "explanation"]
+        table(
+            folder / f"{split}/{subject}_{split}.csv",
+            [names, *([row[name] for name in names] for row in rows)],
+            encoding="utf-8-sig",
+        )
+        table(folder / f"test/{subject}_test.csv", [["id", "question", "A", "B", "C", "D"], [0, "?", 1, 2, 3, 4]])
+
+
+def drop_dataset(folder: Path) -> None:
+    """One JSON document for each split: passages with their questions, and lists of valid answers."""
+    for (_, split), rows in as_fixtures("drop").items():
+        passages: dict[str, Any] = {}
+        for row in rows:
+            valid = row["validated_answers"]
+            pair = {name: row[name] for name in ("question", "query_id", "answer")}
+            pair["validated_answers"] = [
+                {"number": n, "date": d, "spans": s}
+                for n, d, s in zip(valid["number"], valid["date"], valid["spans"], strict=True)
+            ]
+            # The test wants the same order, so a passage whose questions are not neighbours is two.
+            part = passages.setdefault(f"{row['section_id']} {row['passage'][:5]}", {"passage": row["passage"], "qa_pairs": []})
+            part["qa_pairs"].append(pair)
+        name = {"validation": "dev"}.get(split, split)
+        written(folder / f"drop_dataset/drop_dataset_{name}.json", json.dumps(passages, indent=1))
+
+
+def big_bench_hard(folder: Path) -> None:
+    for (subject, _), rows in as_fixtures("bbh").items():
+        written(folder / f"bbh/{subject}.json", json.dumps({"canary": "no training", "examples": rows}))
+        written(folder / f"cot-prompts/{subject}.txt", "Q: …")
+
+
+def grade_school_math(folder: Path) -> None:
+    (rows,) = as_fixtures("gsm8k").values()
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    for file in ("test.jsonl", "train.jsonl", "test_socratic.jsonl", "example_model_solutions.jsonl"):
+        written(folder / "grade_school_math/data" / file, lines)
+
+
+def gsm8k_eval(folder: Path) -> None:
+    written(folder / "data/gsm8k_test.jsonl", (FIXTURES / "gsm8k/main/test.jsonl").read_text(encoding="utf-8"))
+
+
+def human_eval(folder: Path) -> None:
+    written(
+        folder / "data/HumanEval.jsonl.gz", (FIXTURES / "humaneval/openai_humaneval/test.jsonl").read_text(encoding="utf-8")
+    )
+
+
+def hub_parquet(name: str) -> Callable[[Path], None]:
+    """As `hf download` leaves it: Parquet in shards, with splits and subjects that nobody asks for."""
+
+    def made(folder: Path) -> None:
+        for (subject, split), rows in as_fixtures(name).items():
+            place = folder / ("" if name == "drop" else subject) / ("data" if name == "drop" else "")
+            place.mkdir(parents=True, exist_ok=True)
+            half = (len(rows) + 1) // 2
+            for shard, part in enumerate((rows[:half], rows[half:])):
+                if part:
+                    whole = Table.from_pylist(rows)
+                    kept = whole.slice(0, half) if shard == 0 else whole.slice(half)
+                    parquet.write_table(kept, place / f"{split}-0000{shard}-of-00002.parquet")
+            if not BENCHMARKS[name].unnamed_split:
+                parquet.write_table(Table.from_pylist([{"no": 1}]), place / "unlabeled-00000-of-00001.parquet")
+        written(folder / "dataset_infos.json", "{}")
+        written(folder / ".cache/huggingface/download/test.jsonl", "{}")
+
+    return made
+
+
+def hub_cache(name: str) -> Callable[[Path], None]:
+    """As the hub's cache has it: links into a folder of blobs."""
+
+    def made(folder: Path) -> None:
+        root = folder / f"datasets--{name}"
+        for number, place in enumerate(sorted((FIXTURES / name).rglob("*.jsonl"))):
+            blob = written(root / f"blobs/{number:064x}", place.read_text(encoding="utf-8"))
+            link = root / "snapshots/0123abcd" / place.relative_to(FIXTURES / name)
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(blob)
+
+    return made
+
+
+def saved_to_disk(name: str) -> Callable[[Path], None]:
+    """As `DatasetDict.save_to_disk` leaves it: Arrow, with descriptions beside it."""
+
+    def made(folder: Path) -> None:
+        datasets.disable_progress_bars()
+        splits: dict[str, dict[str, Any]] = {}
+        for (subject, split), rows in as_fixtures(name).items():
+            splits.setdefault(subject, {})[split] = datasets.Dataset.from_list(rows)
+        for subject, parts in splits.items():
+            datasets.DatasetDict(parts).save_to_disk(str(folder / subject))
+
+    return made
+
+
+LAYOUTS: list[tuple[str, Callable[[Path], None]]] = [
+    ("mmlu", hendrycks),
+    ("ceval", ceval_exam),
+    ("drop", drop_dataset),
+    ("bbh", big_bench_hard),
+    ("gsm8k", grade_school_math),
+    ("gsm8k", gsm8k_eval),
+    ("humaneval", human_eval),
+    *((name, form(name)) for name in NAMES for form in (hub_parquet, hub_cache, saved_to_disk)),
+]
+
+
+@pytest.mark.parametrize(("name", "make"), LAYOUTS, ids=[f"{n}-{m.__qualname__.split('.')[0]}" for n, m in LAYOUTS])
+def test_every_layout_gives_the_same_rows(name: str, make: Callable[[Path], None], tmp_path: Path) -> None:
+    make(tmp_path / name)
+    for protocol in PROTOCOLS:
+        assert find(name, tmp_path, protocol) == find(name, FIXTURES, protocol)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_three_items_of_the_true_schema(name: str) -> None:
+    data = find(name, FIXTURES)
+    assert data.items == 3
+    assert data.partial == (name in {"mmlu", "ceval", "bbh"})
+    assert len(data.subjects) + len(data.missing) == len(BENCHMARKS[name].subjects())
+
+
+def test_all_answers_of_drop_in_one_list(tmp_path: Path) -> None:
+    """`ucinlp/drop`, which the paper's script read: enough for its protocol, and refused by the other."""
+    row = {"section_id": "s", "query_id": "q", "passage": "Lind scored.", "question": "Who?"}
+    rows = [{**row, "answers_spans": {"spans": ["Lind", "Lind"], "types": ["span", "span"]}}] * 2
+    for split in ("validation", "train"):
+        written(tmp_path / f"drop/data/{split}.jsonl", "".join(json.dumps(row) + "\n" for row in rows * 2))
+    assert find("drop", tmp_path, PAPER).subjects["data"]["validation"][0]["spans"] == ["Lind", "Lind"]
+    with pytest.raises(DataError, match=r"all answers of a question in one list .*drop_dataset\.zip.*or --protocol paper"):
+        find("drop", tmp_path)
+
+
+def test_the_valid_answers_of_drop_are_those_of_the_hub(tmp_path: Path) -> None:
+    """In validation those that were validated, else the answer itself; a date as its parts with blanks between."""
+    rows = {row["query_id"]: row["spans"] for row in find("drop", FIXTURES).subjects["data"]["validation"]}
+    assert rows["q0"][0] == "34"
+    assert rows["q2"] == ["3 May 1871"]
+
+
+@pytest.mark.parametrize("name", ["smoke_english", "smoke_chinese"])
+def test_own_items_do_not_give_the_answer_away(name: str) -> None:
+    """Each word is right once and wrong three times, so its frequency or length helps nobody."""
+    data = find(name, Path())
+    rows = data.subjects["data"]["test"]
+    assert len(rows) == 40
+    assert not data.partial
+    assert len({row["context"] for row in rows}) == 40
+    right = Counter(row["choices"][row["answer"]] for row in rows)
+    shown = Counter(word for row in rows for word in row["choices"])
+    assert set(right.values()) == {1}
+    assert shown == dict.fromkeys(right, 4)
+    assert all(len(set(row["choices"])) == 4 for row in rows)
+    assert max(Counter(row["answer"] for row in rows).values()) < 20
+
+
+def test_limit_is_spread_over_subjects() -> None:
+    mmlu, drop = find("mmlu", FIXTURES), find("drop", FIXTURES)
+    two = copies.limited(mmlu, 2)
+    assert {name: len(splits["test"]) for name, splits in two.subjects.items()} == {"anatomy": 1, "astronomy": 1}
+    assert all(len(splits["dev"]) == 5 for splits in two.subjects.values())
+    assert list(copies.limited(mmlu, 1).subjects) == ["anatomy"]
+    assert copies.limited(drop, 2).partial
+    assert copies.limited(drop, 3) is drop
+    assert copies.limited(drop, 0) is drop
+
+
+def test_what_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(NotReadyError, match=r"mmlu is not there\n.*data\.tar of hendrycks/test.*\n.*hf download cais/mmlu"):
+        find("mmlu", tmp_path)
+    (tmp_path / "mmlu").mkdir()
+    with pytest.raises(NotReadyError, match="mmlu has no file of mmlu: it has nothing\n"):
+        find("mmlu", tmp_path)
+    (tmp_path / "mmlu/data.tar").touch()
+    with pytest.raises(NotReadyError, match=r"no file of mmlu: unpack data\.tar there"):
+        find("mmlu", tmp_path)
+    shutil.copytree(FIXTURES / "mmlu", tmp_path / "mmlu", dirs_exist_ok=True)
+    (tmp_path / "mmlu/anatomy/dev.jsonl").unlink()
+    with pytest.raises(NotReadyError, match=r"mmlu has no dev split of anatomy, but .*anatomy/test\.jsonl\n"):
+        find("mmlu", tmp_path)
+
+
+def test_two_copies(tmp_path: Path) -> None:
+    shutil.copytree(FIXTURES / "mmlu", tmp_path / "mmlu")
+    hendrycks(tmp_path / "mmlu/again")
+    with pytest.raises(DataError, match=r"the (dev|test) split of anatomy is there more than once: .*csv.*jsonl; keep one"):
+        find("mmlu", tmp_path)
+
+
+def test_the_split_that_only_the_other_protocol_reads(tmp_path: Path) -> None:
+    shutil.copytree(FIXTURES / "drop", tmp_path / "drop")
+    (tmp_path / "drop/data/train.jsonl").unlink()
+    assert find("drop", tmp_path, PAPER).items == 3
+    with pytest.raises(NotReadyError, match="no train split"):
+        find("drop", tmp_path)
+
+
+def _spoilt(name: str, file: str, tmp_path: Path, change: Any) -> None:
+    shutil.copytree(FIXTURES / name, tmp_path / name)
+    place = tmp_path / name / file
+    lines = place.read_text(encoding="utf-8").splitlines()
+    place.write_text("\n".join(change(lines)) + "\n", encoding="utf-8")
+    find(name, tmp_path)
+
+
+def _with(number: int, **values: Any) -> Any:
+    def change(lines: list[str]) -> list[str]:
+        row = json.loads(lines[number]) | values
+        lines[number] = json.dumps({key: value for key, value in row.items() if value is not None})
+        return lines
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "change", "message"),
+    [
+        ("mmlu", "anatomy/test.jsonl", _with(1, answer=None), r"test\.jsonl:2: no key 'answer' \(found question, subject"),
+        ("mmlu", "anatomy/test.jsonl", _with(0, answer=4), r":1: the answer is 4; valid: A, B, C, D, or 0, 1, 2, 3"),
+        ("mmlu", "anatomy/test.jsonl", _with(0, answer=True), r":1: the answer is True; valid"),
+        ("mmlu", "anatomy/test.jsonl", _with(0, choices=["a", "b"]), r"'choices' is \['a', 'b'\]; valid: four texts"),
+        ("mmlu", "anatomy/test.jsonl", lambda lines: ["", *lines, "{"], r"test\.jsonl: .* begins on line 4 is not JSON"),
+        ("mmlu", "anatomy/test.jsonl", lambda lines: [], r"test\.jsonl: holds no row"),
+        ("mmlu", "anatomy/dev.jsonl", lambda lines: lines[:4], r"anatomy: the split dev has 4 rows; 5 shots need 5"),
+        ("ceval", "law/val.jsonl", _with(0, answer=""), r":1: the answer is ''; valid: A, B, C, D"),
+        ("drop", "data/train.jsonl", lambda lines: lines[:3], r"the split train has 3 rows; 3 shots need 4"),
+        ("drop", "data/validation.jsonl", _with(0, answer={"spans": []}), r":1: an answer has not the form \{number"),
+        ("drop", "data/validation.jsonl", _with(0, validated_answers={"number": ["1"]}), r"'validated_answers' has not"),
+        ("gsm8k", "main/test.jsonl", _with(2, answer="24"), r":3: 'answer' does not end in '#### NUMBER'"),
+        ("gsm8k", "main/test.jsonl", lambda lines: ["[1]", "[2]"], r":1: a int; valid: an object with question, answer"),
+        ("bbh", "navigate/test.jsonl", _with(1, target=True), r":2: 'target' is a bool; valid: a text"),
+    ],
+)
+def test_wrong_rows(name: str, file: str, change: Any, message: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=message):
+        _spoilt(name, file, tmp_path, change)
+
+
+def test_wrong_rows_of_csv(tmp_path: Path) -> None:
+    hendrycks(tmp_path / "mmlu")
+    place = tmp_path / "mmlu/data/test/anatomy_test.csv"
+    place.write_text('"Two\nlines?",a,b,c,d,A\nWhich?,a,b,c\n', encoding="utf-8")
+    with pytest.raises(DataError, match=r"anatomy_test\.csv:3: 4 cells; valid: six, the question, four choices and the letter"):
+        find("mmlu", tmp_path)
+    place.write_text("Which?,a,b,c,d,E\n", encoding="utf-8")
+    with pytest.raises(DataError, match=r"anatomy_test\.csv:1: the answer is 'E'"):
+        find("mmlu", tmp_path)
+    place.write_bytes(b"Which?,a,b,c,\xff,A\n")
+    with pytest.raises(DataError, match=r"anatomy_test\.csv:1: not CSV in UTF-8"):
+        find("mmlu", tmp_path)
+    ceval_exam(tmp_path / "ceval")
+    place = tmp_path / "ceval/val/law_val.csv"
+    place.write_text("id,question,A,B,C,D,answer\n0,x,1,2,3,4,A\n1,x,1,2\n", encoding="utf-8")
+    with pytest.raises(DataError, match=r"law_val\.csv:3: 4 cells; the first line names 7"):
+        find("ceval", tmp_path)
+
+
+def test_wrong_documents(tmp_path: Path) -> None:
+    written(tmp_path / "bbh/bbh/navigate.json", json.dumps({"examples": [{"input": "a", "target": "b"}, {"input": "a"}]}))
+    with pytest.raises(DataError, match=r"navigate\.json, example 2: no key 'target' \(found input\)"):
+        find("bbh", tmp_path)
+    drop_dataset(tmp_path / "drop")
+    place = tmp_path / "drop/drop_dataset/drop_dataset_dev.json"
+    place.write_text(place.read_text(encoding="utf-8").replace('"query_id"', '"id"', 1), encoding="utf-8")
+    with pytest.raises(DataError, match=r"drop_dataset_dev\.json, question 1 of 'made_0.*: no key 'query_id'"):
+        find("drop", tmp_path)
+    place.write_text(place.read_text(encoding="utf-8")[:200], encoding="utf-8")
+    with pytest.raises(DataError, match=r"drop_dataset_dev\.json: the value that begins on line 1 is not JSON"):
+        find("drop", tmp_path)
+
+
+def test_files_that_are_none(tmp_path: Path) -> None:
+    written(tmp_path / "gsm8k/main/test-00000-of-00001.parquet", "version https://git-lfs.github.com/spec/v1\n")
+    with pytest.raises(DataError, match=r"test-00000-of-00001\.parquet: not a Parquet file .*Git LFS"):
+        find("gsm8k", tmp_path)
+    written(tmp_path / "humaneval/test.arrow", "nothing")
+    with pytest.raises(DataError, match=r"test\.arrow: damaged"):
+        find("humaneval", tmp_path)
+    (tmp_path / "humaneval/test.arrow").rename(tmp_path / "humaneval/HumanEval.jsonl.gz")
+    with pytest.raises(DataError, match=r"HumanEval\.jsonl\.gz: damaged"):
+        find("humaneval", tmp_path)
