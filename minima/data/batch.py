@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import LlamaConfig
+from transformers import PreTrainedConfig
 
 from minima.errors import DataError
 
@@ -41,7 +41,7 @@ class Batch:
         )
 
 
-def collate(records: Sequence[Mapping[str, np.ndarray]], config: LlamaConfig, max_seq_length: int) -> Batch:
+def collate(records: Sequence[Mapping[str, np.ndarray]], config: PreTrainedConfig, max_seq_length: int) -> Batch:
     """Make a batch of records: input is `<s>` and all ids but the last, labels are the ids (where `mask` is 1, if it is there).
 
     Raises:
@@ -71,7 +71,7 @@ def collate(records: Sequence[Mapping[str, np.ndarray]], config: LlamaConfig, ma
     return Batch(torch.from_numpy(input_ids), torch.from_numpy(labels), trained, sum(map(len, ids)))
 
 
-def special(config: LlamaConfig, name: str) -> int:
+def special(config: PreTrainedConfig, name: str) -> int:
     """The id of `<s>` (`bos`) or `</s>` (`eos`).
 
     Raises:

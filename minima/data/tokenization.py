@@ -64,9 +64,10 @@ def load(folder: str | Path) -> PreTrainedTokenizerBase:
     for name in ("config.json", CONFIG_FILE, TOKENIZER_FILE):
         if (folder / name).is_file() or name == "config.json":
             _check_json(folder / name)
+    written = None
     if (folder / TOKENIZER_FILE).is_file():
         try:
-            Tokenizer.from_file(str(folder / TOKENIZER_FILE))
+            written = Tokenizer.from_file(str(folder / TOKENIZER_FILE))
         except Exception as error:  # noqa: BLE001 - the tokenizers library raises nothing narrower
             raise DataError(f"{folder / TOKENIZER_FILE}: not a tokenizer ({error}); copy it again") from None
     else:
@@ -75,8 +76,14 @@ def load(folder: str | Path) -> PreTrainedTokenizerBase:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise DataError(f"{folder}: its tokenizer cannot be read ({error}); copy its tokenizer files again") from None
-    if tokenizer.bos_token_id is None or tokenizer.eos_token_id is None:
-        raise DataError(f"{folder}: its tokenizer has no bos_token or no eos_token; name both in {CONFIG_FILE}")
+    if written:  # Classes such as GPT2Tokenizer build their own: SmolLM2's splits digits, theirs does not.
+        backend: Any = tokenizer.backend_tokenizer
+        backend.model, backend.normalizer, backend.pre_tokenizer = written.model, written.normalizer, written.pre_tokenizer
+        backend.decoder = written.decoder
+    if tokenizer.eos_token_id is None:
+        raise DataError(f"{folder}: its tokenizer has no eos_token; name it in {CONFIG_FILE}")
+    if tokenizer.bos_token_id is None:  # Of Qwen2, say: a text begins where the one before has ended.
+        tokenizer.bos_token = tokenizer.eos_token
     _append_nothing(tokenizer)
     if len(tokenizer) <= len(tokenizer.all_special_ids):
         raise DataError(f"{folder}: its tokenizer is empty but for {tokenizer.all_special_tokens}; copy {TOKENIZER_FILE} again")

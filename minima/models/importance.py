@@ -16,10 +16,9 @@ from typing import Any
 
 import torch
 from torch.nn import functional
-from transformers import LlamaForCausalLM
 
 from minima.data.batch import IGNORE, Batch
-from minima.models import pretrained as llama
+from minima.models import pretrained
 
 SCORES = "importance.safetensors"
 """Tensors, all in the teacher's order: `heads` [L, G], `neurons` [L, F], `hidden` [H], and `layers` [L], by how many nats the
@@ -47,7 +46,7 @@ class Scores:
     tokens: int
 
 
-def score(model: LlamaForCausalLM, batches: Iterable[Batch], *, published_rule: bool = False) -> Scores:
+def score(model: pretrained.Model, batches: Iterable[Batch], *, published_rule: bool = False) -> Scores:
     """Score heads, neurons and hidden channels of `model` on `batches`.
 
     By default each token has masks of its own ([B, T, ·], those of the hidden channels shared by all places), and the
@@ -57,7 +56,7 @@ def score(model: LlamaForCausalLM, batches: Iterable[Batch], *, published_rule: 
     config = model.config
     dtype = torch.promote_types(model.dtype, torch.float32)
     totals = {
-        "heads": torch.zeros(config.num_hidden_layers, llama.kv_heads(config), dtype=dtype, device=model.device),
+        "heads": torch.zeros(config.num_hidden_layers, pretrained.kv_heads(config), dtype=dtype, device=model.device),
         "neurons": torch.zeros(config.num_hidden_layers, config.intermediate_size, dtype=dtype, device=model.device),
         "hidden": torch.zeros(config.hidden_size, dtype=dtype, device=model.device),
     }
@@ -75,7 +74,7 @@ def score(model: LlamaForCausalLM, batches: Iterable[Batch], *, published_rule: 
 
 
 def _backward(
-    model: LlamaForCausalLM, ids_BT: torch.Tensor, labels_BT: torch.Tensor, totals: dict[str, torch.Tensor], *, summed: bool
+    model: pretrained.Model, ids_BT: torch.Tensor, labels_BT: torch.Tensor, totals: dict[str, torch.Tensor], *, summed: bool
 ) -> float:
     """Add the masks' gradients of the summed loss (their absolute values unless `summed`) to `totals`; return the loss."""
     dtype = totals["hidden"].dtype
@@ -116,7 +115,7 @@ def _backward(
     return loss.item()
 
 
-def _watch_stream(model: LlamaForCausalLM, add: Callable[[list[torch.Tensor], torch.Tensor], None]) -> list[Any]:
+def _watch_stream(model: pretrained.Model, add: Callable[[list[torch.Tensor], torch.Tensor], None]) -> list[Any]:
     """Hook every place where the residual stream is written; `add` gets what was written and its gradient.
 
     A sum and its last summand have the same gradient, so each residual is given together with what was added to it.
@@ -153,7 +152,7 @@ def cross_entropy_sum(logits_BTV: torch.Tensor, labels_BT: torch.Tensor) -> torc
 
 
 @torch.no_grad()
-def layer_rises(model: LlamaForCausalLM, batches: Iterable[Batch]) -> torch.Tensor:
+def layer_rises(model: pretrained.Model, batches: Iterable[Batch]) -> torch.Tensor:
     """By how much the mean loss rises when one layer is left out: float64 [L], in nats.
 
     What goes into each layer is kept, so leaving out layer i only computes the layers above it.

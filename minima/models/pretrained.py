@@ -1,4 +1,4 @@
-"""Model folders: what `from_pretrained` loads, and the facts about a LLaMA's shape."""
+"""Model folders: what `from_pretrained` loads, and the facts about a model's shape."""
 
 import importlib.util
 import json
@@ -11,12 +11,21 @@ from typing import Any
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    PreTrainedTokenizerBase,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
 from transformers.utils import logging
 
 from minima.data import chat, tokenization
 from minima.errors import DataError, UsageError
 from minima.models.shape import Shape
+from minima.workspace import model_folder
 
 TOKENIZER_FILES = (
     "tokenizer.model",
@@ -26,12 +35,17 @@ TOKENIZER_FILES = (
     "added_tokens.json",
     chat.TEMPLATE_FILE,
 )
-WEIGHTS = "model.safetensors"
-WEIGHTS_INDEX = "model.safetensors.index.json"
+Config = LlamaConfig | MistralConfig | Qwen2Config
+Model = LlamaForCausalLM | MistralForCausalLM | Qwen2ForCausalLM
+FAMILIES: dict[str, tuple[type[Config], Any]] = {
+    "llama": (LlamaConfig, LlamaForCausalLM),
+    "mistral": (MistralConfig, MistralForCausalLM),
+    "qwen2": (Qwen2Config, Qwen2ForCausalLM),
+}
+"""What is made of a folder, by its `model_type`; `model_folder` says what the folder must hold."""
 GPUS = "MINIMA_GPUS"
 """Variable with the number of GPUs that a pod asked for; jobgen sets it."""
 DRIVER = Path("/proc/driver/nvidia/version")
-_VALID = f"a model folder has config.json (model_type llama) and {WEIGHTS} or {WEIGHTS_INDEX} with its shards"
 
 
 def device() -> torch.device:
@@ -94,49 +108,31 @@ def attention(name: str, dtype: torch.dtype = torch.bfloat16) -> str:
     return name
 
 
-def config(folder: str | Path) -> LlamaConfig:
-    """The configuration of the LLaMA in `folder`, after a look at which files are there.
+def config(folder: str | Path) -> Config:
+    """The configuration of the model in `folder`, after a look at which files are there and at their headers.
 
     Raises:
-        DataError: not a folder, no config.json, no weights, or not a LLaMA.
+        DataError: `model_folder.check` says so, or transformers knows no such model.
     """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise DataError(f"{folder}: not a folder; {_VALID}")
-    found = sorted(p.name for p in folder.iterdir())
-    there = f"found {', '.join(found[:12])}{' …' if len(found) > 12 else ''}" if found else "it is empty"
-    place = folder / "config.json"
-    if (folder / "adapter_config.json").is_file() and not place.is_file():
-        raise DataError(
-            f"{folder}: PEFT adapters alone; merge them into their model first: "
-            "`AutoPeftModelForCausalLM.from_pretrained(FOLDER).merge_and_unload().save_pretrained(NEW)`"
-        )
-    if not place.is_file():
-        raise DataError(f"{folder}: no config.json ({there}); {_VALID}")
+    place = Path(folder) / model_folder.CONFIG
+    raw = model_folder.check(folder)
+    made, model = FAMILIES[raw["model_type"]]
     try:
-        raw = json.loads(place.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise DataError(f"{place}: not JSON ({error}); {_VALID}") from None
-    kind = raw.get("model_type") if isinstance(raw, dict) else None
-    if kind != "llama":
-        raise DataError(f"{place}: model_type {kind!r}; valid: 'llama'")
-    if quantised := raw.get("quantization_config"):
-        method = quantised.get("quant_method", "") if isinstance(quantised, dict) else ""
+        found = made(**raw)
+        first = {name: value for name, value in raw.items() if name != "layer_types"} | {
+            "num_hidden_layers": 1,
+            "pad_token_id": None,
+        }
+        with torch.device("meta"):
+            model(made(**first))
+    except (StrictDataclassError, ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         raise DataError(
-            f"{place}: quantised weights ({method or 'quantization_config'}), which cannot be trained or cut; take the folder "
-            "that they were made of, in bfloat16 or float32"
-        )
-    if not (folder / WEIGHTS).is_file() and not (folder / WEIGHTS_INDEX).is_file():
-        pickled = any(name.endswith((".bin", ".pt", ".pth")) for name in found)
-        convert = "`AutoModelForCausalLM.from_pretrained(FOLDER).save_pretrained(NEW)` writes safetensors of pickled weights"
-        raise DataError(f"{folder}: no weights ({there}); {convert if pickled else _VALID}")
-    try:
-        return LlamaConfig(**raw)
-    except (StrictDataclassError, TypeError, ValueError) as error:
-        raise DataError(f"{place}: {error}") from None
+            f"{place}: no model can be made of it ({type(error).__name__}: {error}); fetch the file again"
+        ) from None
+    return found
 
 
-def check_positions(found: LlamaConfig, max_seq_length: int) -> None:
+def check_positions(found: Config, max_seq_length: int) -> None:
     """Check that a model has a position for each token.
 
     Raises:
@@ -149,7 +145,7 @@ def check_positions(found: LlamaConfig, max_seq_length: int) -> None:
         )
 
 
-def align(found: LlamaConfig, folder: str | Path) -> LlamaConfig:
+def align(found: Config, folder: str | Path) -> Config:
     """`found` with the ids of `<s>` and `</s>` that the tokenizer in `folder` has, and none of padding; changed in place.
 
     The first conversions of LLaMA name `<unk>` and `<s>`, and some models a list. A padding id would freeze its row of the
@@ -165,7 +161,7 @@ def align(found: LlamaConfig, folder: str | Path) -> LlamaConfig:
     return found
 
 
-def generation_ids(generation: Mapping[str, Any], found: LlamaConfig) -> dict[str, Any]:
+def generation_ids(generation: Mapping[str, Any], found: Config) -> dict[str, Any]:
     """The ids of a generation configuration, as `found` has them; more ends than one stay, if its own is among them."""
     ends = generation.get("eos_token_id")
     if not isinstance(ends, list) or found.eos_token_id not in ends:
@@ -185,8 +181,8 @@ def load(
     dtype: torch.dtype,
     attn_implementation: str = "auto",
     device: str | torch.device = "cpu",
-) -> LlamaForCausalLM:
-    """Load the LLaMA in `folder` in evaluation mode; its weights are held once.
+) -> Model:
+    """Load the model in `folder` in evaluation mode; its weights are held once.
 
     Raises:
         DataError: `config` says so, or the weights do not fit the configuration or cannot be read.
@@ -197,7 +193,7 @@ def load(
     kernel = attention(attn_implementation, dtype)
     logging.disable_progress_bar()
     try:
-        loaded: Any = LlamaForCausalLM.from_pretrained(
+        loaded: Any = FAMILIES[found.model_type][1].from_pretrained(
             folder, config=found, dtype=dtype, attn_implementation=kernel, local_files_only=True, output_loading_info=True
         )
     except (OSError, RuntimeError, SafetensorError) as error:
@@ -206,15 +202,20 @@ def load(
     missing = sorted(loaded[1]["missing_keys"])  # transformers would draw them at random, with no more than a warning.
     if missing:
         raise DataError(f"{folder}: its weights lack {', '.join(missing[:5])} ({len(missing)} in all) that config.json implies")
+    if found.tie_word_embeddings and model.lm_head.weight is not model.model.embed_tokens.weight:  # With only a warning too.
+        raise DataError(
+            f"{folder}: its output layer is not its embeddings, though config.json says so (tie_word_embeddings); set it to "
+            "false there"
+        )
     if found.eos_token_id is not None:
         for name, value in generation_ids(model.generation_config.to_dict(), found).items():
             setattr(model.generation_config, name, value)
-    result: LlamaForCausalLM = model.to(device).eval()
+    result: Model = model.to(device).eval()
     return result
 
 
 def save(
-    model: LlamaForCausalLM,
+    model: Model,
     tokenizer: str | Path | PreTrainedTokenizerBase | None,
     folder: str | Path,
     *,
@@ -269,32 +270,33 @@ def copy_tokenizer(source: str | Path, folder: str | Path) -> None:
         shutil.copyfile(source / name, folder / name)
 
 
-def card(config: LlamaConfig, verb: str, made_of: Mapping[str, str]) -> str:
+def card(config: Config, verb: str, made_of: Mapping[str, str]) -> str:
     """The model card, in Markdown: what the model is, of what, by which stage."""
     sources = "".join(f"- `{option}`: `{value}`\n" for option, value in made_of.items())
     return (
-        "---\nlibrary_name: transformers\npipeline_tag: text-generation\ntags: [llama, minima]\n---\n"
-        f"# A LLaMA made by `minima {verb}`\n\n"
+        f"---\nlibrary_name: transformers\npipeline_tag: text-generation\ntags: [{config.model_type}, minima]\n---\n"
+        f"# A {model_folder.FAMILIES[config.model_type]} made by `minima {verb}`\n\n"
         f"{shape(config).parameters:,} parameters: {config.num_hidden_layers} layers, hidden size {config.hidden_size}, "
-        f"{config.num_attention_heads} heads of {config.head_dim} with {config.num_key_value_heads} key-value heads, "
+        f"{config.num_attention_heads} heads of {head_dim(config)} with {kv_heads(config)} key-value heads, "
         f"feed-forward size {config.intermediate_size}, vocabulary {config.vocab_size}.\n\n"
         f"Made of:\n{sources or '- nothing but a seed' + chr(10)}\n"
         "Its licence follows from what it was made of. Load it with `AutoModelForCausalLM.from_pretrained`.\n"
     )
 
 
-def head_dim(config: LlamaConfig) -> int:
+def head_dim(config: Config) -> int:
     """Width of one attention head."""
-    return config.head_dim or config.hidden_size // config.num_attention_heads
+    return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
 
 
-def kv_heads(config: LlamaConfig) -> int:
+def kv_heads(config: Config) -> int:
     """Number of key-value heads."""
     return config.num_key_value_heads or config.num_attention_heads
 
 
-def shape(config: LlamaConfig) -> Shape:
+def shape(config: Config) -> Shape:
     """The shape of the model that `config` describes."""
+    attention_bias = getattr(config, "attention_bias", False)
     return Shape(
         layer=config.num_hidden_layers,
         hidden=config.hidden_size,
@@ -304,6 +306,8 @@ def shape(config: LlamaConfig) -> Shape:
         intermediate=config.intermediate_size,
         vocab_size=config.vocab_size,
         tied=config.tie_word_embeddings,
-        attention_bias=config.attention_bias,
-        mlp_bias=config.mlp_bias,
+        qkv_bias=attention_bias or isinstance(config, Qwen2Config),
+        output_bias=attention_bias,
+        mlp_bias=getattr(config, "mlp_bias", False),
+        window=getattr(config, "sliding_window", None) or 0,
     )

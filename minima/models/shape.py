@@ -12,7 +12,9 @@ class Shape:
 
     Attributes:
         tied: whether the output layer's weight is the embedding's.
-        attention_bias: whether the four projections of attention have biases; `mlp_bias` says it of the feed-forward layer.
+        qkv_bias: whether the projections of queries, keys and values have biases, as in Qwen2; `output_bias` says it of that
+            behind the heads, `mlp_bias` of those of the feed-forward layer.
+        window: how many tokens a token sees, itself among them; 0 for all before it.
     """
 
     layer: int
@@ -23,14 +25,17 @@ class Shape:
     intermediate: int
     vocab_size: int
     tied: bool = False
-    attention_bias: bool = False
+    qkv_bias: bool = False
+    output_bias: bool = False
     mlp_bias: bool = False
+    window: int = 0
 
     @property
     def parameters(self) -> int:
         """Number of weights, tied embeddings counted once."""
         q, kv = self.head * self.head_dim, self.kv_head * self.head_dim
-        attention = 2 * self.hidden * (q + kv) + (q + 2 * kv + self.hidden if self.attention_bias else 0)
+        attention = 2 * self.hidden * (q + kv) + (q + 2 * kv if self.qkv_bias else 0)
+        attention += self.hidden if self.output_bias else 0
         feed_forward = 3 * self.hidden * self.intermediate + (2 * self.intermediate + self.hidden if self.mlp_bias else 0)
         embeddings = (1 if self.tied else 2) * self.vocab_size * self.hidden
         return self.layer * (attention + feed_forward + 2 * self.hidden) + self.hidden + embeddings
@@ -51,9 +56,11 @@ class Shape:
     def attention_flops(self, length: int) -> int:
         """Floating-point operations per token of queries with keys and of weights with values, forward.
 
-        Of `length` positions a token sees (length + 1) / 2 on average: causal attention is counted as if nothing were wasted.
+        Of `length` positions a token sees (length + 1) / 2 on average, or less by a window: attention is counted as if
+        nothing were wasted.
         """
-        return 2 * self.layer * self.head * self.head_dim * (length + 1)
+        seen = min(self.window or length, length)
+        return round(2 * self.layer * self.head * self.head_dim * (2 * seen - seen * (seen - 1) / length))
 
     def forward_flops(self, length: int) -> int:
         """Floating-point operations per token of one forward pass over sequences of `length` tokens.

@@ -1,11 +1,10 @@
-"""Choosing parts of a LLaMA's weights along its axes: a permutation reorders them, a prefix cuts them.
+"""Choosing parts of a model's weights along its axes: a permutation reorders them, a prefix cuts them.
 
 Axes: `hidden` (the residual stream), per layer `queries` and `keys` (rows of head_dim for each head, by key-value
 group) and `neurons` (the feed-forward layer). The vocabulary is never cut.
 """
 
 import contextlib
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +12,11 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from transformers import LlamaConfig
 
 from minima.errors import DataError
 from minima.models import pretrained
+from minima.workspace import model_folder
+from minima.workspace.model_folder import EMBEDDINGS, HEAD
 
 _AXES = {
     "self_attn.q_proj": ("queries", "hidden"),
@@ -47,7 +47,7 @@ class Selection:
     groups: torch.Tensor
     neurons: torch.Tensor
 
-    def indices(self, config: LlamaConfig, layer: int) -> dict[str, torch.Tensor]:
+    def indices(self, config: pretrained.Config, layer: int) -> dict[str, torch.Tensor]:
         """Indices along each axis in `layer` of a model with this `config`."""
         width = pretrained.head_dim(config)
         return {
@@ -63,7 +63,7 @@ def _rows(blocks: torch.Tensor, width: int) -> torch.Tensor:
 
 
 def select(
-    folder: str | Path, config: LlamaConfig, selection: Selection, *, norm_scale: float = 1.0
+    folder: str | Path, config: pretrained.Config, selection: Selection, *, norm_scale: float = 1.0
 ) -> dict[str, torch.Tensor]:
     """The chosen part of the weights in `folder`, with layers numbered anew; read one tensor at a time.
 
@@ -83,10 +83,11 @@ def select(
         "neurons": config.intermediate_size,
         "vocabulary": config.vocab_size,
     }
-    files = _files(Path(folder))
+    files = {name: tensor.file for name, tensor in model_folder.tensors(Path(folder)).items()}
     chosen = {}
     for target, source, layer, axes in _names(config, selection.layers):
-        tensor = _read(Path(folder), files, source)
+        tied = config.tie_word_embeddings and source == EMBEDDINGS and source not in files
+        tensor = _read(Path(folder), files, HEAD if tied else source)
         expected = tuple(sizes[axis] for axis in axes)
         if tuple(tensor.shape) != expected:
             raise DataError(f"{folder}: {source} has shape {list(tensor.shape)}, config.json implies {list(expected)}")
@@ -100,30 +101,20 @@ def select(
     return chosen
 
 
-def _names(config: LlamaConfig, layers: list[int]) -> Iterator[tuple[str, str, int, tuple[str, ...]]]:
+def _names(config: pretrained.Config, layers: list[int]) -> Iterator[tuple[str, str, int, tuple[str, ...]]]:
     """Name there, name here, number of the layer here (0 outside of layers), axes."""
-    outside = {"model.embed_tokens.weight": ("vocabulary", "hidden"), "model.norm.weight": ("hidden",)}
+    outside = {EMBEDDINGS: ("vocabulary", "hidden"), "model.norm.weight": ("hidden",)}
     if not config.tie_word_embeddings:
-        outside["lm_head.weight"] = ("vocabulary", "hidden")
+        outside[HEAD] = ("vocabulary", "hidden")
     for name, axes in outside.items():
         yield name, name, 0, axes
+    shape = pretrained.shape(config)
+    biases = {"q": shape.qkv_bias, "k": shape.qkv_bias, "v": shape.qkv_bias, "o": shape.output_bias}
     for there, here in enumerate(layers):
         for part, axes in _AXES.items():
             yield f"model.layers.{there}.{part}.weight", f"model.layers.{here}.{part}.weight", here, axes
-            if (part.startswith("self_attn") and config.attention_bias) or (part.startswith("mlp") and config.mlp_bias):
+            if "proj" in part and (shape.mlp_bias if part.startswith("mlp") else biases[part.split(".")[1][0]]):
                 yield f"model.layers.{there}.{part}.bias", f"model.layers.{here}.{part}.bias", here, axes[:1]
-
-
-def _files(folder: Path) -> dict[str, str]:
-    """The file of each tensor."""
-    index = folder / pretrained.WEIGHTS_INDEX
-    if (folder / pretrained.WEIGHTS).is_file():
-        with _opened(folder / pretrained.WEIGHTS) as file:
-            return dict.fromkeys(file.keys(), pretrained.WEIGHTS)
-    try:
-        return dict(json.loads(index.read_text(encoding="utf-8"))["weight_map"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise DataError(f"{index}: not an index of weights ({error!r})") from None
 
 
 def _read(folder: Path, files: dict[str, str], name: str) -> torch.Tensor:

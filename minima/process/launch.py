@@ -30,7 +30,7 @@ from minima.errors import (
 )
 from minima.options import VERBS, Options
 from minima.process import agent, stop, words, workers
-from minima.workspace import artifact, attempts, progress
+from minima.workspace import artifact, attempts, model_folder, progress
 from minima.workspace.inputs import check_inputs
 from minima.workspace.lease import MAKING, Lease, all_of
 from minima.workspace.marker import CHECKPOINTS
@@ -58,6 +58,7 @@ def _run(verb: str, argv: list[str]) -> int:
         print(f"finished already: {options.output_dir} ({artifact.summary(marker, options)})", file=sys.stderr)
         return 0
     inputs = check_inputs(options)
+    model_folder.check_inputs(options)
     folder = Path(options.output_dir)
     _claim(folder, inputs)
     if options.elastic:

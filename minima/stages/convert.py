@@ -1,4 +1,4 @@
-"""`minima convert`: cut a reordered model to a smaller shape, as a plain LLaMA."""
+"""`minima convert`: cut a reordered model to a smaller shape, as a plain model of its family."""
 
 import math
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
+from transformers import GenerationConfig, LlamaConfig, Qwen2Config
 
 from minima.errors import DataError, UsageError
 from minima.models import pretrained, shape, weights
@@ -34,10 +34,13 @@ def run(options: Convert, output: Output) -> dict[str, Any]:
     selection = weights.Selection(layers, torch.arange(smaller.hidden_size), groups, neurons)
     scale = 1.0 if options.published_rule else math.sqrt(teacher.hidden_size / smaller.hidden_size)
     tensors = weights.select(folder, teacher, selection, norm_scale=scale)
+    if pretrained.shape(smaller).output_bias and not pretrained.shape(teacher).output_bias:
+        like = tensors["model.norm.weight"]
+        tensors |= {f"model.layers.{n}.self_attn.o_proj.bias": torch.zeros_like(like) for n in range(options.layer)}
 
     output.progress.phase("writing")
     with torch.device("meta"):
-        cut = LlamaForCausalLM(smaller)
+        cut = pretrained.FAMILIES[smaller.model_type][1](smaller)
     if (folder / "generation_config.json").is_file():
         cut.generation_config = GenerationConfig.from_pretrained(folder)
     pretrained.save(
@@ -91,11 +94,14 @@ def keep_layers(options: Convert, available: int, scores: dict[str, torch.Tensor
     return sorted(torch.argsort(rises, descending=True, stable=True)[: options.layer].tolist())
 
 
-def student(options: Convert, teacher: LlamaConfig) -> LlamaConfig:
+def student(options: Convert, teacher: pretrained.Config) -> pretrained.Config:
     """The student's configuration.
 
     RMSNorm divides by the mean square of H channels; if only h of them are left, weights × √(H/h) and eps × H/h give what it
     gave when the others were 0.
+
+    A Qwen2 whose heads are not hidden / heads wide goes on as a LLaMA with biases, those behind the heads 0, which computes
+    the same: vLLM has no other width for Qwen2.
 
     Raises:
         UsageError: the shape cannot be cut from the teacher's.
@@ -105,15 +111,20 @@ def student(options: Convert, teacher: LlamaConfig) -> LlamaConfig:
         raise UsageError(f"--{option}: {what}")
     made = shape.cut(whole, options)
     ratio = 1.0 if options.published_rule else whole.hidden / made.hidden
-    return LlamaConfig(
-        **{
-            **teacher.to_dict(),
-            "hidden_size": made.hidden,
-            "intermediate_size": made.intermediate,
-            "num_hidden_layers": made.layer,
-            "num_attention_heads": made.head,
-            "num_key_value_heads": made.kv_head,
-            "head_dim": made.head_dim,
-            "rms_norm_eps": teacher.rms_norm_eps * ratio,
-        }
-    )
+    raw = {
+        **teacher.to_dict(),
+        "hidden_size": made.hidden,
+        "intermediate_size": made.intermediate,
+        "num_hidden_layers": made.layer,
+        "num_attention_heads": made.head,
+        "num_key_value_heads": made.kv_head,
+        "head_dim": made.head_dim,
+        "rms_norm_eps": teacher.rms_norm_eps * ratio,
+    }
+    raw.pop("layer_types", None)  # Of as many layers as the teacher has; all are alike.
+    if not isinstance(teacher, Qwen2Config):
+        return type(teacher)(**raw)
+    if made.head * made.head_dim == made.hidden:
+        return Qwen2Config(**{name: value for name, value in raw.items() if name != "head_dim"})
+    windows = ("sliding_window", "use_sliding_window", "max_window_layers", "model_type")
+    return LlamaConfig(**{name: value for name, value in raw.items() if name not in windows}, attention_bias=True)

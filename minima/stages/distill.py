@@ -3,7 +3,6 @@
 from typing import Any
 
 import torch
-from transformers import LlamaForCausalLM
 
 from minima.data import tokenization
 from minima.data.batch import Batch
@@ -51,7 +50,7 @@ def run(options: Distill, output: Output) -> dict[str, Any]:
     return metrics
 
 
-def batch_loss(teacher: LlamaForCausalLM, options: Distill) -> loss.BatchLoss:
+def batch_loss(teacher: pretrained.Model, options: Distill) -> loss.BatchLoss:
     """CE + KD of a micro-batch. The teacher stays outside of DeepSpeed's engine: it is resident, and never sharded."""
 
     def sums(student: Any, batch: Batch) -> loss.Sums:

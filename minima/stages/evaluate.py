@@ -21,11 +21,12 @@ from minima.workspace import artifact
 from minima.workspace.progress import Reporter
 
 if TYPE_CHECKING:
-    from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
+    from transformers import PreTrainedTokenizerBase
 
     from minima.data.records import Records
     from minima.evaluation.harness import Score
     from minima.evaluation.protocol import Protocol
+    from minima.models.pretrained import Model
 
 RESULTS, TABLE, SAMPLES, ANSWER = "results.json", "results.md", "samples", "answer.txt"
 LOGIT_TOKENS = 1024
@@ -169,7 +170,7 @@ def _prompt(tokenizer: "PreTrainedTokenizerBase", question: str, positions: int)
     return ids
 
 
-def sampled(model: "LlamaForCausalLM", tokenizer: "PreTrainedTokenizerBase", prompt: list[int], seed: int) -> str:
+def sampled(model: "Model", tokenizer: "PreTrainedTokenizerBase", prompt: list[int], seed: int) -> str:
     """One answer to the ids of `prompt`, drawn with `seed`: at most ANSWER_TOKENS tokens, as many as positions allow."""
     import torch
 
@@ -190,7 +191,7 @@ def sampled(model: "LlamaForCausalLM", tokenizer: "PreTrainedTokenizerBase", pro
     return str(tokenizer.decode(made[0, len(prompt) :], skip_special_tokens=True)).strip()
 
 
-def _perplexity(model: "LlamaForCausalLM", held_out: "Records", options: Evaluate, progress: Reporter) -> dict[str, Any]:
+def _perplexity(model: "Model", held_out: "Records", options: Evaluate, progress: Reporter) -> dict[str, Any]:
     from minima.training import perplexity
     from minima.training.group import Alone
 

@@ -16,19 +16,19 @@ import sentencepiece
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from transformers import LlamaConfig
 
 from minima.data import tokenization
 from minima.errors import DataError, UsageError
 from minima.models import pretrained
 from minima.options import ExpandVocab, split_digest
+from minima.workspace import model_folder
 from minima.workspace.artifact import Output
+from minima.workspace.model_folder import EMBEDDINGS, HEAD
 
 MULTIPLE = 64
 """What the grown vocabulary's size is a multiple of."""
 IDEOGRAPHS = range(0x4E00, 0x9FA6)
 PUNCTUATION = frozenset("。，？！；：“”‘’《》〈〉【】『』—…「」")
-EMBEDDINGS, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
 NewRows = Callable[[torch.Tensor], torch.Tensor]
 """From the old rows [V, H] to those that are added [N, H], float32."""
@@ -174,6 +174,12 @@ def extend(old: Any, added: Iterable[str], *, published_rule: bool) -> Any:
 
 def _llama_pieces(source: Path) -> Any:
     place = source / tokenization.MODEL_FILE
+    if not place.is_file() and (source / tokenization.TOKENIZER_FILE).is_file():
+        raise DataError(
+            f"{source}: a tokenizer in {tokenization.TOKENIZER_FILE} alone cannot grow here (LLaMA-3, Qwen2 and SmolLM2 have "
+            f"byte-level BPE, which spells any Chinese): leave expand-vocab out, and begin with build-data and adapt. For a "
+            f"LLaMA-1, LLaMA-2, TinyLlama or Mistral copy {tokenization.MODEL_FILE} from where the weights come from"
+        )
     if not place.is_file():
         raise DataError(
             f"{source}: no {tokenization.MODEL_FILE} (found {', '.join(sorted(p.name for p in source.iterdir()))}); "
@@ -225,12 +231,12 @@ def drawn(old_VH: torch.Tensor, count: int, generator: torch.Generator) -> torch
 
 def _grow_weights(source: Path, output: Output, new_rows: NewRows, pieces: int) -> None:
     """Copy the shards of `source`, those with the embeddings or the head with the rows that `new_rows` gives."""
-    single = (source / pretrained.WEIGHTS).is_file()
+    single = (source / model_folder.WEIGHTS).is_file()
     if single:
         index: dict[str, Any] = {}
-        shards = [pretrained.WEIGHTS]
+        shards = [model_folder.WEIGHTS]
     else:
-        index = _read_index(source / pretrained.WEIGHTS_INDEX)
+        index = _read_index(source / model_folder.WEIGHTS_INDEX)
         shards = sorted(set(index["weight_map"].values()))
     seen = set()
     for shard in output.progress.track(shards, "writing", len(shards), "shards"):
@@ -266,7 +272,7 @@ def _grow_weights(source: Path, output: Output, new_rows: NewRows, pieces: int) 
     if EMBEDDINGS not in seen:
         raise DataError(f"{source}: its weights have no {EMBEDDINGS}; not a LLaMA as transformers writes it")
     if index:
-        (output.folder / pretrained.WEIGHTS_INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+        (output.folder / model_folder.WEIGHTS_INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
 
 
 def _read_index(place: Path) -> dict[str, Any]:
@@ -288,6 +294,6 @@ def _write_config(source: Path, folder: Path, grown: Any) -> None:
     raw.pop("pad_token_id", None)
     place = source / "generation_config.json"
     generation = json.loads(place.read_text(encoding="utf-8")) if place.is_file() else {}
-    generation |= pretrained.generation_ids(generation, LlamaConfig(**raw))
+    generation |= pretrained.generation_ids(generation, pretrained.FAMILIES[raw["model_type"]][0](**raw))
     for name, content in (("config.json", raw), (place.name, generation)):
         (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

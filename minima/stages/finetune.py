@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import LlamaForCausalLM
 
 from minima.data.chat import TEMPLATE_FILE
 from minima.data.records import Records
@@ -53,7 +52,7 @@ def run(options: Finetune, output: Output) -> dict[str, Any]:
     return metrics
 
 
-def with_adapters(llama: LlamaForCausalLM, options: Finetune) -> PeftModel:
+def with_adapters(llama: pretrained.Model, options: Finetune) -> PeftModel:
     """A LLaMA whose linear layers have adapters, and whose output layer is trained in full.
 
     A tied output layer gets weights of its own first: training it must not change the frozen embedding, nor the merge.
@@ -74,7 +73,7 @@ def with_adapters(llama: LlamaForCausalLM, options: Finetune) -> PeftModel:
         return get_peft_model(llama, lora, autocast_adapter_dtype=False)
 
 
-def merged(adapted: PeftModel) -> LlamaForCausalLM:
+def merged(adapted: PeftModel) -> pretrained.Model:
     """The plain LLaMA that computes what `adapted` does; merged in fp32, in place."""
     for parameter in adapted.parameters():
         parameter.data = parameter.data.float()

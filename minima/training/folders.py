@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import LlamaForCausalLM
 
 from minima.data import tokenization
 from minima.data.records import Records, check_apart, find
@@ -36,7 +35,7 @@ def records(train: str, model: str, options: Training) -> tuple[Records, Records
     return Records(found), Records(held_out)
 
 
-def model(value: str, options: Training) -> LlamaForCausalLM:
+def model(value: str, options: Training) -> pretrained.Model:
     """The model that an input option names, on this process's device."""
     return pretrained.load(
         place(value), dtype=_dtype(options), attn_implementation=options.attn_implementation, device=pretrained.device()

@@ -9,8 +9,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from transformers import LlamaConfig
-
 from minima.data.batch import special
 from minima.errors import StageError, TerminatedError
 from minima.models import pretrained
@@ -29,7 +27,7 @@ from minima.workspace.artifact import Output
 from minima.workspace.progress import Reporter
 
 
-def check_shape(config: LlamaConfig, options: Training) -> None:
+def check_shape(config: pretrained.Config, options: Training) -> None:
     """Check what training needs of the model's configuration.
 
     Raises:

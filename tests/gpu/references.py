@@ -190,7 +190,7 @@ def converted(place: Place, dtype: torch.dtype) -> Iterator[tuple[str, float]]:
     groups, neurons = torch.arange(3).expand(2, -1), torch.arange(384).expand(2, -1)
     selection = weights.Selection([0, 1], torch.arange(192), groups, neurons)
     cut = weights.select(folder, exact.config, selection, norm_scale=math.sqrt(256 / 192))
-    student: Any = LlamaForCausalLM(smaller).eval()
+    student: Any = pretrained.FAMILIES["llama"][1](smaller).eval()
     student.load_state_dict(cut)
 
     with torch.no_grad():

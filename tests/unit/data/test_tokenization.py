@@ -106,7 +106,7 @@ def test_load_says_what_is_wrong_with_a_folder(folder: Path, model: bytes, tmp_p
     with pytest.raises(DataError, match=r"no config\.json"):
         tokenization.load(tmp_path)
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')
-    with pytest.raises(DataError, match=r"no bos_token or no eos_token"):
+    with pytest.raises(DataError, match=r"has no eos_token; name it in tokenizer_config"):
         tokenization.load(tmp_path)
     (tmp_path / "tokenizer_config.json").write_text("[]")
     with pytest.raises(DataError, match=r"tokenizer_config\.json: holds a list"):

@@ -96,7 +96,7 @@ def test_positions() -> None:
     [
         ({"quantization_config": {"quant_method": "gptq", "bits": 4}}, "quantised weights (gptq), which cannot be trained"),
         ({"quantization_config": {"load_in_4bit": True}}, "quantised weights (quantization_config)"),
-        ({"model_type": "bert"}, "model_type 'bert'; valid: 'llama'"),
+        ({"model_type": "bert"}, "model_type 'bert'"),
     ],
 )
 def test_folders_of_another_sort(tmp_path: Path, changes: dict[str, Any], said: str) -> None:

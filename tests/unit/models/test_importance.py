@@ -2,6 +2,7 @@
 
 import copy
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -9,33 +10,36 @@ from torch import nn
 from torch.nn import functional
 from transformers import LlamaForCausalLM
 from transformers.models.llama.modeling_llama import LlamaRMSNorm, apply_rotary_pos_emb
+from transformers.models.mistral.modeling_mistral import MistralRMSNorm
+from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm
 
 from minima.data.batch import IGNORE, Batch
 from minima.models import importance
-from tests.unit import tiny
+from tests.unit import families, tiny
 
 LAYERS, HIDDEN, HEADS, NEURONS, VOCAB = 3, 24, 6, 20, 61
 
 
 @pytest.fixture
 def double(monkeypatch: pytest.MonkeyPatch) -> None:
-    """LlamaRMSNorm without its cast to fp32, which would hide everything below 1e-6."""
+    """RMSNorm without its cast to fp32, which would hide everything below 1e-6."""
 
-    def forward(self: LlamaRMSNorm, x: torch.Tensor) -> torch.Tensor:
+    def forward(self: Any, x: torch.Tensor) -> torch.Tensor:
         return self.weight * x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.variance_epsilon)
 
-    monkeypatch.setattr(LlamaRMSNorm, "forward", forward)
+    for norm in (LlamaRMSNorm, MistralRMSNorm, Qwen2RMSNorm):
+        monkeypatch.setattr(norm, "forward", forward)
 
 
 def llama(kv_heads: int = 3, *, tied: bool = False, dtype: torch.dtype = torch.float64) -> LlamaForCausalLM:
     return tiny.llama(LAYERS, HIDDEN, HEADS, kv_heads, NEURONS, VOCAB, tied=tied, dtype=dtype)
 
 
-def batches(count: int = 3, size: int = 2, tokens: int = 7, seed: int = 1) -> list[Batch]:
+def batches(count: int = 3, size: int = 2, tokens: int = 7, seed: int = 1, vocab: int = VOCAB) -> list[Batch]:
     generator = torch.Generator().manual_seed(seed)
     made = []
     for _ in range(count):
-        ids = torch.randint(VOCAB, (size, tokens + 1), generator=generator)
+        ids = torch.randint(vocab, (size, tokens + 1), generator=generator)
         labels = ids[:, 1:].clone()
         labels[0, tokens - 2 :] = IGNORE
         made.append(batch(ids[:, :-1], labels))
@@ -49,50 +53,58 @@ def batch(ids: torch.Tensor, labels: torch.Tensor) -> Batch:
 class Masks:
     """Real masks of ones, with `shape` before the masked axis."""
 
-    def __init__(self, model: LlamaForCausalLM, *shape: int) -> None:
-        groups = model.config.num_key_value_heads or 0
+    def __init__(self, model: Any, *shape: int) -> None:
+        config = model.config
+        layers, groups, inner = config.num_hidden_layers, config.num_key_value_heads, config.intermediate_size
 
         def ones(*sizes: int) -> torch.Tensor:
             return torch.ones(*sizes, dtype=torch.float64, requires_grad=True)
 
-        self.heads, self.neurons = ones(LAYERS, *shape, groups), ones(LAYERS, *shape, NEURONS)
-        self.hidden = ones(*shape, HIDDEN)
+        self.heads, self.neurons = ones(layers, *shape, groups), ones(layers, *shape, inner)
+        self.hidden = ones(*shape, config.hidden_size)
 
     def gradients(self) -> list[torch.Tensor]:
         return [mask.grad for mask in (self.heads, self.neurons, self.hidden) if mask.grad is not None]
 
 
-def masked_loss(model: LlamaForCausalLM, masks: Masks, data: Batch, reduction: str = "mean") -> torch.Tensor:
-    """The published masked LLaMA, spelled out from the weights alone (transformers gives only the rotation)."""
+def masked_loss(model: Any, masks: Masks, data: Batch, reduction: str = "mean") -> torch.Tensor:
+    """The published masked LLaMA, spelled out from the weights alone (transformers gives only the rotation).
+
+    Biases are where the weights have some; a window of w lets a token see itself and w - 1 before it.
+    """
     ids, labels = data.input_ids, data.labels
     weight, config = dict(model.named_parameters()), model.config
-    width, queries = config.hidden_size // HEADS, HEADS // (config.num_key_value_heads or HEADS)
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    queries = config.num_attention_heads // config.num_key_value_heads
+
+    def linear(x: torch.Tensor, name: str) -> torch.Tensor:
+        return functional.linear(x, weight[f"{name}.weight"], weight.get(f"{name}.bias"))
 
     def norm(x: torch.Tensor, name: str) -> torch.Tensor:
         return weight[name] * x / (x.pow(2).mean(-1, keepdim=True) + config.rms_norm_eps).sqrt()
 
     def heads(x: torch.Tensor, name: str) -> torch.Tensor:
-        return (x @ weight[name].T).unflatten(-1, (-1, width)).transpose(1, 2)
+        return linear(x, name).unflatten(-1, (-1, width)).transpose(1, 2)
 
     tokens = ids.shape[1]
     future = torch.full((tokens, tokens), -math.inf, dtype=torch.float64).triu(1)
+    if window := getattr(config, "sliding_window", None):
+        future += torch.full((tokens, tokens), -math.inf, dtype=torch.float64).tril(-window)
     x = weight["model.embed_tokens.weight"][ids] * masks.hidden
     cos, sin = model.model.rotary_emb(x, torch.arange(tokens)[None])
-    for layer in range(LAYERS):
+    for layer in range(config.num_hidden_layers):
         name = f"model.layers.{layer}."
         y = norm(x, f"{name}input_layernorm.weight")
-        q, k = apply_rotary_pos_emb(
-            heads(y, f"{name}self_attn.q_proj.weight"), heads(y, f"{name}self_attn.k_proj.weight"), cos, sin
-        )
-        v = heads(y, f"{name}self_attn.v_proj.weight")
+        q, k = apply_rotary_pos_emb(heads(y, f"{name}self_attn.q_proj"), heads(y, f"{name}self_attn.k_proj"), cos, sin)
+        v = heads(y, f"{name}self_attn.v_proj")
         k, v = k.repeat_interleave(queries, 1), v.repeat_interleave(queries, 1)
         mixed = ((q @ k.transpose(2, 3)) / width**0.5 + future).softmax(-1) @ v
         mixed = mixed.transpose(1, 2) * masks.heads[layer].repeat_interleave(queries, -1)[..., None]
-        x = (x + mixed.flatten(2) @ weight[f"{name}self_attn.o_proj.weight"].T * masks.hidden) * masks.hidden
+        x = (x + linear(mixed.flatten(2), f"{name}self_attn.o_proj") * masks.hidden) * masks.hidden
         y = norm(x, f"{name}post_attention_layernorm.weight")
-        inner = functional.silu(y @ weight[f"{name}mlp.gate_proj.weight"].T) * (y @ weight[f"{name}mlp.up_proj.weight"].T)
+        inner = functional.silu(linear(y, f"{name}mlp.gate_proj")) * linear(y, f"{name}mlp.up_proj")
         inner = inner * masks.neurons[layer]
-        x = (x + inner @ weight[f"{name}mlp.down_proj.weight"].T * masks.hidden) * masks.hidden
+        x = (x + linear(inner, f"{name}mlp.down_proj") * masks.hidden) * masks.hidden
     head = weight["model.embed_tokens.weight" if config.tie_word_embeddings else "lm_head.weight"]
     logits = norm(x, "model.norm.weight") @ head.T
     return functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction=reduction)
@@ -110,24 +122,34 @@ def listed(scores: importance.Scores) -> list[torch.Tensor]:
 @pytest.mark.parametrize(("kv_heads", "tied"), [(3, False), (6, True), (1, False)])
 @pytest.mark.parametrize("published", [True, False])
 def test_scores_are_the_gradients_of_explicit_masks(kv_heads: int, tied: bool, published: bool) -> None:
-    model = llama(kv_heads, tied=tied)
+    check_scores(llama(kv_heads, tied=tied), batches(), published)
+
+
+@pytest.mark.usefixtures("double")
+@pytest.mark.parametrize("family", families.FAMILIES)
+def test_scores_of_all_families(family: str) -> None:
+    check_scores(families.model(family, dtype=torch.float64), batches(vocab=families.VOCAB), published=False)
+
+
+def check_scores(model: Any, data_of_batches: list[Batch], published: bool) -> None:
     totals: list[torch.Tensor] = []
-    for data in batches():
+    for data in data_of_batches:
         masks = Masks(model) if published else Masks(model, *data.input_ids.shape)
         masked_loss(model, masks, data, "mean" if published else "sum").backward()
         gradients = [g.abs() for g in masks.gradients()]
         if not published:
             gradients = [gradients[0].sum((1, 2)), gradients[1].sum((1, 2)), gradients[2].sum((0, 1))]
         totals = [a + b for a, b in zip(totals, gradients, strict=True)] if totals else gradients
-    scores = importance.score(model, batches(), published_rule=published)
+    scores = importance.score(model, data_of_batches, published_rule=published)
     for found, expected in zip(listed(scores), normalised(*totals), strict=True):
         # Scores are handed out in fp32.
         torch.testing.assert_close(found, expected, rtol=3e-7, atol=1e-9)
 
 
 @pytest.mark.usefixtures("double")
-def test_gradients_of_explicit_masks_are_finite_differences() -> None:
-    model, data = llama(), batches()[0]
+@pytest.mark.parametrize("family", families.FAMILIES)
+def test_gradients_of_explicit_masks_are_finite_differences(family: str) -> None:
+    model, (data,) = families.model(family, dtype=torch.float64), batches(1, vocab=families.VOCAB)
     masks = Masks(model)
     masked_loss(model, masks, data).backward()
     step = 1e-5

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -102,9 +103,10 @@ def cut_weights(folder: Path) -> None:
     (folder / "model.safetensors").write_bytes(content[: len(content) // 2])
 
 
-def other_size(folder: Path) -> None:
-    raw = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**raw, "intermediate_size": 40}))
+def change(**changes: Any):  # type: ignore[no-untyped-def]
+    return lambda folder: (folder / "config.json").write_text(
+        json.dumps(json.loads((folder / "config.json").read_text()) | changes)
+    )
 
 
 @pytest.mark.parametrize(
@@ -113,12 +115,16 @@ def other_size(folder: Path) -> None:
         (remove("config.json"), r"no config\.json \(found README\.md, .*\); a model folder has config\.json"),
         (remove("model.safetensors"), r"no weights \(found .*README.*\).*model folder has"),
         (rewrite("config.json", "{"), r"config\.json: not JSON"),
-        (rewrite("config.json", '{"model_type": "gpt2"}'), r"model_type 'gpt2'; valid: 'llama'"),
-        (rewrite("config.json", "[]"), r"model_type None; valid: 'llama'"),
-        (rewrite("config.json", '{"model_type": "llama", "hidden_size": 30, "num_attention_heads": 4}'), r"not a multiple"),
+        (
+            rewrite("config.json", '{"model_type": "gpt2"}'),
+            r"model_type 'gpt2': it has learned positions; valid: llama, mistral, qwen2",
+        ),
+        (rewrite("config.json", "[]"), r"holds a list, not an object"),
+        (rewrite("config.json", '{"model_type": "llama", "hidden_size": 30}'), r"vocab_size is None; a whole number"),
+        (change(hidden_size=30), r"hidden_size 30 is not a multiple of num_attention_heads 4"),
         (drop_tensor, r"lack model\.layers\.1\.mlp\.up_proj\.weight"),
-        (cut_weights, r"cannot be read"),
-        (other_size, r"cannot be read"),
+        (cut_weights, r"bytes, its header speaks of \d+; not whole"),
+        (change(intermediate_size=40), r"has shape \[32, 48\], config.json implies \[32, 40\]"),
     ],
 )
 def test_bad_folders(tmp_path: Path, damage, message: str) -> None:  # type: ignore[no-untyped-def]

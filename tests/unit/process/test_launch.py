@@ -19,14 +19,14 @@ from minima.options import Adapt
 from minima.process import agent, launch
 from minima.process import words as last_words
 from minima.workspace import artifact
+from tests.unit import held
 
 STUB = Path(__file__).parent / "stub"
 
 
 @pytest.fixture
 def options(tmp_path: Path) -> Adapt:
-    (tmp_path / "model").mkdir()
-    (tmp_path / "model" / "config.json").write_text("{}")
+    held.model(tmp_path / "model")
     return Adapt(
         output_dir=str(tmp_path / "out"),
         model_name_or_path=str(tmp_path / "model"),
@@ -255,9 +255,8 @@ def test_a_full_disk_is_74(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
 @pytest.mark.parametrize("where", ["input", "inside the input", "around the input", "full"])
 def test_a_folder_with_something_in_it_is_never_cleared(tmp_path: Path, where: str, capsys: pytest.CaptureFixture[str]) -> None:
     """A stage removes what an earlier attempt left: it must not take anything else for that."""
-    model = tmp_path / "a" / "model"
-    model.mkdir(parents=True)
-    (model / "config.json").write_text("{}")
+    model = held.model(tmp_path / "a" / "model")
+    config = (model / "config.json").read_text()
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.txt").write_text("years of work")
     place = {"input": model, "inside the input": model / "out", "around the input": tmp_path / "a", "full": tmp_path / "full"}[
@@ -266,13 +265,12 @@ def test_a_folder_with_something_in_it_is_never_cleared(tmp_path: Path, where: s
     words = ["--layer", "1", "--hidden", "8", "--head", "2", "--intermediate", "8", "--model_name_or_path", str(model)]
     assert launch.run("convert", [*words, "--output_dir", str(place)]) == 64
     assert "--output_dir" in capsys.readouterr().err
-    assert (model / "config.json").read_text() == "{}"
+    assert (model / "config.json").read_text() == config
     assert (tmp_path / "full" / "thesis.txt").read_text() == "years of work"
 
 
 def test_an_output_folder_that_cannot_be_made_is_a_wrong_option(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "model").mkdir()
-    (tmp_path / "model" / "config.json").write_text("{}")
+    held.model(tmp_path / "model")
     (tmp_path / "file").write_text("")
     words = ["--layer", "1", "--hidden", "8", "--head", "2", "--intermediate", "8", "--model_name_or_path", f"{tmp_path}/model"]
     assert launch.run("convert", [*words, "--output_dir", f"{tmp_path}/file/x"]) == 64

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from minima.workspace import attempts
+from tests.unit import held
 
 BEGIN = """
 import os, signal, sys, threading, time
@@ -164,8 +165,7 @@ Lease._fence = lambda lease: (print("ready", flush=True), time.sleep(60))
 @pytest.mark.parametrize("also", ["", FENCING], ids=["while it works", "while it takes its lease"])
 def test_a_stopped_stage_gives_its_folder_free_and_used_up_no_attempt(tmp_path: Path, also: str) -> None:
     (tmp_path / "sitecustomize.py").write_text(HANGING)
-    (tmp_path / "model").mkdir()
-    (tmp_path / "model" / "config.json").write_text("{}")
+    held.model(tmp_path / "model")
     words = ["convert", "--layer", "1", "--hidden", "8", "--head", "2", "--intermediate", "8", "--max_attempts", "1"]
     words += ["--model_name_or_path", str(tmp_path / "model"), "--output_dir", str(tmp_path / "out")]
     env = {**os.environ, "PYTHONPATH": str(tmp_path)}

@@ -1,0 +1,292 @@
+"""What lies in a model folder, by config.json and the headers of its weights: whether a stage can work with it.
+
+No torch, so a folder that cannot be used is refused before anything else is done.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from minima.errors import DataError, listed
+from minima.options import Options, inputs, split_digest
+
+CONFIG, WEIGHTS, WEIGHTS_INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
+FAMILIES = {"llama": "LLaMA", "mistral": "Mistral", "qwen2": "Qwen2"}
+"""What `model_type` may be: the layers of a LLaMA, under other names and with or without biases and a window."""
+TYPES = ("BF16", "F16", "F32", "F64")
+"""What weights may be, in safetensors' words."""
+EMBEDDINGS, HEAD = "model.embed_tokens.weight", "lm_head.weight"
+_POINTER = b"version https://git-lfs.github.com/spec/"
+_LONGEST_HEADER = 100_000_000  # As in safetensors.
+_TO_SAFETENSORS = "`AutoModelForCausalLM.from_pretrained(FOLDER).save_pretrained(NEW)`"
+_NOT_VALID = {
+    "qwen3": "it has norms of queries and keys, which are not cut here",
+    "gemma": "its norms and embeddings are scaled in another way",
+    "gemma2": "its norms and embeddings are scaled in another way",
+    "phi3": "it has queries, keys and values in one matrix",
+    "gpt2": "it has learned positions",
+}
+
+
+class Tensor(NamedTuple):
+    """Where a tensor lies, its type in safetensors' words, and its shape."""
+
+    file: str
+    dtype: str
+    shape: tuple[int, ...]
+
+
+def check_inputs(options: Options) -> None:
+    """`check` for each model that a stage computes with; of one whose tokenizer alone it wants, nothing is asked here.
+
+    Raises:
+        DataError: as `check`, after the option.
+    """
+    for name, what in inputs(type(options)).items():
+        if what in {"model", "pruned model"} and name != "tokenizer_name_or_path" and getattr(options, name):
+            try:
+                check(split_digest(getattr(options, name))[0])
+            except DataError as error:
+                raise DataError(f"--{name}: {error}") from None
+
+
+def check(folder: str | Path) -> dict[str, Any]:
+    """Look at everything but the weights themselves, and return config.json.
+
+    Raises:
+        DataError: not a folder, or not one of a LLaMA, Mistral or Qwen2 with whole weights in safetensors that fit config.json.
+    """
+    folder = Path(folder)
+    _check_files(folder)
+    raw = _object(folder / CONFIG)
+    _check_kind(folder, raw)
+    _check_sizes(folder / CONFIG, raw)
+    if (folder / "generation_config.json").is_file():
+        _object(folder / "generation_config.json")
+    _check_weights(folder, tensors(folder), expected(raw), tied=bool(raw.get("tie_word_embeddings")))
+    return raw
+
+
+def _check_files(folder: Path) -> None:
+    """Refuse what the names of the files and their first bytes show."""
+    valid = f"a model folder has {CONFIG} (model_type {', '.join(FAMILIES)}) and {WEIGHTS} or {WEIGHTS_INDEX} with its shards"
+    if not folder.is_dir():
+        raise DataError(f"{folder}: not a folder; {valid}")
+    names = sorted(p.name for p in folder.iterdir())
+    pointers = [name for name in names if is_pointer(folder / name)]
+    if pointers:
+        raise DataError(f"{folder}: {listed(pointers, 3)}: Git LFS pointers, not the files; `git lfs pull` there fetches them")
+    if "adapter_config.json" in names:
+        where = "beside a model, which from_pretrained would put into it or into another" if CONFIG in names else "alone"
+        raise DataError(
+            f"{folder}: PEFT adapters {where}; merge them into their model first: "
+            "`AutoPeftModelForCausalLM.from_pretrained(FOLDER).merge_and_unload().save_pretrained(NEW)`"
+        )
+    found = f"found {listed(names, 12)}" if names else "it is empty"
+    if "model_index.json" in names:
+        raise DataError(f"{folder}: a pipeline of diffusers, which makes images; {valid}")
+    if WEIGHTS not in names and WEIGHTS_INDEX not in names:
+        raise DataError(f"{folder}: no weights ({found}); {_way_to_safetensors(names) or valid}")
+    if CONFIG not in names:
+        raise DataError(f"{folder}: no {CONFIG} ({found}); {valid}")
+
+
+def _way_to_safetensors(names: list[str]) -> str:
+    """How what lies in a folder becomes what is read here; empty where nobody knows."""
+    if any(name.startswith("consolidated") for name in names) or "params.json" in names:
+        return (
+            "these are weights in the maker's own form; fetch the model in transformers' form, or for a LLaMA "
+            "`python -m transformers.models.llama.convert_llama_weights_to_hf --input_dir FOLDER --output_dir NEW`"
+        )
+    if gguf := [name for name in names if name.endswith(".gguf")]:
+        return (
+            "GGUF holds rounded weights; fetch the model in bfloat16 or, with that loss, "
+            f'`AutoModelForCausalLM.from_pretrained(FOLDER, gguf_file="{gguf[0]}").save_pretrained(NEW)`, and AutoTokenizer so'
+        )
+    if any(name.endswith((".bin", ".pt", ".pth")) for name in names):
+        return f"{_TO_SAFETENSORS} writes safetensors of pickled weights, and the tokenizer's files are copied beside them"
+    if any(name.endswith(".safetensors") for name in names):
+        return f"there is no {WEIGHTS_INDEX} that names the shards: fetch it, or the whole folder again"
+    if any(name.endswith((".msgpack", ".h5")) for name in names):
+        return "these are weights for Flax or TensorFlow; fetch those for PyTorch"
+    return ""
+
+
+def is_pointer(place: Path) -> bool:
+    """Whether a file is what Git LFS leaves for one that was not fetched."""
+    if not place.is_file() or place.stat().st_size > 1024:
+        return False
+    return place.read_bytes().startswith(_POINTER)
+
+
+def _object(place: Path) -> dict[str, Any]:
+    """The object in a JSON file."""
+    try:
+        raw = json.loads(place.read_text(encoding="utf-8"))
+    except (ValueError, OSError, RecursionError) as error:
+        raise DataError(f"{place}: not JSON ({error}); fetch the file again") from None
+    if not isinstance(raw, dict):
+        raise DataError(f"{place}: holds a {type(raw).__name__}, not an object; fetch the file again")
+    return raw
+
+
+def _check_kind(folder: Path, raw: Mapping[str, Any]) -> None:
+    """Refuse another sort of model."""
+    place, kind, valid = folder / CONFIG, raw.get("model_type"), ", ".join(FAMILIES)
+    makes = raw.get("architectures")
+    if raw.get("quantization_config") or raw.get("compression_config"):
+        quantised = raw.get("quantization_config") or raw.get("compression_config")
+        method = quantised.get("quant_method", "") if isinstance(quantised, dict) else ""
+        raise DataError(
+            f"{place}: quantised weights ({method or 'quantization_config'}), which cannot be trained or cut; take the folder "
+            "that they were made of, in bfloat16 or float32"
+        )
+    if isinstance(raw.get("text_config"), dict) or isinstance(raw.get("vision_config"), dict):
+        raise DataError(
+            f"{place}: model_type {kind!r}, a model that also sees or hears; valid: {valid}. Where its language model is one "
+            "of these, `AutoModelForImageTextToText.from_pretrained(FOLDER)` holds it as `model.language_model`"
+        )
+    if kind not in FAMILIES:
+        why = _NOT_VALID.get(str(kind), "")
+        if any("expert" in name for name in raw):
+            why = "a mixture of experts, whose layers are not cut here"
+        elif not why and makes and not any("CausalLM" in str(one) for one in (makes if isinstance(makes, list) else [makes])):
+            why = f"no model that goes on with a text ({makes})"
+        raise DataError(f"{place}: model_type {kind!r}{f': {why}' if why else ''}; valid: {valid}")
+    if any("expert" in name and value for name, value in raw.items()):
+        raise DataError(f"{place}: a mixture of experts, whose layers are not cut here; valid: {valid} without experts")
+    if kind == "qwen2" and (raw.get("use_sliding_window") or "sliding_attention" in str(raw.get("layer_types"))):
+        raise DataError(
+            f"{place}: use_sliding_window, by which layers differ; valid: false, which is the same for sequences of up to "
+            f"{raw.get('sliding_window')} tokens (sliding_window)"
+        )
+
+
+def _check_sizes(place: Path, raw: Mapping[str, Any]) -> None:
+    """Refuse sizes of config.json that no model has."""
+    names = ["vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"]
+    if raw["model_type"] != "llama" or raw.get("num_key_value_heads") is not None:  # The first LLaMAs have no such key.
+        names.append("num_key_value_heads")
+    if raw.get("head_dim") is not None:
+        names.append("head_dim")
+    for name in names:
+        value = raw.get(name)
+        if type(value) is not int or value < 1:
+            raise DataError(f"{place}: {name} is {value!r}; a whole number of at least 1 is valid: fetch the file again")
+    heads, hidden = raw["num_attention_heads"], raw["hidden_size"]
+    groups = raw.get("num_key_value_heads") or heads
+    if heads % groups:
+        raise DataError(f"{place}: num_key_value_heads {groups} does not divide num_attention_heads {heads}")
+    if hidden % heads and (raw["model_type"] == "llama" or "head_dim" not in names):
+        raise DataError(f"{place}: hidden_size {hidden} is not a multiple of num_attention_heads {heads}")
+
+
+def expected(raw: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """The tensors that config.json implies, with their shapes."""
+    hidden, inner, heads = raw["hidden_size"], raw["intermediate_size"], raw["num_attention_heads"]
+    width = raw.get("head_dim") or hidden // heads
+    q, kv = heads * width, (raw.get("num_key_value_heads") or heads) * width
+    llama = raw["model_type"] == "llama"
+    qkv_bias = raw["model_type"] == "qwen2" or (llama and bool(raw.get("attention_bias")))
+    parts = {
+        "self_attn.q_proj": (q, hidden, qkv_bias),
+        "self_attn.k_proj": (kv, hidden, qkv_bias),
+        "self_attn.v_proj": (kv, hidden, qkv_bias),
+        "self_attn.o_proj": (hidden, q, llama and bool(raw.get("attention_bias"))),
+        "mlp.gate_proj": (inner, hidden, llama and bool(raw.get("mlp_bias"))),
+        "mlp.up_proj": (inner, hidden, llama and bool(raw.get("mlp_bias"))),
+        "mlp.down_proj": (hidden, inner, llama and bool(raw.get("mlp_bias"))),
+    }
+    made: dict[str, tuple[int, ...]] = {EMBEDDINGS: (raw["vocab_size"], hidden), "model.norm.weight": (hidden,)}
+    made[HEAD] = made[EMBEDDINGS]
+    for layer in range(raw["num_hidden_layers"]):
+        for norm in ("input_layernorm", "post_attention_layernorm"):
+            made[f"model.layers.{layer}.{norm}.weight"] = (hidden,)
+        for part, (out, into, bias) in parts.items():
+            made[f"model.layers.{layer}.{part}.weight"] = (out, into)
+            if bias:
+                made[f"model.layers.{layer}.{part}.bias"] = (out,)
+    return made
+
+
+def _check_weights(folder: Path, found: Mapping[str, Tensor], implied: Mapping[str, tuple[int, ...]], *, tied: bool) -> None:
+    """Refuse weights that are not what config.json implies, of other types, or under other names."""
+    for name, tensor in found.items():
+        if name in implied and tensor.dtype not in TYPES:
+            raise DataError(
+                f"{folder}: {name} is {tensor.dtype}: quantised weights; valid: {', '.join(TYPES)}. Take the folder that they "
+                "were made of"
+            )
+        if name in implied and tensor.shape != implied[name]:
+            raise DataError(
+                f"{folder}: {name} has shape {list(tensor.shape)}, {CONFIG} implies {list(implied[name])}; "
+                "they are not of one model: fetch both again"
+            )
+    # Either of the two will do where they are one.
+    optional = {EMBEDDINGS, HEAD} if tied and {EMBEDDINGS, HEAD} & found.keys() else set()
+    missing = [name for name in implied if name not in found and name not in optional]
+    strange = [name for name in found if name not in implied and not name.endswith("rotary_emb.inv_freq")]
+    if missing == [HEAD]:
+        raise DataError(
+            f"{folder}: its weights lack {HEAD}; where the embeddings are the output layer too, {CONFIG} needs "
+            '"tie_word_embeddings": true, else fetch the folder again'
+        )
+    if missing:
+        other = f" (but hold {listed(strange, 2)})" if strange else ""
+        raise DataError(
+            f"{folder}: its weights lack {listed(missing, 3)}{other}, which {CONFIG} implies; fetch the folder again, or where "
+            f"they have other names, {_TO_SAFETENSORS} writes the right ones"
+        )
+    if strange:
+        raise DataError(
+            f"{folder}: its weights hold {listed(strange, 3)}, which {CONFIG} does not imply: the model would be computed "
+            "without them. Take the model as its makers publish it for transformers"
+        )
+
+
+def tensors(folder: Path) -> dict[str, Tensor]:
+    """All tensors in the weights of a folder, by the headers of its safetensors.
+
+    Raises:
+        DataError: a file is missing, is not whole, or the index does not say what is in it.
+    """
+    if (folder / WEIGHTS).is_file():
+        return dict(_header(folder / WEIGHTS))
+    index = folder / WEIGHTS_INDEX
+    places = _object(index).get("weight_map")
+    if not isinstance(places, dict) or not places or not all(isinstance(file, str) for file in places.values()):
+        raise DataError(f"{index}: no weight_map of tensors to files; fetch the file again")
+    files = sorted(set(places.values()))
+    missing = [file for file in files if not (folder / file).is_file()]
+    if missing:
+        raise DataError(f"{folder}: {listed(missing, 3)} of {len(files)} shards are missing; fetch them")
+    headers = {file: dict(_header(folder / file)) for file in files}
+    wrong = [name for name, file in places.items() if name not in headers[file]]
+    if wrong:
+        raise DataError(f"{index}: {listed(wrong, 3)}: not in the file that it names; fetch the folder again")
+    return {name: headers[file][name] for name, file in places.items()}
+
+
+def _header(place: Path) -> Iterator[tuple[str, Tensor]]:
+    """Names and kinds of the tensors in a safetensors file: u64 length, JSON, and all bytes that it speaks of."""
+    again = "not whole, or no safetensors file; fetch it again"
+    try:
+        size = place.stat().st_size
+        with place.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            if size < 8 or length > min(size - 8, _LONGEST_HEADER):
+                raise DataError(f"{place}: {size} bytes cannot be all of it; {again}")
+            header = json.loads(file.read(length))
+        end = 0
+        made = []
+        for name, entry in header.items():
+            if name != "__metadata__":
+                shape = tuple(int(n) for n in entry["shape"])
+                made.append((name, Tensor(place.name, str(entry["dtype"]), shape)))
+                end = max(end, int(entry["data_offsets"][1]))
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError, OSError) as error:
+        raise DataError(f"{place}: its header cannot be read ({error}); {again}") from None
+    if size - 8 - length != end:
+        raise DataError(f"{place}: {size} bytes, its header speaks of {8 + length + end}; {again}")
+    yield from made
