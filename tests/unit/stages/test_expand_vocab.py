@@ -286,12 +286,20 @@ def test_bad_inputs_are_one_error_with_path_and_fix(source: Path, options: Expan
     llama = shutil.copytree(source / "llama", tmp_path / "llama")
     options = dataclasses.replace(options, llama_tokenizer_dir=str(llama))
     weights = load_file(llama / "model.safetensors")
-    save_file({**weights, "lm_head.weight": weights["lm_head.weight"][:-1]}, llama / "model.safetensors")
+    save_file(weights | {name: weights[name][:-1].clone() for name in EMBEDDINGS}, llama / "model.safetensors")
+    (llama / "config.json").write_text(json.dumps(json.loads((llama / "config.json").read_text()) | {"vocab_size": 499}))
     with pytest.raises(DataError, match=r"lm_head\.weight has 499 rows, tokenizer\.model has 500 pieces"):
         expand(tmp_path / "b", options)
     (llama / "model.safetensors").write_bytes((llama / "model.safetensors").read_bytes()[:-100])
-    with pytest.raises(DataError, match=r"model\.safetensors: weights that cannot be read"):
+    with pytest.raises(DataError, match=r"model\.safetensors: \d+ bytes, its header speaks of \d+; not whole"):
         expand(tmp_path / "c", options)
+    shutil.copyfile(source / "llama" / "model.safetensors", llama / "model.safetensors")
+    shutil.copyfile(source / "llama" / "config.json", llama / "config.json")
     (llama / "tokenizer.model").unlink()
+    with pytest.raises(
+        DataError, match=r"tokenizer\.json alone cannot grow here .*leave expand-vocab out, and begin with build-data"
+    ):
+        expand(tmp_path / "byte-level", options)
+    (llama / "tokenizer.json").unlink()
     with pytest.raises(DataError, match=r"llama: no tokenizer\.model \(found .*copy it from where the weights come from"):
         expand(tmp_path / "d", options)
