@@ -82,10 +82,10 @@ def byte_level(folder: Path, kind: str) -> None:
     )
     first: Any = pre_tokenizers.Split(Regex(split), "isolated") if digits else pre_tokenizers.Digits(individual_digits=True)
     last = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=not digits)
-    made.pre_tokenizer = pre_tokenizers.Sequence([first, last])  # type: ignore[assignment]
-    made.decoder = decoders.ByteLevel()  # type: ignore[assignment]
+    made.pre_tokenizer = pre_tokenizers.Sequence([first, last])
+    made.decoder = decoders.ByteLevel()
     if kind == "qwen2":
-        made.normalizer = normalizers.NFC()  # type: ignore[assignment]
+        made.normalizer = normalizers.NFC()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(vocab_size=270, initial_alphabet=alphabet, show_progress=False)
     made.train_from_iterator(TEXTS * 2, trainer)
@@ -96,8 +96,8 @@ def byte_level(folder: Path, kind: str) -> None:
     }[kind]
     control = {"llama3": "<|eot_id|>", "smollm2": "<|im_end|>", "qwen2": "<|im_end|>"}[kind]
     made.add_special_tokens([AddedToken(t, special=True) for t in dict.fromkeys([begin, end, control]) if t])
-    if kind == "llama3":
-        made.post_processor = processors.TemplateProcessing(  # type: ignore[assignment]
+    if begin and kind == "llama3":
+        made.post_processor = processors.TemplateProcessing(
             single=f"{begin} $A", pair=f"{begin} $A {begin}:1 $B:1", special_tokens=[(begin, made.token_to_id(begin))]
         )
     made.save(str(folder / "tokenizer.json"))

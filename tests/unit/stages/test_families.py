@@ -49,7 +49,7 @@ def run(stage: Any, options: Any) -> dict[str, Any]:
     return metrics
 
 
-def cut(place: Path, output: Path, **sizes: int) -> dict[str, Any]:
+def cut(place: Path, output: Path, **sizes: Any) -> dict[str, Any]:
     return run(convert, Convert(output_dir=str(output), model_name_or_path=str(place / "pruned"), **sizes))
 
 
@@ -156,7 +156,7 @@ def test_every_stage_of_training(place: Path, tmp_path: Path, monkeypatch: pytes
     data, teacher = str(place / "a.tfrecord"), str(place / "teacher")
     cut(place, tmp_path / "student", **SMALL)
     student = str(tmp_path / "student")
-    stages = {
+    stages: dict[str, tuple[Any, Any]] = {
         "adapted": (
             adapt,
             Adapt(**trained(place, tmp_path / "adapted", model_name_or_path=teacher, record_path_or_regex=data)),
