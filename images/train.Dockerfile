@@ -18,7 +18,7 @@ RUN pip install --no-cache-dir --constraint constraints.txt '.[train]'
 
 # nvcc stays behind: DeepSpeed is used with torch's AdamW, and compiles nothing at run time.
 FROM nvidia/cuda:13.0.2-base-ubuntu24.04
-RUN apt-get update && apt-get install -y --no-install-recommends python3.12 bubblewrap libgomp1 \
+RUN apt-get update && apt-get install -y --no-install-recommends python3.12 libgomp1 \
     && rm -rf /var/lib/apt/lists/*
 COPY --from=build /opt/minima /opt/minima
 ARG MINIMA_COMMIT=unknown

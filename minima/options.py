@@ -436,12 +436,6 @@ class Evaluate(Options):
     question: str = option("What the chat model is asked for the sampled answer; empty for none.", "")
     seed: int = option("Seed of few-shot examples and of the sampled answer.", 776, minimum=0)
     use_bf16: bool = option("Compute in bfloat16.", False)
-    run_programs_in: str = option(
-        "Sandbox for the programs that the model writes (HumanEval): `none` refuses, `bubblewrap` uses bwrap.",
-        "none",
-        execution=True,
-        choices=("none", "bubblewrap"),
-    )
     per_device_eval_batch_size: int = option("Sequences at a time.", 8, execution=True, minimum=1)
     attn_implementation: str = _attention()
 
@@ -455,8 +449,6 @@ class Evaluate(Options):
             benchmark = benchmarks.BENCHMARKS[name]
             if benchmark.dataset and not self.data_dir:
                 yield "tasks", f"{name} needs data_dir, a folder with an offline copy of {benchmark.dataset} in {name}/"
-            if benchmark.writes_programs and self.run_programs_in == "none":
-                yield "tasks", f"{name} runs programs that the model writes; give run_programs_in bubblewrap, or leave it out"
         for wrong in benchmarks.wrong_shots(self.num_fewshot, self.tasks):
             yield "num_fewshot", wrong
 

@@ -46,7 +46,7 @@ def run(workspace: str | None) -> int:
         0 if all that is necessary is fine, 70 if the installation is not, else 75 if the workspace is not. A machine
         without a GPU is fine.
     """
-    findings = [*_installation(), *_devices(), _bubblewrap()]
+    findings = [*_installation(), *_devices(), _jail()]
     if workspace is not None:
         findings += _workspace(Path(workspace))
     for finding in findings:
@@ -108,12 +108,12 @@ def _flash_attention() -> Finding:
     return Finding("flash-attn", f"{metadata.version('flash-attn')}, runs")
 
 
-def _bubblewrap() -> Finding:
+def _jail() -> Finding:
     try:
         sandbox.check()
     except errors.UsageError as error:
-        return Finding("bubblewrap", f"only for HumanEval: {str(error).partition(': ')[2]}", there=False)
-    return Finding("bubblewrap", "makes a sandbox")
+        return Finding("jail", f"only for HumanEval: {str(error).partition(': ')[2]}", there=False)
+    return Finding("jail", "of programs that a model writes (HumanEval): seccomp, holds")
 
 
 def _workspace(folder: Path) -> list[Finding]:

@@ -184,14 +184,9 @@ def test_pass_at_1_with_a_scripted_judge() -> None:
     assert programs[0].endswith("\ncheck(twice)\n")
 
 
-def test_pass_at_1_in_the_sandbox() -> None:
-    try:
-        sandbox.check()
-    except UsageError as error:
-        pytest.skip(str(error))
-    score = harness.score(
-        Scripted(SCRIPTS["humaneval"]), data_of("humaneval"), usual("humaneval"), seed=1, judge=lambda p: sandbox.run(p).passed
-    )
+def test_pass_at_1_in_the_jail() -> None:
+    lm, data = Scripted(SCRIPTS["humaneval"]), data_of("humaneval")
+    score = harness.score(lm, data, usual("humaneval"), seed=1, judge=lambda program: sandbox.run(program).passed)
     assert score.value == pytest.approx(2 / 3)
 
 
@@ -247,7 +242,6 @@ def test_a_real_model_end_to_end(
         "data_dir": str(FIXTURES),
         "dev_record_path_or_regex": str(dev),
         "question": "Which organ pumps blood?",
-        "run_programs_in": "bubblewrap",
     }
     told = Told()
     metrics = evaluated(tmp_path / "a", folder, told, **everything)
@@ -296,7 +290,7 @@ def test_a_real_model_by_the_paper_as_a_chat_model(tmp_path: Path, folder: Path,
     monkeypatch.setattr(sandbox, "check", lambda: None)
     monkeypatch.setattr(sandbox, "run", lambda program: sandbox.Verdict(True))
     tasks = ("mmlu", "bbh", "drop", "humaneval", "smoke_english")
-    settings: dict[str, Any] = {"tasks": tasks, "data_dir": str(FIXTURES), "run_programs_in": "bubblewrap", "protocol": "paper"}
+    settings: dict[str, Any] = {"tasks": tasks, "data_dir": str(FIXTURES), "protocol": "paper"}
     settings["num_fewshot"] = ("bbh=0", "drop=1")
     with pytest.raises(UsageError, match=r"--apply_chat_template: .* has no chat template; leave it out for a base model"):
         evaluated(tmp_path / "base", folder, Reporter(), apply_chat_template=True, **settings)
@@ -410,7 +404,6 @@ def test_a_generated_body_keeps_its_first_space(folder: Path) -> None:
         ({"tasks": ["belle-bench"]}, "belle-bench is not there yet"),
         ({"tasks": ["mmlu"]}, "mmlu needs data_dir, a folder with an offline copy of cais/mmlu"),
         ({"tasks": ["mmlu"], "data_dir": "/d", "num_fewshot": ["bbh=1"]}, "'bbh=1' is for none of the tasks"),
-        ({"tasks": ["humaneval"], "data_dir": "/d"}, "programs that the model writes; give run_programs_in bubblewrap"),
     ],
 )
 def test_options_that_cannot_work(options: dict[str, Any], message: str) -> None:
@@ -425,17 +418,10 @@ def test_refuses_before_the_model_is_loaded(tmp_path: Path, monkeypatch: pytest.
     assert list((tmp_path / "out").iterdir()) == []
 
 
-def test_humaneval_refuses_without_bwrap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", "/nowhere")
-    with pytest.raises(UsageError, match="bwrap is not installed"):
-        evaluated(
-            tmp_path,
-            tmp_path / "no-model",
-            Reporter(),
-            tasks=("humaneval",),
-            data_dir=str(FIXTURES),
-            run_programs_in="bubblewrap",
-        )
+def test_humaneval_refuses_where_programs_cannot_be_jailed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sandbox.platform, "machine", lambda: "riscv64")
+    with pytest.raises(UsageError, match="humaneval: its programs run in a jail of Linux on x86-64"):
+        evaluated(tmp_path, tmp_path / "no-model", Reporter(), tasks=("humaneval",), data_dir=str(FIXTURES))
 
 
 def test_a_question_that_does_not_fit(tmp_path: Path, folder: Path) -> None:
