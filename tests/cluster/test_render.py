@@ -2,12 +2,9 @@
 
 import copy
 import os
-import shutil
-import subprocess
 import time
 import uuid
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -160,27 +157,3 @@ def test_one_permanent_failure_fails_the_job(client: Any, namespace: str) -> Non
     program = "import os, sys, time; sys.exit(65) if os.environ['MINIMA_POD_INDEX'] == '1' else time.sleep(1000)"
     ended, _ = run_independently(client, namespace, program)
     assert ended == "Failed"
-
-
-@pytest.mark.skipif(shutil.which("kubectl") is None, reason="needs kubectl")
-def test_the_claim_for_kind_is_for_one_node() -> None:
-    folder = Path(__file__).parents[2] / "manifests" / "kind"
-    made = subprocess.run(["kubectl", "kustomize", str(folder)], check=True, capture_output=True, text=True).stdout
-    (claim,) = [each for each in yaml.safe_load_all(made) if each["kind"] == "PersistentVolumeClaim"]
-    assert claim["spec"] == {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "10Gi"}}}
-    assert claim["metadata"]["namespace"] == "minima"
-
-
-def test_what_a_namespace_needs_once_is_accepted(client: Any, namespace: str) -> None:
-    """`kubectl apply -k manifests/base`, object by object as a dry run, so that no volume is provisioned here."""
-    from kubernetes.client import CoreV1Api
-
-    base = Path(__file__).parents[2] / "manifests" / "base"
-    names = yaml.safe_load((base / "kustomization.yaml").read_text())["resources"]
-    found = [yaml.safe_load((base / name).read_text()) for name in names]
-    assert [each["kind"] for each in found] == ["Namespace", "PersistentVolumeClaim"]
-    core = CoreV1Api(client)
-    core.create_namespace(found[0], dry_run="All", field_validation="Strict")
-    core.create_namespaced_persistent_volume_claim(namespace, found[1], dry_run="All", field_validation="Strict")
-    workspace = spec.load("minima-3b").workspace
-    assert found[1]["metadata"]["name"] == workspace.claim
