@@ -12,8 +12,8 @@ import platform
 import secrets
 import subprocess
 import sys
-import tempfile
 from dataclasses import dataclass
+from typing import BinaryIO
 
 from minima.errors import UsageError
 
@@ -125,7 +125,7 @@ def check() -> None:
 def run(program: str, *, seconds: float = SECONDS) -> Verdict:
     """Run the Python source `program` in a fresh jail, for `seconds` of wall time at most."""
     token = secrets.token_hex(16)
-    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+    with _memory() as out, _memory() as err:
         process = subprocess.Popen(_command(seconds), stdin=subprocess.PIPE, stdout=out, stderr=err, env={}, cwd="/")
         try:
             process.communicate(f"{token}\n{program}".encode("utf-8", "replace"), timeout=seconds)
@@ -140,6 +140,11 @@ def run(program: str, *, seconds: float = SECONDS) -> Verdict:
             return Verdict(True)
         err.seek(0)
         return Verdict(False, said or err.read(1000).decode("utf-8", "replace").strip() or f"ended with {process.returncode}")
+
+
+def _memory() -> BinaryIO:
+    """A file that is nowhere; unlike a pipe it has a size that the program may not exceed."""
+    return open(os.memfd_create("said"), "w+b")
 
 
 def _command(seconds: float) -> list[str]:
