@@ -7,8 +7,13 @@ WHEELS ?= ./gpu-wheels
 OUT ?= ./gpu-table
 GPU_PYTHON ?= 3.12
 PYTHON3 ?= python3
+# Images: what builds them, and for a release their names and their base with its digest.
+DOCKER ?= docker
+REGISTRY ?=
+BASE ?= python:3.11-slim-bookworm
+IMAGE ?= minima:cpu
 
-.PHONY: venv smoke test test-cluster test-long gpu-wheels gpu lint format golden clean
+.PHONY: venv smoke test test-cluster test-long gpu-wheels gpu lint format golden release sbom clean
 
 venv: .venv/ready
 
@@ -49,6 +54,20 @@ format: venv
 
 golden: venv
 	$(BIN)/pytest tests/golden --update-golden
+
+# All three images, from what is committed, on a base that cannot change, tagged with the commit.
+release:
+	@test -n "$(REGISTRY)" || { echo "REGISTRY: missing; such as REGISTRY=registry.example.com/team"; exit 1; }
+	@echo "$(BASE)" | grep -Eq '@sha256:[0-9a-f]{64}$$' || { echo "BASE: found $(BASE), which may change; its digest is" \
+		"what \`docker buildx imagetools inspect $(BASE)\` says: BASE=$(BASE)@sha256:…"; exit 1; }
+	@test -z "$$(git status --porcelain)" || { echo "not committed: $$(git status --porcelain | head -3)"; exit 1; }
+	for name in train cpu jobgen; do \
+		file=images/$$name.Dockerfile; test -f $$file || file=Dockerfile; commit=$$(git rev-parse HEAD); \
+		$(DOCKER) build -f $$file --build-arg BASE=$(BASE) --build-arg MINIMA_COMMIT=$$commit $(BUILD_FLAGS) \
+			-t $(REGISTRY)/minima:$$name-$$commit . || exit 1; done
+
+sbom:
+	$(DOCKER) build -f images/sbom.Dockerfile --build-arg IMAGE=$(IMAGE) --output sbom .
 
 clean:
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis build *.egg-info
