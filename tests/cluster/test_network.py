@@ -132,8 +132,7 @@ def test_pods_reach_their_own_stage_and_nothing_else(
         assert "connected" in said or "imed out" in said or "refused" in said, said
         return "connected" in said
 
-    for name in who:
-        wait(f"{name} listens", lambda name=name: connects("stranger", name, PORT), 60)
+    wait("all pods listen", lambda: all(connects("stranger", name, PORT) for name in who), 120)
     # The API server of this cluster is a process of the node itself, which engines always let its pods reach.
     for policy in network.objects(pipeline, cluster.namespace, f"{outside}:{api}"):
         cluster.custom.create_namespaced_custom_object(
