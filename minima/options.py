@@ -218,13 +218,16 @@ class Training(Options):
     """What the one training loop takes."""
 
     elastic = True
+    revision = 2
     makes = MODEL
 
     dev_record_path_or_regex: str = option(
         "Held-out records for perplexity; empty for none.", "", execution=True, input="records"
     )
     max_seq_length: int = option("Length of an example in tokens.", 4096, minimum=8)
-    global_batch_size: int = option("Sequences of one optimizer step, over all processes.", 1024, minimum=1)
+    global_batch_size: int = option(
+        "Sequences of one optimizer step, over all processes; the last one of an epoch has what is left.", 1024, minimum=1
+    )
     learning_rate: float = option("Peak learning rate.", 3e-5, above=0)
     weight_decay: float = option("AdamW's weight decay; none on norms and biases.", 0.1, minimum=0)
     lr_scheduler_type: str = option("Learning rate after warm-up.", "cosine", choices=("cosine", "linear", "constant"))

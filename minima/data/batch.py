@@ -44,6 +44,8 @@ class Batch:
 def collate(records: Sequence[Mapping[str, np.ndarray]], config: PreTrainedConfig, max_seq_length: int) -> Batch:
     """Make a batch of records: input is `<s>` and all ids but the last, labels are the ids (where `mask` is 1, if it is there).
 
+    Of no records it has one row without a label, so that a process without a share computes as the others do, and adds 0.
+
     Raises:
         DataError: a record is empty, longer than `max_seq_length`, or holds an id that the model has not.
     """
@@ -60,9 +62,9 @@ def collate(records: Sequence[Mapping[str, np.ndarray]], config: PreTrainedConfi
                 "build the records with this model's tokenizer"
             )
     bos, eos = special(config, "bos"), special(config, "eos")
-    length = -(-max(map(len, ids)) // _MULTIPLE) * _MULTIPLE
-    input_ids = np.full((len(ids), length), eos, dtype=np.int64)
-    labels = np.full((len(ids), length), IGNORE, dtype=np.int64)
+    length = -(-max(map(len, ids), default=1) // _MULTIPLE) * _MULTIPLE
+    input_ids = np.full((max(1, len(ids)), length), eos, dtype=np.int64)
+    labels = np.full(input_ids.shape, IGNORE, dtype=np.int64)
     for row, (record, one) in enumerate(zip(records, ids, strict=True)):
         input_ids[row, 0] = bos
         input_ids[row, 1 : len(one)] = one[:-1]

@@ -14,33 +14,34 @@ _ROUNDS = 96
 
 
 def steps_per_epoch(global_batch_size: int, num_examples: int) -> int:
-    """Number of whole global batches in an epoch; the rest is left out, another one in each epoch.
+    """Number of global batches in an epoch; the last one is smaller where they do not divide the examples.
 
     Raises:
-        UsageError: there is not even one.
+        UsageError: there is not even one whole.
     """
     if num_examples < global_batch_size:
         raise UsageError(
             f"--global_batch_size: {global_batch_size} sequences, the training records hold {num_examples}; "
             f"valid: 1 to {num_examples}, or build more data"
         )
-    return num_examples // global_batch_size
+    return -(-num_examples // global_batch_size)
 
 
 def batch(seed: int, epoch: int, n: int, global_batch_size: int, num_examples: int) -> np.ndarray:
     """Indices of the examples in global batch `n` (from 0) of an epoch (from 0).
 
-    Within an epoch each example comes at most once. The result does not depend on the number of processes: each takes
+    Within an epoch each example comes exactly once. The result does not depend on the number of processes: each takes
     its slice of it.
 
     Returns:
-        int64 [global_batch_size].
+        int64 [global_batch_size], in the last batch of an epoch as many as are left.
 
     Raises:
         UsageError: fewer examples than `global_batch_size`.
     """
     assert 0 <= n < steps_per_epoch(global_batch_size, num_examples)
-    positions = np.arange(n * global_batch_size, (n + 1) * global_batch_size, dtype=np.uint64)
+    end = min((n + 1) * global_batch_size, num_examples)
+    positions = np.arange(n * global_batch_size, end, dtype=np.uint64)
     return permute(positions, num_examples, f"{seed}/{epoch}".encode()).astype(np.int64)
 
 

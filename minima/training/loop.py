@@ -90,11 +90,9 @@ def train(
     state = recovery.resume()
     total = planned_steps(options, len(train_records))
     metrics = Metrics(output.lease, state.step, total) if output.lease else None
-    if metrics and (left := len(train_records) % options.global_batch_size):
-        print(
-            f"{left} of {len(train_records)} training records are left out of each epoch, others each time: they fill no "
-            f"--global_batch_size {options.global_batch_size}, and a smaller batch would weigh its tokens more",
-            file=sys.stderr,
+    if left := len(train_records) % options.global_batch_size:
+        _say(
+            group, f"the last step of each epoch has {left} records, the others --global_batch_size {options.global_batch_size}"
         )
     run = _Run(
         options=options,
@@ -110,8 +108,15 @@ def train(
     stop.remember()
     with closing(metrics) if metrics else nullcontext():
         run.all_steps()
-    left_out = len(train_records) % options.global_batch_size
+    left_out = max(0, len(train_records) - state.step * options.global_batch_size)
+    if left_out:
+        _say(group, f"{left_out} of {len(train_records)} records were not trained on: --max_steps ended the first epoch")
     return {**run.results(model, group), "left_out_records": left_out}
+
+
+def _say(group: Group, what: str) -> None:
+    if group.rank == 0:
+        print(what, file=sys.stderr)
 
 
 @dataclass(kw_only=True)

@@ -15,6 +15,9 @@ from minima.training.group import Group
 from minima.training.loss import BatchLoss
 from minima.training.perplexity import Examples
 
+_NONE = -1
+"""Stands for no record."""
+
 
 class Made(NamedTuple):
     """Of a step, over all processes: tokens with a label, and tokens that are not padding."""
@@ -27,7 +30,8 @@ class Steps:
     """The optimizer steps of a run.
 
     The gradient of a step is that of the sum of `batch_loss` over the global batch, divided by the number of trained
-    tokens in it, whatever the processes and micro-batches.
+    tokens in it, whatever the processes and micro-batches. That of an epoch's last step, which may have fewer records, too:
+    each of its tokens weighs more, as in transformers' Trainer.
 
     Args:
         model: a LLaMA, or one with adapters, on its device; what requires a gradient is trained, in place.
@@ -60,8 +64,12 @@ class Steps:
         options, group = self._options, self._group
         epoch, n = divmod(step, self.per_epoch)
         indices = order.batch(options.seed, epoch, n, options.global_batch_size, len(self._records))
-        mine = indices.reshape(self._accumulation, group.world, -1)[:, group.rank]
-        batches = [collate([self._records[int(i)] for i in micro], self._config, options.max_seq_length) for micro in mine]
+        # All make the same number of micro-steps; in the last batch of an epoch some find no record there.
+        places = np.full(options.global_batch_size, _NONE)
+        places[: len(indices)] = indices
+        mine = places.reshape(self._accumulation, group.world, -1)[:, group.rank]
+        found = [[self._records[int(i)] for i in micro if i != _NONE] for micro in mine]
+        batches = [collate(micro, self._config, options.max_seq_length) for micro in found]
         trained, tokens = group.sum_or_stop(sum(b.trained for b in batches), sum(b.tokens for b in batches))
         for parameters in self.engine.basic_optimizer.param_groups:
             parameters["lr"] = rate

