@@ -170,14 +170,14 @@ def test_bfloat16_resumes_with_float32_master_weights(tmp_path: Path) -> None:
 def test_perplexity_is_measured_at_the_start_and_at_the_ends_of_epochs(tmp_path: Path) -> None:
     _, metrics = runs.run(runs.options(tmp_path, per_device_eval_batch_size=2))
     assert metrics["dev_perplexity"] < metrics["dev_perplexity_start"]
-    assert [row["step"] for row in rows(tmp_path) if "dev_perplexity" in row] == [0, 4, 6]
+    assert [row["step"] for row in rows(tmp_path) if "dev_perplexity" in row] == [0, 5, 6]
 
 
 def test_a_stop_within_an_evaluation_is_seen_and_the_evaluation_is_made_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The account of early stopping and the log are those of an unbroken run."""
-    changes = {"per_device_eval_batch_size": 1, "max_steps": 8}
+    changes = {"per_device_eval_batch_size": 1, "max_steps": 10}
 
     def run(name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
         llama, metrics = runs.run(runs.options(tmp_path / name, **changes), num_patience_epochs=2)
@@ -187,7 +187,7 @@ def test_a_stop_within_an_evaluation_is_seen_and_the_evaluation_is_made_again(
     read: list[int] = []
 
     class Stopping(list[Any]):
-        """Held-out records; the signal comes with the third one in the evaluation after the fourth step."""
+        """Held-out records; the signal comes with the third one in the evaluation after the fifth step."""
 
         def __getitem__(self, place: Any) -> Any:
             read.append(place)
@@ -197,7 +197,7 @@ def test_a_stop_within_an_evaluation_is_seen_and_the_evaluation_is_made_again(
                     time.sleep(0.01)
             return super().__getitem__(place)
 
-    with runs.stoppable(), pytest.raises(TerminatedError, match="stopped at step 4, saved"):
+    with runs.stoppable(), pytest.raises(TerminatedError, match="stopped at step 5, saved"):
         runs.run(runs.options(tmp_path / "broken", **changes), num_patience_epochs=2, dev_records=Stopping(runs.examples(5, 1)))
     assert read == [0, 1, 2, 3, 4, 0, 1, 2], "not a record is read after the signal"
     resumed, again = run("broken")
@@ -243,7 +243,7 @@ def test_padding_on_the_right_changes_nothing() -> None:
 
 
 def test_early_stopping_ends_with_the_best_weights_and_survives_a_break(tmp_path: Path) -> None:
-    """Defect 8. A rate that is far too high makes the first epoch the best; patience 2 ends after the third."""
+    """Defect 8. A rate that is far too high makes an early epoch the best; patience 2 ends two later."""
     changes = {"learning_rate": 0.1, "num_train_epochs": 8, "max_steps": 0, "lr_scheduler_type": "constant"}
     changes |= {"warmup_proportion": 0.0, "max_grad_norm": 100.0, "keep_checkpoints": 0, "save_interval": 3}
 
@@ -255,7 +255,7 @@ def test_early_stopping_ends_with_the_best_weights_and_survives_a_break(tmp_path
     by_step = {row["step"]: row["dev_perplexity"] for row in rows(tmp_path / "unbroken") if "dev_perplexity" in row}
     ends = {step: value for step, value in by_step.items() if step}
     assert metrics["stopped_early"] == 1
-    assert metrics["best_step"] == min(ends, key=lambda step: ends[step]) == metrics["steps"] - 8
+    assert metrics["best_step"] == min(ends, key=lambda step: ends[step]) == metrics["steps"] - 10
     assert metrics["dev_perplexity"] == min(ends.values())
     with pytest.raises(TerminatedError):
         run("broken", terminate_at=8 * (metrics["best_step"] + 5) + 1)
