@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any, ClassVar
 
-from minima import benchmarks
+from minima import addresses, benchmarks
 from minima.errors import UsageError
 
 REQUIRED = dataclasses.MISSING
@@ -35,6 +35,7 @@ def option(
     above: float | None = None,
     maximum: float | None = None,
     absolute: bool = False,
+    pinned: bool = False,
 ) -> Any:
     """Declare one option of a stage.
 
@@ -50,6 +51,7 @@ def option(
         minimum: the smallest valid number; `above` is the same without the bound itself.
         maximum: the largest valid number.
         absolute: for another path, that a pipeline must give it from the root.
+        pinned: for a list of addresses, of which what pins their content is the identity, wherever it lies.
     """
     metadata = {
         "help": help,
@@ -61,6 +63,7 @@ def option(
         "above": above,
         "maximum": maximum,
         "absolute": absolute,
+        "pinned": pinned,
     }
     return dataclasses.field(default=default, metadata=metadata)
 
@@ -153,6 +156,53 @@ class InitModel(_Shape):
         yield from super().problems()
         if self.hidden % self.head == 0 and self.hidden // self.head % 2:
             yield "head", f"{self.head} of hidden {self.hidden} are odd in width; rotary positions need pairs"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fetch(Options):
+    verb = "fetch"
+    summary = "Bring a model, text, conversations or benchmarks from the hub, S3, GCS, HTTP or a folder onto the workspace."
+    independent = True
+    makes = {"*": frozenset({"model", "text", "conversations", "sentencepiece", "benchmarks", "records", "pruned model"})}
+
+    source: tuple[str, ...] = option(
+        f"Where from, pinned: {addresses.FORMS}; FOLDER= before one puts its files into that folder of the artifact.",
+        pinned=True,
+    )
+    include: tuple[str, ...] = option("Which files, as globs such as '*.json' or '**/*.parquet'; empty for all.", ())
+    exclude: tuple[str, ...] = option("Which of them not, as globs.", ())
+    layer: int = option(
+        "Of a model: its layers, for the memory plan and checked; 0 for none said.", 0, execution=True, minimum=0
+    )
+    hidden: int = option("Of a model: its hidden size.", 0, execution=True, minimum=0)
+    head: int = option("Of a model: its attention heads.", 0, execution=True, minimum=0)
+    kv_head: int = option("Of a model: its key-value heads; 0 for as many as heads.", 0, execution=True, minimum=0)
+    intermediate: int = option("Of a model: the size of its feed-forward layer.", 0, execution=True, minimum=0)
+    vocab_size: int = option("Of a model: the size of its vocabulary.", 0, execution=True, minimum=0)
+    num_connections: int = option("Files that are read at the same time in each pod.", 4, execution=True, minimum=1, maximum=64)
+
+    @property
+    def shape(self) -> dict[str, int]:
+        """What is said of the model's shape, by the names of the options; empty for nothing."""
+        said = {name: getattr(self, name) for name in ("layer", "hidden", "head", "kv_head", "intermediate", "vocab_size")}
+        return {**said, "kv_head": self.kv_head or self.head} if any(said.values()) else {}
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        if not self.source:
+            yield "source", f"no source; valid: {addresses.FORMS}"
+        for text in self.source:
+            try:
+                addresses.parse(text)
+            except UsageError as error:
+                yield "source", str(error)
+        for name in ("include", "exclude"):
+            for pattern in getattr(self, name):
+                yield from ((name, what) for _, what in _leads_out(pattern, "the source"))
+        said = self.shape
+        if missing := [name for name, size in said.items() if not size]:
+            yield missing[0], f"a model's shape needs {', '.join(missing)} too"
+        elif said and (said["hidden"] % said["head"] or said["head"] % said["kv_head"]):
+            yield "head", f"{self.head} heads with {said['kv_head']} key-value heads do not divide hidden {self.hidden}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -456,15 +506,15 @@ class Evaluate(Options):
             yield "num_fewshot", wrong
 
 
-def _leads_out(pattern: str) -> Iterator[tuple[str, str]]:
+def _leads_out(pattern: str, of: str = "input_dir") -> Iterator[tuple[str, str]]:
     path = PurePath(pattern)
     if path.is_absolute() or ".." in path.parts:
-        yield "input_regex", f"{pattern!r} leads out of input_dir; valid: a glob below it, such as '*.jsonl'"
+        yield "input_regex", f"{pattern!r} leads out of {of}; valid: a glob below it, such as '*.jsonl'"
 
 
 VERBS: dict[str, type[Options]] = {
     cls.verb: cls
-    for cls in (InitModel, ExpandVocab, BuildData, Adapt, Prune, Convert, Distill, BuildChatData, Finetune, Evaluate)
+    for cls in (InitModel, Fetch, ExpandVocab, BuildData, Adapt, Prune, Convert, Distill, BuildChatData, Finetune, Evaluate)
 }
 
 REFUSED = {

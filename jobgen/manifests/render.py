@@ -19,6 +19,7 @@ from jobgen.pipeline.pools import DISK, GPU, amount
 from jobgen.pipeline.spec import shipped
 from minima import options
 from minima.errors import StageError, UsageError
+from minima.options import Fetch
 from minima.process.stop import SAVING_SECONDS
 
 CONDUCTOR = "conductor"
@@ -26,6 +27,8 @@ CONDUCTOR = "conductor"
 USER = 10_000
 """User and group of all pods: no number that a person has on a node."""
 PORT = 23456
+EGRESS = "minima/egress"
+"""Label of the pods that need more than each other, DNS and the API server: network policies select them by it."""
 TMP = {
     "HOME": "/tmp",
     "USER": "minima",  # torch asks for the user's name, and the image need not know the number.
@@ -71,6 +74,8 @@ def job(pipeline: Pipeline, step: Step, namespace: str | None = None) -> dict[st
     """
     check_namespace(namespace)
     own = {**labels(pipeline.name, step.verb), "minima/stage": step.name, "minima/key": step.key}
+    if isinstance(step.options, Fetch):
+        own[EGRESS] = "true"
     queue = {"kueue.x-k8s.io/queue-name": step.pool.queue} if step.pool.queue else {}
     metadata = {"labels": {**own, **queue}, "annotations": _annotations(step)}
     for each in step.fragments:
@@ -233,6 +238,8 @@ def _container(pipeline: Pipeline, step: Step) -> dict[str, Any]:
 def _env(step: Step) -> list[dict[str, Any]]:
     pool = step.pool
     values = dict(TMP)
+    if isinstance(step.options, Fetch):
+        del values["HF_HUB_OFFLINE"]
     # Else torch starts a thread for each core of the node. What a pod asks for, since more may be taken by its neighbours.
     values["OMP_NUM_THREADS"] = str(max(1, math.floor(amount(pool.cpu)) // step.processes))
     if pool.gpus:

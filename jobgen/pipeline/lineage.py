@@ -7,7 +7,7 @@ from jobgen.pipeline.pipeline import Pipeline, Reference, Stage
 from minima import options
 from minima.models import shape
 from minima.models.shape import Shape
-from minima.options import Adapt, Convert, Distill, ExpandVocab, Finetune, InitModel, Prune, split_digest
+from minima.options import Adapt, Convert, Distill, ExpandVocab, Fetch, Finetune, InitModel, Prune, split_digest
 
 _TOKENIZER = ("tokenizer_name_or_path", "student_model_name_or_path", "teacher_model_name_or_path", "model_name_or_path")
 """Options that say whose tokenizer a stage's result has; the first that a stage knows."""
@@ -55,6 +55,7 @@ def _tokenizers(pipeline: Pipeline, stage: Stage) -> Iterator[tuple[str, str]]:
             continue
         ours = origins[model]
         made = {name for name in (found[0], ours[0]) if name in pipeline.stages}
+        made = {name for name in made if not isinstance(pipeline.stages[name].options, Fetch)}
         # Of two folders from outside nobody here knows; an expanded vocabulary is never that which it was made of.
         if found[0] != ours[0] and (found[0] in ours or ours[0] in found or len(made) == 2):
             what = "its records are made with" if reads == "records" else "it has"
@@ -91,6 +92,9 @@ def shape_of(stage: Stage, shapes: Mapping[str, Shape | None]) -> Shape | None:
                 intermediate=made.intermediate,
                 vocab_size=made.vocab_size,
             )
+        case Fetch() as made:
+            said = made.shape
+            return Shape(**said, head_dim=made.hidden // made.head) if said else None  # type: ignore[arg-type]
         case ExpandVocab() as made:
             before = read(stage, "llama_tokenizer_dir", shapes)
             return replace(before, vocab_size=made.vocab_size) if before and made.vocab_size else None

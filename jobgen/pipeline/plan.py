@@ -8,10 +8,10 @@ from jobgen.pipeline.fragment import Fragment
 from jobgen.pipeline.memory import Memory
 from jobgen.pipeline.pipeline import Pipeline, Stage
 from jobgen.pipeline.pools import Pool
-from minima import flags, options
+from minima import addresses, flags, options
 from minima.errors import UsageError, did_you_mean
 from minima.models.shape import Shape
-from minima.options import Options, Training, split_digest
+from minima.options import Fetch, Options, Training, split_digest
 from minima.workspace import artifact
 from minima.workspace.inputs import WORKSPACE, artifact_input_key, outside_input_key
 
@@ -165,15 +165,19 @@ def _unseen(pipeline: Pipeline, stage: Stage, step: Step) -> Iterator[str]:
         f"{root}/",
         *(f"{path}/" for path in fragment.mounts(each for level in step.fragments for each in level.templates)),
     )
-    for option in [*options.inputs(type(step.options)), *_other_paths(step.options)]:
-        path = split_digest(getattr(step.options, option))[0]
+    named = [*options.inputs(type(step.options)), *_other_paths(step.options)]
+    paths = [(option, split_digest(getattr(step.options, option))[0]) for option in named]
+    if isinstance(step.options, Fetch):
+        sources = map(addresses.parse, step.options.source)
+        paths += [("source", address.url) for address in sources if address.kind == "folder"]
+    for option, path in paths:
         if path and not f"{path}/".startswith(mounted):
             reference = stage.references.get(option)
             key = ("inputs", reference.name) if reference else ("stages", stage.name, "options", option)
-            found = split_digest(pipeline.inputs[reference.name].path)[0] if reference else path
+            named_there = split_digest(pipeline.inputs[reference.name].path)[0] if reference else path
             there = ", ".join(folder.rstrip("/") for folder in mounted)
             yield (
-                f"{pipeline.place(*key)}: found {found}, which no pod sees: they mount {there}; put it "
+                f"{pipeline.place(*key)}: found {named_there}, which no pod sees: they mount {there}; put it "
                 f"there, as {WORKSPACE}/…, mount a volume (`pod`), or run with --local, which reads any path"
             )
 

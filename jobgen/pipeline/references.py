@@ -119,7 +119,7 @@ def _made(reference: Reference, option: str, wanted: str, stages: Mapping[str, S
         f"${{{one.name}}}{'/' * bool(inside)}{inside}"
         for one in stages.values()
         for inside, kinds in type(one.options).makes.items()
-        if wanted in kinds and (wanted != "records" or inside.startswith("dev-") == option.startswith("dev_"))
+        if wanted in kinds and inside != "*" and (wanted != "records" or inside.startswith("dev-") == option.startswith("dev_"))
     ]
     found = f"${{{reference.name}}}{'/' * bool(reference.inside)}{reference.inside}"
     yield f"found {found}, which is no {wanted}; {did_you_mean(found, able) if able else 'no stage makes one'}"

@@ -12,6 +12,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from minima import addresses
 from minima.errors import DataError, LostPeerError, NotReadyError, UsageError
 from minima.options import Options, decides, fields, inputs
 from minima.workspace import attempts
@@ -38,8 +39,10 @@ def key(options: Options, input_keys: Mapping[str, str]) -> str:
 
 def identity(options: Options) -> dict[str, Any]:
     """What says what the result means, without the inputs: options, and the revision of what the verb makes of them."""
-    own = [f.name for f in fields(type(options)) if decides(options, f.name) and not f.metadata["input"]]
-    return {"revision": options.revision, **{name: getattr(options, name) for name in own}}
+    own = [f for f in fields(type(options)) if decides(options, f.name) and not f.metadata["input"]]
+    values = {f.name: getattr(options, f.name) for f in own}
+    pins = {f.name: [addresses.parse(text).identity for text in values[f.name]] for f in own if f.metadata["pinned"]}
+    return {"revision": options.revision, **values, **pins}
 
 
 def finished(options: Options) -> dict[str, Any] | None:

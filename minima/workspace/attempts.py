@@ -9,7 +9,7 @@ from typing import Any
 
 from minima.errors import NO_FAILURE, NOT_READY, AttemptsError, NoPeerError, NotReadyError, StageError
 from minima.workspace.lease import Lease
-from minima.workspace.marker import CHECKPOINTS, MARKER, STEP, STEPS
+from minima.workspace.marker import CHECKPOINTS, MARKER, SLICE, STEP, STEPS, artifact_files
 
 PREFIX = "_attempts"
 FILE = f"{PREFIX}.json"
@@ -18,14 +18,33 @@ START = "lease-start"
 
 
 def progress(folder: Path) -> int:
-    """What an unfinished stage has done: the step of its newest checkpoint, or the number of its shards."""
+    """What an unfinished stage has done: the step of its newest checkpoint, or the number of its shards, or MiB fetched."""
     steps = [int(place.name.removeprefix(STEP)) for place in (folder / CHECKPOINTS).glob(STEPS)]
-    return max(steps, default=0) or len(list(folder.glob("*.tfrecord")))
+    return max(steps, default=0) or len(list(folder.glob("*.tfrecord"))) or _fetched_bytes(folder) >> 20
+
+
+def _unit(folder: Path) -> str:
+    if any((folder / CHECKPOINTS).glob(STEPS)):
+        return "step"
+    return "shard" if any(folder.glob("*.tfrecord")) or not _fetched(folder) else "MiB"
+
+
+def _fetched(folder: Path) -> list[Path]:
+    """What is in place of what comes from outside: whole files, and slices of others."""
+    return [*artifact_files(folder), *(folder / CHECKPOINTS).glob(f"{SLICE}*")]
+
+
+def _fetched_bytes(folder: Path) -> int:
+    size = 0
+    for place in _fetched(folder):
+        with contextlib.suppress(FileNotFoundError):  # A whole file replaced its slices.
+            size += place.stat().st_size
+    return size
 
 
 def progressed(folder: Path) -> float:
     """When `progress` last grew, in seconds since the epoch; 0 if it never did."""
-    made = [*(folder / CHECKPOINTS).glob(STEPS), *folder.glob("*.tfrecord")]
+    made = [*(folder / CHECKPOINTS).glob(STEPS), *folder.glob("*.tfrecord")] or _fetched(folder)
     times = []
     for place in made:
         with contextlib.suppress(FileNotFoundError):  # A newer checkpoint replaced it.
@@ -100,7 +119,7 @@ def _write(lease: Lease, file: str, content: dict[str, Any]) -> None:
 
 def _check(folder: Path, file: str, attempts: int, max_attempts: int) -> None:
     if attempts > max_attempts:
-        unit, now = "step" if (folder / CHECKPOINTS).exists() else "shard", progress(folder)
+        unit, now = _unit(folder), progress(folder)
         what = f"{unit} {now}" if now else "its start"
         raise AttemptsError(
             f"{folder}: {max_attempts} starts without progress beyond {what}; read the logs, mend the cause, "

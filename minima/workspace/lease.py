@@ -121,11 +121,12 @@ class Lease:
         for name in names:
             here, there = self.making / name, self.folder / name
             away = self._away(name) if there.is_dir() and not there.is_symlink() else None
-            if not there.parent.exists():
+            for parent in [place for place in reversed(there.parents) if not place.exists()]:
                 bare = self.making / f"parent-{next(self._taken)}"
                 bare.mkdir()
                 self.check()
-                bare.rename(there.parent)
+                bare.rename(parent)
+                sync(parent.parent)
             self.check()
             here.rename(there)
             if away:

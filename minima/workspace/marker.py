@@ -19,6 +19,8 @@ CHECKPOINTS = "checkpoints"
 STEP = "step-"
 STEPS = STEP + "[0-9]" * 8
 """Which folders in CHECKPOINTS are checkpoints; what a person copied beside them is none."""
+SLICE = "slice-"
+"""How the files in CHECKPOINTS begin that are parts of a large one, which is being fetched."""
 
 
 def artifact_folder(path: str) -> Path | None:

@@ -7,20 +7,22 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-COMMAND_LINE = {"options", "flags", "errors", "benchmarks"}
-"""The modules beside the packages; `flags` reads `options`, which reads `benchmarks` and `errors`."""
+COMMAND_LINE = {"options", "flags", "errors", "benchmarks", "addresses"}
+"""The modules beside the packages; `flags` reads `options`, which reads `addresses`, `benchmarks` and `errors`."""
 BELOW = {
     "errors": set(),
     "benchmarks": {"errors"},
-    "options": {"benchmarks", "errors"},
+    "addresses": {"errors"},
+    "options": {"addresses", "benchmarks", "errors"},
     "flags": {"options", "errors"},
-    "workspace": {"options", "errors"},
+    "workspace": {"addresses", "options", "errors"},
     "process": COMMAND_LINE | {"workspace"},
     "data": COMMAND_LINE | {"workspace", "process"},
+    "sources": COMMAND_LINE | {"workspace"},
     "models": COMMAND_LINE | {"workspace", "process", "data"},
     "training": COMMAND_LINE | {"workspace", "process", "data", "models"},
     "evaluation": COMMAND_LINE | {"workspace", "process", "data", "models"},
-    "stages": COMMAND_LINE | {"workspace", "process", "data", "models", "training", "evaluation"},
+    "stages": COMMAND_LINE | {"workspace", "process", "data", "models", "training", "evaluation", "sources"},
 }
 JOBGEN_BELOW = {
     "report": set(),

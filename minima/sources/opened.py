@@ -1,0 +1,29 @@
+"""From an address to what speaks there. Each library is imported only where an address asks for it."""
+
+from minima.addresses import Address
+from minima.sources.source import Source
+
+
+def opened(address: Address) -> Source:
+    """The source at an address.
+
+    Raises:
+        StageError: what speaks there cannot be set up.
+    """
+    match address.kind:
+        case "folder":
+            from minima.sources.folder import Folder
+
+            return Folder(address)
+        case "web":
+            from minima.sources.web import Web
+
+            return Web(address)
+        case "hub":
+            from minima.sources.hub import Hub
+
+            return Hub(address)
+        case "bucket":
+            from minima.sources.bucket import Bucket
+
+            return Bucket(address)

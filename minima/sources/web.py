@@ -1,0 +1,174 @@
+"""One file by HTTP, from any byte on where the server can (RFC 9110, sections 13 and 14).
+
+Proxies are those of HTTPS_PROXY, HTTP_PROXY and NO_PROXY, certificates those of SSL_CERT_FILE, or else the system's; who
+asks is said by the file that NETRC names.
+"""
+
+import os
+import re
+import ssl
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from urllib.parse import unquote, urlsplit
+
+import httpx2
+
+from minima.addresses import Address
+from minima.errors import NotReadyError, UsageError
+from minima.sources.source import File, TransientError
+
+SECONDS = 60.0
+"""Without a byte, after which a server counts as silent."""
+TRANSIENT = {408, 425, 429, 500, 502, 503, 504}
+_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
+
+
+class Web:
+    """A file behind an address."""
+
+    def __init__(self, address: Address) -> None:
+        self.url = address.url
+        self.one = True
+        self.client = client(netrc=os.environ.get("NETRC"))
+
+    def files(self) -> list[File]:
+        name = unquote(urlsplit(self.url).path.rstrip("/").rpartition("/")[2])
+        if not name or "/" in name or name.startswith((".", "_")):
+            raise UsageError(f"{self.url} ends in no file's name; the address of one file is valid")
+        with request(self.client, self.url, {"Range": "bytes=0-0"}) as answer:
+            size = int(answer.headers.get("Content-Length", -1))
+            if ranges := _RANGE.fullmatch(answer.headers.get("Content-Range", "")):
+                size = int(ranges[3])
+            encoded = answer.headers.get("Content-Encoding", "identity") != "identity"
+            strong = answer.headers.get("ETag", "")
+            version = strong if not strong.startswith("W/") else answer.headers.get("Last-Modified", "")
+        known = None if size < 0 or encoded else size
+        return [File(name=name, size=known, version=version, ranges=bool(ranges), handle=self.url)]
+
+    def close(self) -> None:
+        self.client.close()
+
+    def read(self, file: File, start: int, stop: int | None) -> Iterator[bytes]:
+        yield from read(self.client, file, start, stop, {})
+
+
+def client(netrc: str | None = None, refused: Callable[[httpx2.Response], None] | None = None) -> httpx2.Client:
+    """What speaks HTTP.
+
+    Args:
+        netrc: a file of logins.
+        refused: raises what an answer means that is an error; the others are `check`'s.
+
+    Raises:
+        UsageError: its certificates, its proxy or the file of logins cannot be used.
+    """
+    try:
+        auth = httpx2.NetRCAuth(netrc) if netrc else None
+        # Compressed bytes could not be read from any byte on.
+        return httpx2.Client(
+            follow_redirects=True,
+            timeout=httpx2.Timeout(SECONDS, connect=SECONDS / 2),
+            headers={"Accept-Encoding": "identity", "User-Agent": "minima"},
+            auth=auth,
+            event_hooks={"response": [partial(_if_error, refused)] if refused else []},
+        )
+    except ssl.SSLError as error:
+        raise UsageError(f"SSL_CERT_FILE {os.environ.get('SSL_CERT_FILE')}: {error}; a file of certificates is valid") from None
+    except OSError as error:
+        raise UsageError(f"{error.filename or 'SSL_CERT_FILE, NETRC'}: {error.strerror or error}; name a file") from None
+    except ValueError as error:  # also of a proxy's address
+        raise UsageError(f"HTTPS_PROXY, HTTP_PROXY: {error}; an address such as http://proxy:3128 is valid") from None
+
+
+def _if_error(refused: Callable[[httpx2.Response], None], answer: httpx2.Response) -> None:
+    if answer.status_code >= 400:
+        refused(answer)
+
+
+@contextmanager
+def request(http: httpx2.Client, url: str, headers: Mapping[str, str]) -> Iterator[httpx2.Response]:
+    """An answer whose body was not read yet.
+
+    Raises:
+        TransientError, NotReadyError: there is none, or one that says no.
+    """
+    with faults(url), http.stream("GET", url, headers=headers) as answer:
+        check(answer.status_code, answer.headers, url)
+        yield answer
+
+
+@contextmanager
+def faults(url: str) -> Iterator[None]:
+    """Turn what the client raises into what may be gone soon and what will not.
+
+    Raises:
+        TransientError, NotReadyError: in place of its errors.
+    """
+    try:
+        yield
+    except httpx2.ConnectError as error:
+        if "CERTIFICATE_VERIFY_FAILED" in str(error):
+            raise NotReadyError(
+                f"{_host(url)}: its certificate is not one that this machine trusts ({error}); of a private CA, name the "
+                "file of certificates in SSL_CERT_FILE"
+            ) from None
+        raise TransientError(f"{_host(url)} cannot be reached ({error}){_way(url)}") from None
+    except httpx2.ProxyError as error:
+        if "407" in str(error) or "403" in str(error):
+            raise NotReadyError(f"the proxy does not let {_host(url)} through ({error}){_way(url)}") from None
+        raise TransientError(f"the proxy has no way to {_host(url)} ({error}){_way(url)}") from None
+    except httpx2.UnsupportedProtocol as error:
+        raise NotReadyError(f"{_host(url)}: leads to an address that is not HTTP ({error})") from None
+    except httpx2.TooManyRedirects:
+        raise NotReadyError(f"{_host(url)}: leads from one address to another without end") from None
+    except httpx2.TransportError as error:
+        raise TransientError(f"{_host(url)}: {type(error).__name__} {error}".rstrip()) from None
+
+
+def read(http: httpx2.Client, file: File, start: int, stop: int | None, headers: Mapping[str, str]) -> Iterator[bytes]:
+    """The bytes of a file from `start` to before `stop`.
+
+    Raises:
+        TransientError, NotReadyError: as `request` does, or the file is another one now.
+    """
+    if stop is not None and stop <= start:
+        return
+    asked = dict(headers)
+    if file.ranges and (start or stop is not None):
+        asked["Range"] = f"bytes={start}-{'' if stop is None else stop - 1}"
+        if file.version.startswith('"'):
+            asked["If-Range"] = file.version
+    with request(http, file.handle, asked) as answer:
+        part = _RANGE.fullmatch(answer.headers.get("Content-Range", ""))
+        if part and (int(part[1]) != start or (file.size is not None and int(part[3]) != file.size)):
+            raise TransientError(f"{_host(file.handle)}: asked for bytes from {start}, sent {part[0]}")
+        if "Range" in asked and not part and (start or stop != file.size):
+            raise NotReadyError(f"{_host(file.handle)}: {file.name} changed while it was read; run again")
+        yield from answer.iter_raw()
+
+
+def check(status: int, headers: Mapping[str, str], url: str) -> None:
+    """Raise what an answer's status means, if it is not the content."""
+    where = url.partition("?")[0]
+    if status in TRANSIENT:
+        wait = headers.get("Retry-After", "")
+        raise TransientError(f"{_host(url)} answers {status}", float(wait) if wait.isdecimal() else 0.0)
+    if status in (401, 403):
+        raise NotReadyError(
+            f"{where}: answers {status}, who asks has no right to it; the file that NETRC names, from a Secret, says a login"
+        )
+    if status in (404, 410):
+        raise NotReadyError(f"{where}: answers {status}, there is nothing; correct the address")
+    if status not in (200, 206):
+        raise NotReadyError(f"{where}: answers {status}, which is no content")
+
+
+def _host(url: str) -> str:
+    return urlsplit(url).netloc.rpartition("@")[2]
+
+
+def _way(url: str) -> str:
+    """What stands between this machine and the server, as far as it is said."""
+    names = [name for name in ("HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY") if os.environ.get(name) or os.environ.get(name.lower())]
+    return f"; {', '.join(names)} are set" if names else "; no proxy is set; a network policy or a firewall may forbid it"

@@ -1,0 +1,171 @@
+"""Servers of HTTP and of the hub's interface, in this process, with the faults that real ones have."""
+
+import contextlib
+import hashlib
+import json
+import re
+import ssl
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import parse_qs, urlsplit
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+@dataclass
+class Site:
+    """What a server offers, and what it was asked.
+
+    Attributes:
+        files: content by path.
+        faults: what happens to the next requests for content, each once: a status; ("cut", n) breaks off after n bytes;
+            ("flip", n) sends byte n wrong; a dict of headers goes with a status as (status, headers).
+        ranges: whether it can begin in the middle.
+        login: what `Authorization` must be, if anything.
+        pace: seconds before each 64 KiB.
+        lengths: whether it says how long a file is.
+        asked: path and Range of every request for content.
+    """
+
+    files: dict[str, bytes] = field(default_factory=dict)
+    faults: deque[object] = field(default_factory=deque)
+    ranges: bool = True
+    login: str = ""
+    pace: float = 0.0
+    lengths: bool = True
+    asked: list[tuple[str, str]] = field(default_factory=list)
+    url: str = ""
+
+    def answer(self, handler: BaseHTTPRequestHandler) -> None:
+        path = urlsplit(handler.path).path
+        asked = handler.headers.get("Range", "")
+        self.asked.append((path, asked))
+        if self.login and handler.headers.get("Authorization") != self.login:
+            return _send(handler, 401, b"", {"WWW-Authenticate": 'Basic realm="x"'})
+        if path not in self.files:
+            return _send(handler, 404, b"no such file")
+        content = self.files[path]
+        etag = f'"{hashlib.md5(content).hexdigest()}"'
+        headers = {"ETag": etag, "Accept-Ranges": "bytes"} if self.ranges else {}
+        span = re.fullmatch(r"bytes=(\d+)-(\d*)", asked)
+        probe = asked == "bytes=0-0"
+        fault = self.faults.popleft() if self.faults and not probe else None
+        if isinstance(fault, int):
+            return _send(handler, fault, b"fault")
+        if isinstance(fault, tuple) and isinstance(fault[1], dict):
+            return _send(handler, fault[0], b"fault", fault[1])
+        status, body = 200, content
+        if self.ranges and span and handler.headers.get("If-Range", etag) == etag:
+            start, stop = int(span[1]), min(int(span[2] or len(content) - 1), len(content) - 1) + 1
+            status, body = 206, content[start:stop]
+            headers["Content-Range"] = f"bytes {start}-{stop - 1}/{len(content)}"
+        length = len(body)
+        if isinstance(fault, tuple) and fault[0] == "flip":
+            body = body[: fault[1]] + bytes([body[fault[1]] ^ 1]) + body[fault[1] + 1 :]
+        if isinstance(fault, tuple) and fault[0] == "cut":
+            body = body[: fault[1]]
+        handler.send_response(status)
+        for name, value in headers.items():
+            handler.send_header(name, value)
+        if self.lengths:
+            handler.send_header("Content-Length", str(length))
+        handler.end_headers()
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # A client that was killed, or had enough.
+            for start in range(0, len(body), 1 << 16):
+                time.sleep(self.pace)
+                handler.wfile.write(body[start : start + (1 << 16)])
+        handler.close_connection = True
+        return None
+
+
+@dataclass
+class HubSite(Site):
+    """A double of the hub: one repository, `org/name`, of models and of datasets, at one commit.
+
+    Attributes:
+        refuses: status, X-Error-Code and body of every answer of its interface, if it refuses.
+        lies: says of each large file this SHA-256.
+    """
+
+    repository: dict[str, bytes] = field(default_factory=dict)
+    refuses: tuple[int, str] | None = None
+    lies: str = ""
+    large: int = 1000
+
+    def answer(self, handler: BaseHTTPRequestHandler) -> None:
+        parts = urlsplit(handler.path)
+        if self.refuses:
+            return _send(handler, self.refuses[0], b"{}", {"X-Error-Code": self.refuses[1]} if self.refuses[1] else {})
+        if self.login and handler.headers.get("Authorization") != self.login:
+            return _send(handler, 401, b"{}", {"X-Error-Code": "GatedRepo"})
+        if match := re.fullmatch(r"/api/(?:models|datasets)/org/name/tree/(\w+)", parts.path):
+            if match[1] != COMMIT:
+                return _send(handler, 404, b"{}", {"X-Error-Code": "RevisionNotFound"})
+            # Two pages, as of large repositories.
+            entries = [self._entry(name) for name in sorted(self.repository)]
+            page = int(parse_qs(parts.query).get("page", ["0"])[0])
+            half = (len(entries) + 1) // 2
+            more = f"{self.url}{parts.path}?page=1&recursive=true"
+            link = {"Link": f'<{more}>; rel="next"'} if page == 0 else {}
+            return _send(handler, 200, json.dumps(entries[page * half : (page + 1) * half]).encode(), link)
+        if re.fullmatch(r"/api/(?:models|datasets)/org/name(?:/revision/(?:main|v1))?", parts.path):
+            return _send(handler, 200, json.dumps({"id": "org/name", "sha": COMMIT, "siblings": []}).encode())
+        if match := re.fullmatch(rf"(?:/datasets)?/org/name/resolve/{COMMIT}/(.+)", parts.path):
+            self.files = {parts.path: self.repository[match[1]]} if match[1] in self.repository else {}
+            return super().answer(handler)
+        return _send(handler, 404, b"{}", {"X-Error-Code": "RepoNotFound"})
+
+    def _entry(self, name: str) -> dict[str, object]:
+        content = self.repository[name]
+        blob = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+        entry: dict[str, object] = {"type": "file", "path": name, "size": len(content), "oid": blob}
+        if len(content) > self.large:
+            digest = self.lies or hashlib.sha256(content).hexdigest()
+            entry["lfs"] = {"oid": digest, "size": len(content), "pointerSize": 130}
+        return entry
+
+
+def _send(handler: BaseHTTPRequestHandler, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:
+    handler.send_response(status)
+    for name, value in (headers or {}).items():
+        handler.send_header(name, value)
+    handler.send_header("Content-Length", str(len(body)))
+    handler.end_headers()
+    handler.wfile.write(body)
+
+
+@contextlib.contextmanager
+def serving(site: Site, tls: ssl.SSLContext | None = None) -> Iterator[Site]:
+    """The site at `site.url`, until the context ends."""
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            site.answer(self)
+
+        def handle(self) -> None:
+            with contextlib.suppress(ConnectionError):  # A client that has enough.
+                super().handle()
+
+        do_HEAD = do_GET  # noqa: N815 the library's name
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    if tls:
+        server.socket = tls.wrap_socket(server.socket, server_side=True)
+    site.url = f"{'https' if tls else 'http'}://{'localhost' if tls else '127.0.0.1'}:{server.server_port}"
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
+    thread.start()
+    try:
+        yield site
+    finally:
+        server.shutdown()
+        server.server_close()

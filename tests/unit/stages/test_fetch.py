@@ -1,0 +1,363 @@
+"""Fetching: what comes is what the pin says, whatever happens on the way, and a start after any end goes on."""
+
+import hashlib
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from huggingface_hub import constants
+
+from minima.errors import DataError, DiskFullError, LostPeerError, NotReadyError, StageError, UsageError
+from minima.options import Fetch
+from minima.sources import transfer
+from minima.stages import fetch as stage
+from minima.workspace import attempts
+from minima.workspace.inputs import path_digest
+from minima.workspace.marker import CHECKPOINTS, MARKER
+from tests.unit import held
+from tests.unit.sources.servers import COMMIT, HubSite, Site, serving
+
+BIN = Path(sys.executable).parent
+BIG = bytes(i * i % 251 for i in range(300_000))
+
+
+@pytest.fixture(autouse=True)
+def _hurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transfer, "FIRST_WAIT", 0.001)
+    monkeypatch.setattr(stage, "POLL", 0.05)
+    for name in ("HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY", "SSL_CERT_FILE", "NETRC", "HF_TOKEN", "AWS_ENDPOINT_URL"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def site() -> Iterator[Site]:
+    with serving(Site(files={"/big.bin": BIG, "/dir/small.txt": b"small\n"})) as served:
+        yield served
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[HubSite]:
+    files = {"config.json": b"{}", "model-1.safetensors": BIG, "sub/notes.txt": b"notes", ".gitattributes": b"*"}
+    with serving(HubSite(repository=files)) as served:
+        monkeypatch.setattr(constants, "ENDPOINT", served.url)
+        yield served  # type: ignore[misc]
+
+
+def sha(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def options(tmp_path: Path, *source: str, **more: Any) -> Fetch:
+    return Fetch(source=source, output_dir=str(tmp_path / "work" / "p" / "s"), **more)
+
+
+def fetched(tmp_path: Path, *source: str, **more: Any) -> dict[str, bytes]:
+    """The files of the artifact that is made of these sources."""
+    asked = options(tmp_path, *source, **more)
+    assert not list(asked.problems())
+    with held.output(asked) as output:
+        output.commit(stage.run(asked, output))
+    return content(Path(asked.output_dir))
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    places = [place for place in folder.rglob("*") if place.is_file()]
+    named = {place.relative_to(folder).as_posix(): place.read_bytes() for place in places}
+    return {name: found for name, found in named.items() if not name.startswith(("_", "."))}
+
+
+def said(tmp_path: Path, *source: str, kind: type[StageError], **more: Any) -> str:
+    """What is said when these sources cannot be fetched."""
+    with pytest.raises(kind) as error:
+        fetched(tmp_path, *source, **more)
+    folder = tmp_path / "work" / "p" / "s"
+    assert not (folder / MARKER).exists()
+    return str(error.value)
+
+
+class TestFolder:
+    def test_its_files_are_there_as_they_were(self, tmp_path: Path) -> None:
+        there = tmp_path / "there"
+        for name in ("a.txt", "sub/deep/b.txt", ".hidden/c.txt", "_d.txt"):
+            (there / name).parent.mkdir(parents=True, exist_ok=True)
+            (there / name).write_text(name)
+        found = fetched(tmp_path, f"{there}@sha256:{path_digest(str(there))}")
+        assert found == {"a.txt": b"a.txt", "sub/deep/b.txt": b"sub/deep/b.txt"}
+        assert path_digest(str(tmp_path / "work" / "p" / "s")) == path_digest(str(there))
+
+    def test_some_of_it_in_a_folder(self, tmp_path: Path) -> None:
+        there = tmp_path / "there"
+        there.mkdir()
+        for name in ("a.txt", "b.json", "c.json"):
+            (there / name).write_text(name)
+        whole = f"{there}@sha256:{path_digest(f'{there}/b.json')}"
+        told = said(tmp_path, f"x={whole}", kind=DataError, include=("x/*.json",), exclude=("x/c*",))
+        digest = told.split("sha256:")[1].split(",")[0]  # Of the files that are asked for.
+        found = fetched(tmp_path, f"x={there}@sha256:{digest}", include=("x/*.json",), exclude=("x/c*",))
+        assert found == {"x/b.json": b"b.json"}
+
+    def test_nothing_of_a_wrong_digest_is_kept(self, tmp_path: Path) -> None:
+        (tmp_path / "a.txt").write_text("a")
+        told = said(tmp_path, f"{tmp_path}/a.txt@sha256:{'0' * 64}", kind=DataError)
+        assert f"found {tmp_path}/a.txt@sha256:{sha(b'a')}" in told
+        assert content(tmp_path / "work" / "p" / "s") == {}
+
+    def test_what_is_not_there(self, tmp_path: Path) -> None:
+        told = said(tmp_path, f"/nowhere@sha256:{'0' * 64}", kind=NotReadyError)
+        assert told == "nothing at /nowhere; check the path, and that the pod mounts it (`pod` of the stage)"
+
+    def test_names_that_cannot_be(self, tmp_path: Path) -> None:
+        there = tmp_path / "there" / CHECKPOINTS
+        there.mkdir(parents=True)
+        (there / "a").write_text("a")
+        pin = f"{tmp_path}/there@sha256:{'0' * 64}"
+        assert f"--exclude: {CHECKPOINTS} is a name that" in said(tmp_path, pin, kind=UsageError)
+        told = said(tmp_path, f"x={pin}", f"x={pin}", kind=UsageError)
+        assert told == f"--source: several sources have x/{CHECKPOINTS}/a; put each into a folder of its own (NAME=…)"
+        told = said(tmp_path, f"x={pin}", kind=UsageError, include=("x/*",))
+        assert told.startswith(f"--include: no file of {tmp_path}/there is asked for; it has x/{CHECKPOINTS}/a")
+
+
+class TestWeb:
+    def test_a_file(self, tmp_path: Path, site: Site) -> None:
+        found = fetched(
+            tmp_path,
+            f"{site.url}/dir/small.txt@sha256:{sha(b'small' + bytes([10]))}",
+            f"b={site.url}/big.bin@sha256:{sha(BIG)}",
+        )
+        assert found == {"small.txt": b"small\n", "b/big.bin": BIG}
+
+    @pytest.mark.parametrize("fault", [500, 503, (429, {"Retry-After": "0"}), ("cut", 0), ("cut", 200_000)], ids=str)
+    def test_a_fault_that_passes(self, tmp_path: Path, site: Site, fault: object, capsys: pytest.CaptureFixture[str]) -> None:
+        site.faults = deque([fault])
+        assert fetched(tmp_path, f"{site.url}/big.bin@sha256:{sha(BIG)}") == {"big.bin": BIG}
+        assert "asking again in" in capsys.readouterr().err
+        if fault == ("cut", 200_000):
+            assert [asked for _, asked in site.asked] == ["bytes=0-0", "bytes=0-299999", "bytes=200000-299999"]
+
+    def test_a_fault_that_stays(self, tmp_path: Path, site: Site) -> None:
+        site.faults = deque([503] * transfer.TRIES)
+        told = said(tmp_path, f"{site.url}/big.bin@sha256:{sha(BIG)}", kind=LostPeerError)
+        assert f" answers 503; asked {transfer.TRIES} times in vain, what is whole is kept" in told
+
+    def test_without_ranges_it_comes_whole_or_again(self, tmp_path: Path, site: Site) -> None:
+        site.ranges = False
+        site.faults = deque([("cut", 200_000)])
+        assert fetched(tmp_path, f"{site.url}/big.bin@sha256:{sha(BIG)}") == {"big.bin": BIG}
+        site.faults = deque([("cut", 200_000)] * transfer.TRIES)
+        shutil.rmtree(tmp_path / "work")
+        assert "in vain" in said(tmp_path, f"{site.url}/big.bin@sha256:{sha(BIG)}", kind=LostPeerError)
+
+    def test_of_unknown_length(self, tmp_path: Path, site: Site) -> None:
+        site.ranges = site.lengths = False
+        assert fetched(tmp_path, f"{site.url}/big.bin@sha256:{sha(BIG)}") == {"big.bin": BIG}
+        site.faults = deque([("cut", 200_000)])  # Nothing says that it is not whole, but the digest.
+        shutil.rmtree(tmp_path / "work")
+        assert "has not the declared digest" in said(tmp_path, f"{site.url}/big.bin@sha256:{sha(BIG)}", kind=DataError)
+
+    def test_a_large_one_goes_on_from_its_slices(self, tmp_path: Path, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(stage, "SLICE_BYTES", 100_000)
+        site.faults = deque([("cut", 100_000), ("cut", 50_000), *[503] * (transfer.TRIES - 1)])
+        source = f"{site.url}/big.bin@sha256:{sha(BIG)}"
+        said(tmp_path, source, kind=LostPeerError)
+        folder = tmp_path / "work" / "p" / "s"
+        assert attempts._fetched_bytes(folder) == 100_000
+        assert content(folder).keys() == {f"{CHECKPOINTS}/{place.name}" for place in (folder / CHECKPOINTS).iterdir()}
+        site.asked.clear()
+        assert fetched(tmp_path, source) == {"big.bin": BIG}
+        assert [asked for _, asked in site.asked] == ["bytes=0-0", "bytes=100000-199999", "bytes=200000-299999"]
+
+    def test_slices_of_another_content_are_not_used(self, tmp_path: Path, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(stage, "SLICE_BYTES", 100_000)
+        site.faults = deque([("cut", 100_000), *[503] * transfer.TRIES])
+        other = BIG[::-1]
+        said(tmp_path, f"{site.url}/big.bin@sha256:{sha(other)}", kind=LostPeerError)
+        site.files["/big.bin"] = other
+        assert fetched(tmp_path, f"{site.url}/big.bin@sha256:{sha(other)}") == {"big.bin": other}
+
+    def test_one_that_changes_meanwhile(self, tmp_path: Path, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(stage, "SLICE_BYTES", 100_000)
+        answer = site.answer
+
+        def changing(handler: Any) -> None:
+            if len(site.asked) == 2:
+                site.files["/big.bin"] = BIG[::-1]
+            answer(handler)
+
+        monkeypatch.setattr(site, "answer", changing)
+        told = said(tmp_path, f"{site.url}/big.bin@sha256:{sha(BIG)}", kind=NotReadyError)
+        assert told.endswith("big.bin changed while it was read; run again")
+
+    @pytest.mark.parametrize(
+        "number",
+        [signal.SIGTERM, pytest.param(signal.SIGKILL, marks=pytest.mark.long)],  # Whose lease must become silent.
+    )
+    def test_stopped_at_any_moment_it_goes_on(self, tmp_path: Path, site: Site, number: signal.Signals) -> None:
+        """A real process, a real end: what was whole is not asked for again, and nothing half is whole."""
+        site.files = {f"/{n}.bin": BIG[n:] * 4 for n in range(6)}
+        site.pace = 0.01
+        sources = [f"{site.url}{path}@sha256:{sha(found)}" for path, found in site.files.items()]
+        folder = tmp_path / "work" / "p" / "s"
+        words = [str(BIN / "minima"), "fetch", "--source", *sources, "--output_dir", str(folder), "--num_connections", "2"]
+        first = subprocess.Popen(words, stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + 60
+        while len(there := content(folder) if folder.exists() else {}) < 2 and time.monotonic() < deadline:
+            time.sleep(0.02)
+        first.send_signal(number)
+        first.wait()
+        assert 2 <= len(there) < 6, there.keys()
+        assert all(found == site.files[f"/{name}"] for name, found in there.items())
+        assert not (folder / MARKER).exists()
+        site.asked.clear()
+        site.pace = 0
+        done = subprocess.run(words, check=False, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert content(folder) == {path[1:]: found for path, found in site.files.items()}
+        assert not {path for path, asked in site.asked if asked != "bytes=0-0"} & {f"/{name}" for name in there}
+
+    def test_who_asks_has_no_right(self, tmp_path: Path, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+        site.login = "Basic am9lOmh1bnRlcjI="  # joe:hunter2
+        source = f"{site.url}/dir/small.txt@sha256:{sha(b'small' + bytes([10]))}"
+        told = said(tmp_path, source, kind=NotReadyError)
+        assert told == (
+            f"{site.url}/dir/small.txt: answers 401, who asks has no right to it; the file that NETRC names, from a Secret, "
+            "says a login"
+        )
+        logins = tmp_path / "netrc"
+        logins.write_text("machine 127.0.0.1 login joe password hunter2\n")
+        monkeypatch.setenv("NETRC", str(logins))
+        assert fetched(tmp_path, source) == {"small.txt": b"small\n"}
+        marker = (tmp_path / "work" / "p" / "s" / MARKER).read_text()
+        assert "hunter2" not in marker
+
+    def test_nothing_there(self, tmp_path: Path, site: Site) -> None:
+        told = said(tmp_path, f"{site.url}/none@sha256:{'0' * 64}", kind=NotReadyError)
+        assert told == f"{site.url}/none: answers 404, there is nothing; correct the address"
+
+    def test_no_server(self, tmp_path: Path) -> None:
+        told = said(tmp_path, f"http://127.0.0.1:9/x@sha256:{'0' * 64}", kind=LostPeerError)
+        assert told.startswith("127.0.0.1:9 cannot be reached (")
+        assert "no proxy is set; a network policy or a firewall may forbid it" in told
+
+    def test_no_name(self, tmp_path: Path, site: Site) -> None:
+        assert "ends in no file's name" in said(tmp_path, f"{site.url}/@sha256:{'0' * 64}", kind=UsageError)
+
+    def test_no_room(self, tmp_path: Path, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(shutil, "disk_usage", lambda place: shutil._ntuple_diskusage(10**9, 10**9, 1000))
+        told = said(tmp_path, f"{site.url}/big.bin@sha256:{sha(BIG)}", kind=DiskFullError)
+        assert "0.0 GB are to come, 0.0 are free; make room, the same command goes on" in told
+
+
+class TestHub:
+    SOURCE = f"hf://org/name@{COMMIT}"
+
+    def test_a_model_and_data(self, tmp_path: Path, hub: HubSite) -> None:
+        found = fetched(tmp_path, self.SOURCE, f"data=hf://datasets/org/name@{COMMIT}")
+        files = {name: what for name, what in hub.repository.items() if name != ".gitattributes"}
+        assert found == {**files, **{f"data/{name}": what for name, what in files.items()}}
+
+    def test_some_files(self, tmp_path: Path, hub: HubSite) -> None:
+        assert fetched(tmp_path, self.SOURCE, include=("*.json", "**/*.txt")).keys() == {"config.json", "sub/notes.txt"}
+        told = said(tmp_path / "other", self.SOURCE, kind=UsageError, include=("*.json", "*.bin"))
+        assert told.startswith("--include: '*.bin' matches no file; there are config.json")
+
+    @pytest.mark.parametrize("at", [0, 299_999])
+    @pytest.mark.parametrize("name", ["model-1.safetensors", "sub/notes.txt"])
+    def test_a_flipped_bit_comes_again(self, tmp_path: Path, hub: HubSite, name: str, at: int) -> None:
+        at = min(at, len(hub.repository[name]) - 1)
+        hub.faults = deque([("flip", at)])
+        assert fetched(tmp_path, self.SOURCE, include=(name,))[name] == hub.repository[name]
+
+    def test_what_stays_wrong(self, tmp_path: Path, hub: HubSite) -> None:
+        hub.lies = "1" * 64
+        told = said(tmp_path, self.SOURCE, kind=DataError)
+        assert told == (
+            f"--source: model-1.safetensors: SHA-256 {sha(BIG)}, the source says {'1' * 64}, also a second time; the source is "
+            "damaged, or a proxy changes it"
+        )
+
+    def test_what_was_damaged_on_the_volume_comes_again(self, tmp_path: Path, hub: HubSite) -> None:
+        hub.faults = deque([("cut", 2), *[503] * 20])
+        said(tmp_path, self.SOURCE, kind=LostPeerError, num_connections=1)
+        folder = tmp_path / "work" / "p" / "s"
+        assert content(folder) == {"config.json": b"{}"}
+        hub.faults.clear()
+        (folder / "config.json").write_bytes(b"[]")
+        assert fetched(tmp_path, self.SOURCE)["config.json"] == b"{}"
+
+    def test_gated(self, tmp_path: Path, hub: HubSite, monkeypatch: pytest.MonkeyPatch) -> None:
+        hub.login = "Bearer hf_hunter2"
+        told = said(tmp_path, self.SOURCE, kind=NotReadyError)
+        assert told == (
+            f"hf://org/name: one without a token may not read it; if it is gated, accept its terms on {hub.url}/org/name, and "
+            "give that account's token from a Secret: `env: {HF_TOKEN: {secret: NAME, key: KEY}}`"
+        )
+        monkeypatch.setenv("HF_TOKEN", "hf_other")
+        told = said(tmp_path, self.SOURCE, kind=NotReadyError)
+        assert "the account of HF_TOKEN may not read it" in told
+        assert "hf_other" not in told
+        monkeypatch.setenv("HF_TOKEN", "hf_hunter2")
+        assert fetched(tmp_path, self.SOURCE)["model-1.safetensors"] == BIG
+
+    @pytest.mark.parametrize(
+        ("refuses", "kind", "words"),
+        [
+            (
+                (404, "RevisionNotFound"),
+                NotReadyError,
+                f"has no commit {COMMIT}; `minima digest hf://org/name` prints the newest",
+            ),
+            (
+                (404, "RepoNotFound"),
+                NotReadyError,
+                "or not for one without a token to see; correct the name, or give a token from a Secret",
+            ),
+            (
+                (401, ""),
+                NotReadyError,
+                "or not for one without a token to see; correct the name, or give a token from a Secret",
+            ),
+            ((403, ""), NotReadyError, "may not read it; if it is gated"),
+            ((429, ""), LostPeerError, " answers 429; asked "),
+            ((500, ""), LostPeerError, " answers 500; asked "),
+        ],
+        ids=str,
+    )
+    def test_refusals(self, tmp_path: Path, hub: HubSite, refuses: tuple[int, str], kind: type[StageError], words: str) -> None:
+        hub.refuses = refuses
+        assert words in said(tmp_path, self.SOURCE, kind=kind)
+
+    def test_offline(self, tmp_path: Path, hub: HubSite, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+        assert "HF_HUB_OFFLINE is set" in said(tmp_path, self.SOURCE, kind=UsageError)
+
+    def test_a_stated_shape_is_checked_before_the_weights_come(self, tmp_path: Path, hub: HubSite) -> None:
+        hub.repository["config.json"] = (
+            b'{"num_hidden_layers": 2, "hidden_size": 64, "num_attention_heads": 4, "intermediate_size": 96, "vocab_size": 512}'
+        )
+        shape = {"layer": 3, "hidden": 64, "head": 4, "intermediate": 96, "vocab_size": 512}
+        told = said(tmp_path, self.SOURCE, kind=DataError, num_connections=1, **shape)
+        assert told == "--layer: config.json says layer 2, stated 3; state the shape that the model has"
+        assert not any("safetensors" in path for path, _ in hub.asked)
+        fetched(tmp_path, self.SOURCE, **{**shape, "layer": 2})
+
+
+def test_two_pods_share_the_files(tmp_path: Path, hub: HubSite, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = options(tmp_path, TestHub.SOURCE)
+    monkeypatch.setattr(stage.workers, "pod", lambda: (1, 2))
+    with held.output(asked, "lease-1") as output:
+        stage.run(asked, output)
+    assert content(Path(asked.output_dir)).keys() == {"model-1.safetensors"}
+    hub.asked.clear()
+    monkeypatch.setattr(stage.workers, "pod", lambda: (0, 2))
+    with held.output(asked) as output:
+        output.commit(stage.run(asked, output))
+    assert not any("safetensors" in path for path, _ in hub.asked)
+    assert content(Path(asked.output_dir)).keys() == {"config.json", "model-1.safetensors", "sub/notes.txt"}
