@@ -49,6 +49,20 @@ class Address:
         return self.url.partition("://")[2] or self.url
 
     @property
+    def ports(self) -> frozenset[int]:
+        """The ports of the servers that speak there, if no variable names others; of a cloud's accounts too."""
+        match self.kind:
+            case "hub":
+                return frozenset({443})
+            case "bucket":
+                return frozenset({443, 80})  # A machine's or a pod's account answers on 80.
+            case "web":
+                parts = urlsplit(self.url)
+                return frozenset({parts.port or (443 if parts.scheme == "https" else 80)})
+            case _:
+                return frozenset()
+
+    @property
     def identity(self) -> str:
         """What says what its content is, and where that goes: a mirror of the same content makes the same artifact."""
         content = f"sha256:{self.digest}" if self.digest else f"{self.url}@{self.commit}"

@@ -171,6 +171,8 @@ def _checked(field: Field[Any], value: Any) -> Any:
             return value
         case "str", str():
             return _in_choices(field, value)
+        case "strings", str() if field.metadata["pinned"]:  # Most often there is one.
+            return (value,)
         case "strings", list() | tuple() if all(isinstance(v, str) for v in value):
             return tuple(value)
     raise UsageError(f"found {value!r} ({_yaml_type(value)}); {_valid(field)} is valid")

@@ -187,6 +187,9 @@ class Fetch(Options):
         said = {name: getattr(self, name) for name in ("layer", "hidden", "head", "kv_head", "intermediate", "vocab_size")}
         return {**said, "kv_head": self.kv_head or self.head} if any(said.values()) else {}
 
+    def asks(self) -> frozenset[int]:
+        return frozenset(port for text in self.source for port in addresses.parse(text).ports)
+
     def problems(self) -> Iterator[tuple[str, str]]:
         if not self.source:
             yield "source", f"no source; valid: {addresses.FORMS}"

@@ -27,8 +27,6 @@ CONDUCTOR = "conductor"
 USER = 10_000
 """User and group of all pods: no number that a person has on a node."""
 PORT = 23456
-EGRESS = "minima/egress"
-"""Label of the pods that need more than each other, DNS and the API server: network policies select them by it."""
 TMP = {
     "HOME": "/tmp",
     "USER": "minima",  # torch asks for the user's name, and the image need not know the number.
@@ -74,8 +72,6 @@ def job(pipeline: Pipeline, step: Step, namespace: str | None = None) -> dict[st
     """
     check_namespace(namespace)
     own = {**labels(pipeline.name, step.verb), "minima/stage": step.name, "minima/key": step.key}
-    if isinstance(step.options, Fetch):
-        own[EGRESS] = "true"
     queue = {"kueue.x-k8s.io/queue-name": step.pool.queue} if step.pool.queue else {}
     metadata = {"labels": {**own, **queue}, "annotations": _annotations(step)}
     for each in step.fragments:

@@ -21,6 +21,12 @@ VALID: dict[str, dict[str, object]] = {
     "build-chat-data": {"input_regex": "--*.json"},
     "convert": {"keep_layers": "middle"},
     "evaluate": {"tasks": ("drop", "smoke_english"), "num_fewshot": ("drop=0",)},
+    "fetch": {
+        "source": (f"hf://org/name@{'a' * 40}", f"x=/mnt/y@sha256:{'b' * 64}"),
+        "include": (),
+        "exclude": ("**/*.bin",),
+        **dict.fromkeys(("layer", "hidden", "head", "kv_head", "intermediate", "vocab_size"), 0),
+    },
 }
 """Values that noise does not hit, for options that are checked together."""
 TEXT = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1)
@@ -71,8 +77,11 @@ def test_any_words_give_options_or_a_usage_error(words: list[str]) -> None:
 def test_the_identity_is_on_the_command_line_in_full(verb: str) -> None:
     """A reviewer of a manifest, and an image with other defaults, must see the same run."""
     stage = VERBS[verb]
-    required = {f.name: "x" if flags.kind(f) == "str" else 2 for f in fields(stage) if f.default is dataclasses.MISSING}
+    required: dict[str, typing.Any] = {
+        f.name: "x" if flags.kind(f) == "str" else 2 for f in fields(stage) if f.default is dataclasses.MISSING
+    }
     required |= {"hidden": 4} if "hidden" in required else {}
+    required |= {"source": VALID[verb]["source"]} if "source" in required else {}
     options = flags.build(stage, required, str)
     line = flags.argv(options)
     for field in fields(stage):
