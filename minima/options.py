@@ -202,7 +202,7 @@ class Fetch(Options):
             for pattern in getattr(self, name):
                 yield from ((name, what) for _, what in _leads_out(pattern, "the source"))
         said = self.shape
-        if missing := [name for name, size in said.items() if not size]:
+        if missing := [name for name, size in said.items() if not size and name != "kv_head"]:
             yield missing[0], f"a model's shape needs {', '.join(missing)} too"
         elif said and (said["hidden"] % said["head"] or said["head"] % said["kv_head"]):
             yield "head", f"{self.head} heads with {said['kv_head']} key-value heads do not divide hidden {self.hidden}"

@@ -174,9 +174,9 @@ def test_validate_for_this_machine_takes_any_path(here: Path, capsys: pytest.Cap
     text = spec.read("minima-3b").replace("${workspace}/inputs/wudao", "/data/wudao")
     (here / "mine.yaml").write_text(text, encoding="utf-8")
     assert cli.run(["validate", "mine.yaml"]) == 64
-    assert "mine.yaml:20: inputs.wudao: found /data/wudao, which no pod sees" in capsys.readouterr().err
+    assert "mine.yaml:11: inputs.wudao: found /data/wudao, which no pod sees" in capsys.readouterr().err
     assert cli.run(["validate", "mine.yaml", "--local", "--output", "json"]) == 0
-    assert json.loads(capsys.readouterr().out)[0]["output_dir"].startswith(f"{here}/work/minima-3b/expand-vocab-")
+    assert json.loads(capsys.readouterr().out)[0]["output_dir"].startswith(f"{here}/work/minima-3b/llama-")
 
 
 def test_render_writes_one_numbered_file_for_each_stage(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -56,13 +56,14 @@ def test_pods_talk_to_those_of_their_own_stage_and_to_dns(name: str) -> None:
     pods["conductor"] = labels(conductor.objects(pipeline)[-1])
     elastic = {step.name for step in steps if step.pods > 1 and step.options.elastic}
     assert len(elastic) > 1
+    asking = {step.name for step in steps if step.options.asks()}
     outside = {"app.kubernetes.io/name": "other"}
     for one, pod in pods.items():
         for other, peer in pods.items():
             assert connects(policies, pod, peer, 23456) == (one == other and one in elastic), (one, other)
         assert not connects(policies, outside, pod, 23456)
-        assert not connects(policies, pod, outside, 443)
-        assert not connects(policies, pod, "192.0.2.1", 443)
+        assert connects(policies, pod, "192.0.2.1", 443) == connects(policies, pod, outside, 443) == (one in asking)
+        assert not connects(policies, pod, "192.0.2.1", 80)
         assert connects(policies, pod, "192.0.2.1", 53)
         assert connects(policies, pod, API, 6443) == (one == "conductor")
         assert not connects(policies, pod, API, 22)

@@ -31,7 +31,7 @@ def step(steps: list[Step], name: str) -> Step:
     return next(s for s in steps if s.name == name)
 
 
-@pytest.mark.parametrize(("name", "stages"), [("smoke", 11), ("minima-3b", 10)])
+@pytest.mark.parametrize(("name", "stages"), [("smoke", 11), ("minima-3b", 12)])
 def test_steps_come_after_what_they_read(name: str, stages: int) -> None:
     steps = plan(spec.load(name))
     assert len(steps) == stages
@@ -177,23 +177,23 @@ def test_what_is_only_measured_on_a_stage_does_not_follow_from_it() -> None:
 
 def test_an_input_counts_by_its_digest_or_by_its_path() -> None:
     digest = "ab" * 32
-    plain = "sharegpt: ${workspace}/inputs/sharegpt"
+    plain = "wudao: ${workspace}/inputs/wudao"
     by_digest = [
-        plan(shipped("minima-3b", (plain, f"sharegpt: {path}@sha256:{digest}"))) for path in ("/workspace/a", "/workspace/b")
+        plan(shipped("minima-3b", (plain, f"wudao: {path}@sha256:{digest}"))) for path in ("/workspace/a", "/workspace/b")
     ]
-    first, second = (step(steps, "build-chat-data") for steps in by_digest)
+    first, second = (step(steps, "build-data") for steps in by_digest)
     assert first.key == second.key
     assert first.options.input_dir == f"/workspace/a@sha256:{digest}"  # type: ignore[attr-defined]
-    assert step(plan(shipped("minima-3b", (plain, "sharegpt: /workspace/b"))), "build-chat-data").key != first.key
+    assert step(plan(shipped("minima-3b", (plain, "wudao: /workspace/b"))), "build-data").key != first.key
 
 
 def test_an_input_in_the_workspace_has_one_key_wherever_that_is_mounted(tmp_path: Path) -> None:
     pods = plan(spec.load("minima-3b"))
-    assert pods[0].options.chinese_sp_path == "/workspace/inputs/chinese_sp.model"  # type: ignore[attr-defined]
+    assert step(pods, "expand-vocab").options.chinese_sp_path == "/workspace/inputs/chinese_sp.model"  # type: ignore[attr-defined]
     spelled_out = spec.read("minima-3b").replace("${workspace}/", "/workspace/")
     assert [one.key for one in plan(spec.parse(spelled_out, "p.yaml"))] == [one.key for one in pods]
     here = plan(spec.load("minima-3b"), str(tmp_path))
-    assert here[0].options.chinese_sp_path == f"{tmp_path}/inputs/chinese_sp.model"  # type: ignore[attr-defined]
+    assert step(here, "expand-vocab").options.chinese_sp_path == f"{tmp_path}/inputs/chinese_sp.model"  # type: ignore[attr-defined]
     for one, there in zip(here, pods, strict=True):
         assert one.key == there.key
         for name in options.inputs(type(one.options)):
@@ -211,7 +211,7 @@ def test_a_path_that_no_pod_sees_is_an_error_but_not_on_this_machine() -> None:
         plan(spec.parse(text, "p.yaml"))
     first, second = str(error.value).splitlines()
     assert first.startswith(
-        "p.yaml:20: inputs.wudao: found /data/wudao, which no pod sees: they mount /workspace; put it there"
+        "p.yaml:11: inputs.wudao: found /data/wudao, which no pod sees: they mount /workspace; put it there"
     )
     assert "as ${workspace}/…, mount a volume (`pod`), or run with --local" in first
     assert ": stages.finetune-lora.options.deepspeed: found /etc/deepspeed.json, which no pod sees" in second
