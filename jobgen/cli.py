@@ -48,6 +48,10 @@ def _command(given: argparse.Namespace) -> int:
                 case "validate":
                     return files.validate(given)
             return files.write_manifests(given)
+        case "plan":
+            from jobgen.commands import estimates
+
+            return estimates.plan(given)
         case "run" | "gc" | "conduct":
             from jobgen.commands import runs
 

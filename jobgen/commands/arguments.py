@@ -30,6 +30,11 @@ VALIDATE_KEYS = (
     "pod_security",
     "hindered_by",
 )
+PLAN_KEYS = (
+    *("stage", "verb", "pool", "gpus", "gpu", "parameters", "trained_parameters", "teacher_parameters", "zero_stage"),
+    *("micro_batch", "largest_micro_batch", "memory", "usable_memory", "flops_per_token", "tokens", "tokens_per_second"),
+    *("error", "hours", "gpu_hours", "cost", "artifact_bytes", "checkpoint_bytes", "checkpoints"),
+)
 LIST_KEYS = ("pipeline", "state", "finished", "stages", "running", "age", "conductor", "words")
 STATUS_KEYS = (
     *("format", "pipeline", "version", "conductor", "state", "since", "waits_for", "exit_code", "words", "time", "stages"),
@@ -125,6 +130,26 @@ def parser() -> Parser:
     _pipeline(validate)
     validate.add_argument("--local", action="store_true", help="for a run on this machine, which may read any path")
     _workspace(validate)
+
+    costs = command(
+        "plan",
+        "say what a pipeline's stages will take: memory, time, GPU-hours, cost and disk",
+        "jobgen plan my-model.yaml --tokens build-data=125e9 --price 2.50\n  jobgen plan my-model.yaml --local",
+        PLAN_KEYS,
+    )
+    _pipeline(costs)
+    costs.add_argument("--local", action="store_true", help="of a run on this machine: reads what its stages have measured")
+    _workspace(costs)
+    costs.add_argument(
+        "--tokens",
+        type=_tokens,
+        action="append",
+        default=[],
+        metavar="NAME=N",
+        help="tokens in the training records of a stage, or of an input of the pipeline; may be given again "
+        "(default: as its marker says with --local, else hours and cost are of a billion tokens)",
+    )
+    costs.add_argument("--price", type=_price, metavar="P", help="of a GPU-hour, in any currency (default: no cost is shown)")
 
     render = command(
         "render",
@@ -262,6 +287,25 @@ def _seconds(word: str) -> float:
     if not parts or "".join(map("".join, parts)) != word:
         raise argparse.ArgumentTypeError(f"found {word!r}; a duration such as 45s, 10m, 1h30m or 2d is valid")
     return float(sum(int(number) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[unit] for number, unit in parts))
+
+
+def _tokens(word: str) -> tuple[str, float]:
+    name, _, number = word.partition("=")
+    return name, _positive(number, word, "a name and a number above 0, such as build-data=125e9,")
+
+
+def _price(word: str) -> float:
+    return _positive(word, word, "a number above 0")
+
+
+def _positive(number: str, word: str, valid: str) -> float:
+    try:
+        found = float(number)
+    except ValueError:
+        found = 0.0
+    if not 0 < found < 1e18:
+        raise argparse.ArgumentTypeError(f"found {word!r}; {valid} is valid")
+    return found
 
 
 def _part(of: Parser) -> None:

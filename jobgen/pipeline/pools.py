@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from jobgen.pipeline.fragment import Fragment
+from jobgen.pipeline.speed import KINDS
 from minima.errors import UsageError, did_you_mean
 
 UNITS = {"": 1.0, "m": 1e-3, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
@@ -38,6 +39,8 @@ class Pool:
     processes: int = 0
     """Training processes in each pod; 0 for one per GPU, or one without GPUs."""
     gpus: int = 0
+    gpu: str = ""
+    """Kind of the GPUs, from which `jobgen plan` knows their speed: A100 or H100; empty for any other."""
     gpu_memory: str = ""
     """Memory of one GPU; empty leaves the memory plan out."""
     cpu: str = ""
@@ -65,6 +68,7 @@ class Pool:
 _A100 = Pool(
     name="a100-8",
     gpus=8,
+    gpu="A100",
     gpu_memory="80Gi",
     cpu="80",
     memory="900Gi",
@@ -171,6 +175,12 @@ def _checked(key: str, value: Any) -> Any:
             return _quantity(value)
         case "disk_request":
             return "0" if str(value) == "0" else _quantity(value)
+        case "gpu":
+            if value not in KINDS:
+                raise UsageError(
+                    f"found {value!r}, whose speed is not known; {did_you_mean(str(value), KINDS)}; or leave it out"
+                )
+            return value
         case "image" | "queue":
             return image(value) if key == "image" else _matching(value, LABEL_VALUE, "the name of a LocalQueue")
         case "node_selector":

@@ -1,0 +1,161 @@
+"""What each step of a plan will take: tokens, time, GPU-hours, and room on the workspace's disk. No torch."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from jobgen.pipeline import speed
+from jobgen.pipeline.plan import Step
+from minima.models.shape import Shape
+from minima.options import BuildData, Convert, Distill, ExpandVocab, Finetune, InitModel, Options, Prune, Training, split_digest
+from minima.workspace.marker import MARKER, read_marker
+
+BILLION = 1e9
+MASTER_BYTES = 12
+"""Of a trained parameter in a checkpoint: fp32 weight and AdamW's two moments."""
+ID_BYTES = 3
+"""Of a token in TFRecords at most: a varint has 7 bits a byte, and every vocabulary below 2,097,152 fits three."""
+RECORDS = ("record_path_or_regex", "train_record_path_or_regex")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """Of one step.
+
+    Attributes:
+        parameters: of the model that it makes, trains or scores, where the pipeline says its shape.
+        trained: of them, or of the adapters beside them.
+        teacher: parameters of a frozen model beside it.
+        flops: floating-point operations of a token; a multiplication and its addition are two, half of attention's square
+            counts, look-ups and what is computed again do not.
+        tokens: that it reads in all epochs; None where nothing says how many.
+        rate: tokens per second of all GPUs; None where the kind of GPU is not known.
+        error: of `rate`, the mean of what was tested.
+        artifact: bytes of the model or the records that it leaves; None where it depends on what is not known.
+        checkpoint: bytes of one checkpoint, 0 where it writes none.
+        checkpoints: how many lie there at once at most, the one that is being written included; none is left at the end.
+    """
+
+    step: Step
+    parameters: int | None
+    trained: int | None
+    teacher: int | None
+    flops: float | None
+    tokens: float | None
+    rate: float | None
+    error: float | None
+    artifact: float | None
+    checkpoint: int
+    checkpoints: int
+
+    @property
+    def gpus(self) -> int:
+        return self.step.pods * self.step.pool.gpus
+
+    @property
+    def hours(self) -> float | None:
+        """For `tokens`, or for a billion where these are not known."""
+        return (self.tokens or BILLION) / self.rate / 3600 if self.rate else None
+
+    @property
+    def gpu_hours(self) -> float | None:
+        return None if self.hours is None else self.hours * self.gpus
+
+
+def estimates(steps: Sequence[Step], tokens: Mapping[str, float]) -> list[Estimate]:
+    """Of each step, in their order.
+
+    Args:
+        steps: of a plan.
+        tokens: how many a stage's artifact, or a folder outside, holds for training, by stage or by path; what is missing is
+            read from the stage's marker if it can be seen from here.
+    """
+    sizes = {step.name: _tokens(step) for step in steps} | dict(tokens)
+    widths: dict[str, int] = {}
+    for step in steps:
+        widths[step.name] = _width(step, widths)
+    return [_estimate(step, _read(step, steps, sizes), sizes[step.name], widths[step.name]) for step in steps]
+
+
+def records_of(step: Step) -> str | None:
+    """The path of the records that a step reads for training, or scores on."""
+    return next((split_digest(getattr(step.options, option))[0] for option in RECORDS if hasattr(step.options, option)), None)
+
+
+def _tokens(step: Step) -> float | None:
+    """What a finished artifact holds for training, as its marker says."""
+    if not (Path(step.output_dir) / MARKER).is_file():
+        return None
+    marker = read_marker(Path(step.output_dir))
+    if isinstance(step.options, BuildData):
+        return float(marker["metrics"]["train_examples"]) * step.options.max_seq_length
+    found = marker["metrics"].get("tokens")
+    return float(found) if found else None
+
+
+def _read(step: Step, steps: Sequence[Step], sizes: Mapping[str, float | None]) -> float | None:
+    """Tokens of the records that a step reads."""
+    place = records_of(step)
+    if place is None:
+        return None
+    source = next((one.name for one in steps if f"{place}/".startswith(f"{one.output_dir}/")), place)
+    return sizes.get(source)
+
+
+def _width(step: Step, widths: Mapping[str, int]) -> int:
+    """Bytes of a weight of the model that a step makes: as computed with, or as in the folder it reads; bf16 from outside."""
+    match step.options:
+        case Training() as made:
+            return 2 if made.use_bf16 else 4
+        case InitModel():
+            return 4
+    return next((widths[name] for name in reversed(step.needs)), 2)
+
+
+def _estimate(step: Step, available: float | None, own: float | None, width: int) -> Estimate:
+    made, model, kind = step.options, step.model, speed.KINDS.get(step.pool.gpu)
+    flops = rate = tokens = trained = None
+    if isinstance(made, Training | Prune) and model and (step.teacher or not isinstance(made, Distill)):
+        tokens = _planned(made, available)
+        flops = speed.work(made, model, step.teacher, recomputed=False).flops
+        if kind and step.pool.gpus:
+            gpus = step.pods * step.pool.gpus
+            rate = gpus / kind.seconds(speed.work(made, model, step.teacher), gpus)
+    if isinstance(made, Training) and model:
+        trained = model.lora_parameters(made.lora_r) if isinstance(made, Finetune) and made.lora_r else model.parameters
+    patient = isinstance(made, Finetune) and made.num_patience_epochs > 0
+    return Estimate(
+        step=step,
+        parameters=model.parameters if model else None,
+        trained=trained,
+        teacher=step.teacher.parameters if step.teacher else None,
+        flops=flops,
+        tokens=tokens,
+        rate=rate,
+        error=kind.error if rate and kind else None,
+        artifact=_artifact(made, model, own, width),
+        checkpoint=MASTER_BYTES * trained if trained else 0,
+        checkpoints=2 + made.keep_checkpoints + patient if trained and isinstance(made, Training) else 0,
+    )
+
+
+def _planned(made: Training | Prune, available: float | None) -> float | None:
+    """Tokens that a stage computes with, of so many in its records."""
+    if isinstance(made, Prune):
+        return float(made.num_examples * made.max_seq_length)
+    most = float(made.max_steps * made.global_batch_size * made.max_seq_length) or None
+    if available is None:
+        return most
+    whole = available * made.num_train_epochs
+    return min(whole, most) if most else whole
+
+
+def _artifact(made: Options, model: Shape | None, tokens: float | None, width: int) -> float | None:
+    """Bytes that a stage leaves, of whose own records or model so much is known."""
+    match made:
+        case BuildData():
+            return tokens and ID_BYTES * tokens
+        case InitModel() | ExpandVocab() | Prune() | Convert() | Training() if model:
+            adapters = model.lora_parameters(made.lora_r) if isinstance(made, Finetune) and made.lora_r else 0
+            return float(width * (model.parameters + adapters))
+    return None
