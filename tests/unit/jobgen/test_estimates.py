@@ -115,7 +115,7 @@ def test_what_does_not_fit_is_refused_with_what_would(
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--tokens", "build-dat=1e9"], "did you mean build-data"),
+        (["--tokens", "build-dat=1e9"], "did you mean 'build-data'"),
         (["--tokens", "build-data"], "such as build-data=125e9"),
         (["--tokens", "build-data=-1"], "such as build-data=125e9"),
         (["--price", "cheap"], "a number above 0"),
