@@ -1,4 +1,4 @@
-"""The command line of `minima`: one verb for each stage, and `digest` and `doctor`."""
+"""The command line of `minima`: one verb for each stage, and `digest`; `doctor` is also for one machine."""
 
 import os
 import textwrap
@@ -12,8 +12,8 @@ from minima.workspace.inputs import input_files, path_digest
 
 OTHERS = {
     "digest": "Print PATH@sha256:…, the form in which an input's content is declared and then checked.",
-    "doctor": "Check versions, devices, flash-attn, NCCL and the workspace's file system.",
 }
+HERE = "Check versions, devices, flash-attn, NCCL and the workspace's file system on this machine."
 
 
 def run(words: list[str]) -> int:
@@ -25,6 +25,11 @@ def run(words: list[str]) -> int:
         case ["--version"]:
             print(metadata.version("minima"))
             return 0
+        case ["doctor", *rest] if not any(word.split("=")[0] == "--output_dir" for word in rest):
+            if {"-h", "--help"} & set(rest):
+                print(f"usage: minima doctor [--workspace DIR]\n\n{HERE}\n\nOr, as a stage:\n{flags.usage(VERBS['doctor'])}")
+                return 0
+            return launch.guarded("doctor", lambda: _doctor(rest))
         case [verb, *rest] if verb in VERBS:
             if {"-h", "--help"} & set(rest):
                 print(flags.usage(VERBS[verb]))
@@ -36,10 +41,9 @@ def run(words: list[str]) -> int:
             return launch.run(verb, rest)
         case [verb, *rest] if verb in OTHERS:
             if {"-h", "--help"} & set(rest):
-                form = "PATH" if verb == "digest" else "[--workspace DIR]"
-                print(f"usage: minima {verb} {form}\n\n{OTHERS[verb]}")
+                print(f"usage: minima {verb} PATH\n\n{OTHERS[verb]}")
                 return 0
-            return launch.guarded(verb, lambda: _digest(rest) if verb == "digest" else _doctor(rest))
+            return launch.guarded(verb, lambda: _digest(rest))
         case [verb, *_]:
             return launch.guarded(verb, lambda: _unknown(verb))
     raise AssertionError(words)
@@ -78,4 +82,4 @@ def _doctor(words: list[str]) -> int:
             raise UsageError("usage: minima doctor [--workspace DIR]")
     from minima.stages import doctor
 
-    return doctor.run(workspace)
+    return doctor.look(workspace)

@@ -509,6 +509,19 @@ class Evaluate(Options):
             yield "num_fewshot", wrong
 
 
+@dataclass(frozen=True, kw_only=True)
+class Doctor(Options):
+    verb = "doctor"
+    summary = "Look at each pod of a pool, at the workspace they share, and measure the link between them."
+    elastic = True
+
+    megabytes: int = option("Size of the largest message, of which all-reduces are measured.", 256, minimum=1)
+    network: str = option("What must carry them between pods, in NCCL's words such as IB or Libfabric; empty for any.", "")
+    bandwidth: float = option(
+        "Gigabytes per second that it must reach at least (bus bandwidth, as nccl-tests has it).", 0.0, minimum=0
+    )
+
+
 def _leads_out(pattern: str, of: str = "input_dir") -> Iterator[tuple[str, str]]:
     path = PurePath(pattern)
     if path.is_absolute() or ".." in path.parts:
@@ -517,7 +530,20 @@ def _leads_out(pattern: str, of: str = "input_dir") -> Iterator[tuple[str, str]]
 
 VERBS: dict[str, type[Options]] = {
     cls.verb: cls
-    for cls in (InitModel, Fetch, ExpandVocab, BuildData, Adapt, Prune, Convert, Distill, BuildChatData, Finetune, Evaluate)
+    for cls in (
+        InitModel,
+        Fetch,
+        ExpandVocab,
+        BuildData,
+        Adapt,
+        Prune,
+        Convert,
+        Distill,
+        BuildChatData,
+        Finetune,
+        Evaluate,
+        Doctor,
+    )
 }
 
 REFUSED = {

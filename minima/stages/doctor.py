@@ -1,32 +1,34 @@
 """`minima doctor`: what is installed here, what the devices can do, and whether the workspace's file system will do.
 
-The contracts of artifacts and leases stand on a shared POSIX file system: atomic rename, fsync, exclusive creation, and
-other processes that see a rename at once. Each is tried out, not looked up.
+As a stage of a pipeline it looks at each pod of a pool, at what one sees of another's rename, and measures their link.
 """
 
-import contextlib
 import importlib.util
+import json
 import os
 import platform
 import secrets
 import shutil
-import subprocess
+import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib import metadata
-from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 from minima import errors
+from minima.errors import NotReadyError, UsageError
 from minima.evaluation import sandbox
-from minima.workspace.artifact import PACKAGES
+from minima.options import Doctor
+from minima.workspace import trials
+from minima.workspace.artifact import PACKAGES, Output
 
 NECESSARY = (*(package for package in PACKAGES if package != "flash-attn"), "accelerate", "datasets", "protobuf", "safetensors")
 LITTLE_SPACE = 10 << 30
-SLOW_CLOCK = 2.0
-"""Seconds that the file system's clock may differ from this machine's before it is worth a word."""
+SEEN_SECONDS = 60.0
+"""After which nobody waits any more for a rename to be seen; caches of NFS last half of it by default."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,105 @@ class Finding:
     there: bool = True
 
 
-def run(workspace: str | None) -> int:
+def run(options: Doctor, output: Output) -> dict[str, Any]:
+    """Look at all pods of the group, print and write `report.json`, and return its numbers.
+
+    Raises:
+        UsageError: the group is one process.
+        NotReadyError: a pod's installation is broken, a rename is not seen, or the link is not as `options` want it.
+    """
+    from minima.models import pretrained
+    from minima.training import link
+    from minima.training.group import Group
+
+    with link.nccl_log() as log:
+        device = pretrained.device()
+        group = Group(device)
+        if group.world == 1:
+            raise UsageError("one process has no link; valid: a pool with several pods, or several GPUs")
+        output.progress.phase("measuring")
+        pods = sorted(set(group.gather(socket.gethostname())))
+        wrong = [f"{socket.gethostname()}: {f.subject}: {f.text}" for f in (*_installation(), *_devices()) if f.exit_code]
+        if broken := sorted({line for lines in group.gather(wrong) for line in lines}):
+            raise NotReadyError("; ".join(broken))
+        seen = _seen_by_all(group, output.folder)
+        speeds = link.speeds(group, device, options.megabytes)
+        told = link.carriers("".join(file.read_text(encoding="utf-8") for file in sorted(log.iterdir())))
+    nccl = sorted({carrier for each in group.gather(told) for carrier in each})
+    carriers = nccl if device.type == "cuda" else ["gloo"]
+    fastest = max(speed.gigabytes_per_second for speed in speeds)
+    report = {
+        "pods": pods,
+        "processes": group.world,
+        "device": _name(device),
+        "network": carriers,
+        "rename_seen_seconds": round(seen, 3),
+        "all_reduce": [asdict(speed) for speed in speeds],
+    }
+    if group.rank == 0:
+        (output.folder / "report.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        print(f"{group.world} processes in {len(pods)} pods on {report['device']}; between them: {'; '.join(carriers)}")
+        print(f"a rename is seen by all after {seen:.2f} s")
+        for speed in speeds:
+            print(f"all-reduce of {speed.megabytes} MB: {1e3 * speed.seconds:.2f} ms, {speed.gigabytes_per_second:.2f} GB/s")
+    check_link(options, carriers, fastest)
+    return {"pods": len(pods), "network": "; ".join(carriers), "gigabytes_per_second": fastest, "rename_seen_seconds": seen}
+
+
+def check_link(options: Doctor, carriers: list[str], fastest: float) -> None:
+    """Raises NotReadyError if the link is not what `options` want."""
+    if options.network and not all(options.network.lower() in carrier.lower() for carrier in carriers):
+        raise NotReadyError(
+            f"the pods are linked by {'; '.join(carriers)}, not by {options.network}: give the pool the devices of its network "
+            "(`resources`), and the image their libraries (docs/images.md); NCCL_DEBUG=INFO says what it misses"
+        )
+    if fastest < options.bandwidth:
+        raise NotReadyError(f"the pods are linked at {fastest:.2f} GB/s by {'; '.join(carriers)}, below {options.bandwidth}")
+
+
+def _name(device: Any) -> str:
+    """What people call a device."""
+    import torch
+
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"{os.cpu_count()} CPUs"
+
+
+def _seen_by_all(group: Any, folder: Path) -> float:
+    """Seconds until every process sees a file replaced by the first one.
+
+    Raises:
+        NotReadyError: one does not within `SEEN_SECONDS`, or not at all.
+    """
+    place = Path(group.gather(str(folder))[0]) / "seen"
+    if group.rank == 0:
+        place.write_text("old", encoding="utf-8")
+    group.sum(0.0)
+    before = _read(place)  # What another node knows of a file, it may go on to believe.
+    if set(group.gather(before)) != {"old"}:
+        raise NotReadyError(f"{place}: not all pods see what one wrote; the workspace needs a file system that they share")
+    if group.rank == 0:
+        (folder / "next").write_text("new", encoding="utf-8")
+        os.replace(folder / "next", place)
+    group.sum(0.0)
+    start = time.monotonic()
+    while _read(place) != "new" and time.monotonic() - start < SEEN_SECONDS:
+        time.sleep(0.01)
+    seen = max(group.gather(time.monotonic() - start))
+    if group.rank == 0:
+        place.unlink()
+    if seen >= SEEN_SECONDS:
+        raise NotReadyError(f"a rename was not seen by all pods in {SEEN_SECONDS:.0f} s; the workspace caches for too long")
+    return float(seen)
+
+
+def _read(place: Path) -> str:
+    try:
+        return place.read_text(encoding="utf-8")
+    except OSError:
+        return ""
+
+
+def look(workspace: str | None) -> int:
     """Print the table for this machine and, if given, the folder `workspace`.
 
     Returns:
@@ -125,15 +225,7 @@ def _workspace(folder: Path) -> list[Finding]:
     except OSError as error:
         return [Finding("workspace", f"cannot write in {folder}: {error.strerror}", errors.NOT_READY)]
     try:
-        tries: tuple[tuple[str, Callable[[Path], str]], ...] = (
-            ("rename", _rename),
-            ("rename, seen elsewhere", _rename_seen),
-            ("fsync", _fsync),
-            ("exclusive creation", _exclusive),
-            ("fence", _fence),
-            ("modification times", _times),
-        )
-        findings = [_tried(subject, check, place) for subject, check in tries]
+        findings = [_tried(subject, check, place) for subject, check in trials.ALL.items()]
     finally:
         shutil.rmtree(place, ignore_errors=True)
     free = shutil.disk_usage(folder).free
@@ -146,91 +238,3 @@ def _tried(subject: str, check: Callable[[Path], str], place: Path) -> Finding:
         return Finding(subject, check(place))
     except (OSError, ValueError) as error:
         return Finding(subject, f"{error}; the workspace needs a file system with POSIX semantics", errors.NOT_READY)
-
-
-def _rename(place: Path) -> str:
-    old, new = place / "old", place / "new"
-    old.write_text("old", encoding="utf-8")
-    new.write_text("new", encoding="utf-8")
-    with open(old, encoding="utf-8") as reader:
-        os.replace(new, old)
-        if old.read_text(encoding="utf-8") != "new" or new.exists():
-            raise ValueError("a rename over an existing file did not replace it")
-        if reader.read() != "old":
-            raise ValueError("a rename changed a file that was open")
-    return "replaces an existing file; open files keep their content"
-
-
-def _rename_seen(place: Path) -> str:
-    """Another process, started first, must see a rename right after it, in the same and in a new folder."""
-    target = place / "seen"
-    target.write_text("old", encoding="utf-8")
-    program = "import sys\nfor line in sys.stdin: print(open(line.strip()).read(), flush=True)"
-    with subprocess.Popen(
-        [sys.executable, "-I", "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as reader:
-        assert reader.stdin is not None
-        assert reader.stdout is not None
-        for content in ("old", "new"):
-            if content == "new":
-                (place / "next").write_text("new", encoding="utf-8")
-                os.replace(place / "next", target)
-            print(target, file=reader.stdin, flush=True)
-            said = reader.stdout.readline().strip()
-            if said != content:
-                raise ValueError(f"another process read {said!r} where {content!r} had been renamed to")
-        reader.stdin.close()
-    return "another process sees it at once (try it from another node too)"
-
-
-def _fsync(place: Path) -> str:
-    start = time.perf_counter()
-    with open(place / "synced", "wb") as file:
-        file.write(b"0" * 4096)
-        file.flush()
-        os.fsync(file.fileno())
-    descriptor = os.open(place, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-    return f"file and folder in {1000 * (time.perf_counter() - start):.1f} ms"
-
-
-def _exclusive(place: Path) -> str:
-    target = place / "exclusive"
-    os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
-    with contextlib.suppress(FileExistsError):
-        os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
-        raise ValueError("O_EXCL succeeded although the file was there")
-    return "O_EXCL refuses an existing file"
-
-
-def _fence(place: Path) -> str:
-    """What shuts out a process that lost its lease: its folder is taken away, and a file put there."""
-    own, fence = place / "own", place / "fence"
-    (own / "made").mkdir(parents=True)
-    own.rename(place / "taken")
-    fence.touch()
-    fence.rename(own)
-    tries = ((own / "made", place / "made"), (place / "taken", own / "taken"))
-    for old, new in tries:
-        with contextlib.suppress(NotADirectoryError):
-            old.rename(new)
-            raise ValueError(f"a rename from {old} to {new} worked where {own} is a file")
-    return "no rename goes through a folder that was taken away"
-
-
-def _times(place: Path) -> str:
-    """The finest step seen in modification times, and how far the file system's clock is from this machine's."""
-    target = place / "times"
-    stamps: list[int] = []
-    end = time.monotonic() + 1.0
-    while len(set(stamps)) < 3 and time.monotonic() < end:
-        target.write_text("x", encoding="utf-8")
-        stamps.append(target.stat().st_mtime_ns)
-        time.sleep(0.001)
-    differ = abs(time.time() - stamps[-1] / 1e9)
-    steps = [b - a for a, b in pairwise(stamps) if b > a]
-    step = f"steps of {min(steps) / 1e6:.0f} ms or less" if steps else "steps of 1 s or more"
-    return f"{step}{f'; its clock is {differ:.1f} s off' if differ > SLOW_CLOCK else ''}"

@@ -11,7 +11,7 @@ from minima.stages import doctor
 
 
 def test_a_good_machine_and_workspace(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert doctor.run(str(tmp_path)) == 0
+    assert doctor.look(str(tmp_path)) == 0
     out = capsys.readouterr().out
     for subject in ("python", "torch", "GPU", "NCCL", "flash-attn", "rename", "fsync", "exclusive creation", "free space"):
         assert subject in out
@@ -20,18 +20,18 @@ def test_a_good_machine_and_workspace(tmp_path: Path, capsys: pytest.CaptureFixt
 
 
 def test_no_workspace_asked(capsys: pytest.CaptureFixture[str]) -> None:
-    assert doctor.run(None) == 0
+    assert doctor.look(None) == 0
     assert "rename" not in capsys.readouterr().out
 
 
 def test_missing_workspace(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert doctor.run(str(tmp_path / "none")) == 75
+    assert doctor.look(str(tmp_path / "none")) == 75
     assert "is not a folder" in capsys.readouterr().out
 
 
 def test_missing_package(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     monkeypatch.setattr(doctor, "NECESSARY", ("torch", "no-such-package"))
-    assert doctor.run(str(tmp_path / "none")) == 70  # A broken installation comes before a missing workspace.
+    assert doctor.look(str(tmp_path / "none")) == 70  # A broken installation comes before a missing workspace.
     assert "FAIL no-such-package" in capsys.readouterr().out
 
 
@@ -66,7 +66,7 @@ def test_bad_file_systems(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(doctor.os, call, broken(getattr(os, call)))
-    assert doctor.run(str(tmp_path)) == 75
+    assert doctor.look(str(tmp_path)) == 75
     monkeypatch.undo()
     assert line in capsys.readouterr().out
     assert list(tmp_path.iterdir()) == []
