@@ -15,6 +15,7 @@ from typing import Any
 
 import sentencepiece
 from google.protobuf.message import DecodeError
+from huggingface_hub.errors import StrictDataclassError
 from sentencepiece import sentencepiece_model_pb2 as sentencepiece_model
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, processors
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
@@ -74,7 +75,8 @@ def load(folder: str | Path) -> PreTrainedTokenizerBase:
         read_model(folder / MODEL_FILE)
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        tokenizer("a")
+    except (StrictDataclassError, OSError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as error:
         raise DataError(f"{folder}: its tokenizer cannot be read ({error}); copy its tokenizer files again") from None
     if written:  # Classes such as GPT2Tokenizer build their own: SmolLM2's splits digits, theirs does not.
         backend: Any = tokenizer.backend_tokenizer

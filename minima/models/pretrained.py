@@ -4,14 +4,16 @@ import importlib.util
 import json
 import os
 import shutil
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from transformers import (
+    GenerationConfig,
     LlamaConfig,
     LlamaForCausalLM,
     MistralConfig,
@@ -43,6 +45,7 @@ FAMILIES: dict[str, tuple[type[Config], Any]] = {
     "qwen2": (Qwen2Config, Qwen2ForCausalLM),
 }
 """What is made of a folder, by its `model_type`; `model_folder` says what the folder must hold."""
+GENERATION = "generation_config.json"
 GPUS = "MINIMA_GPUS"
 """Variable with the number of GPUs that a pod asked for; jobgen sets it."""
 DRIVER = Path("/proc/driver/nvidia/version")
@@ -175,6 +178,27 @@ def generation_ids(generation: Mapping[str, Any], found: Config) -> dict[str, An
     }
 
 
+def generation(folder: str | Path, found: Config) -> GenerationConfig:
+    """The generation configuration of a folder, with the ids that `found` has.
+
+    What transformers would refuse to write, as the first LLaMA-2 had it (a temperature without sampling), is left out, and
+    this is said.
+    """
+    made = GenerationConfig()
+    if (Path(folder) / GENERATION).is_file():
+        try:
+            made = GenerationConfig.from_pretrained(folder, local_files_only=True)
+            made.validate(strict=True)
+        except (OSError, StrictDataclassError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+            what = " ".join(str(error).split())[:300]
+            print(f"{Path(folder) / GENERATION}: left out, it contradicts itself ({what})", file=sys.stderr, flush=True)
+            made = GenerationConfig()
+    if found.eos_token_id is not None:
+        for name, value in generation_ids(made.to_dict(), found).items():
+            setattr(made, name, value)
+    return made
+
+
 def load(
     folder: str | Path,
     *,
@@ -193,8 +217,14 @@ def load(
     kernel = attention(attn_implementation, dtype)
     logging.disable_progress_bar()
     try:
+        # transformers itself finds no shards where the index has no "metadata". The tensors are the files, mapped.
         loaded: Any = FAMILIES[found.model_type][1].from_pretrained(
-            folder, config=found, dtype=dtype, attn_implementation=kernel, local_files_only=True, output_loading_info=True
+            None,
+            config=found,
+            state_dict=_mapped(folder),
+            dtype=dtype,
+            attn_implementation=kernel,
+            output_loading_info=True,
         )
     except (OSError, RuntimeError, SafetensorError) as error:
         raise DataError(f"{folder}: its weights cannot be read ({error}); fetch or make the folder again") from None
@@ -207,11 +237,16 @@ def load(
             f"{folder}: its output layer is not its embeddings, though config.json says so (tie_word_embeddings); set it to "
             "false there"
         )
-    if found.eos_token_id is not None:
-        for name, value in generation_ids(model.generation_config.to_dict(), found).items():
-            setattr(model.generation_config, name, value)
+    model.generation_config = generation(folder, found)
     result: Model = model.to(device).eval()
     return result
+
+
+def _mapped(folder: Path) -> dict[str, torch.Tensor]:
+    """All weights of a folder by name, as views of its files."""
+    places = model_folder.tensors(folder)
+    opened = {file: safe_open(folder / file, framework="pt") for file in {tensor.file for tensor in places.values()}}
+    return {name: opened[tensor.file].get_tensor(name) for name, tensor in places.items()}
 
 
 def save(

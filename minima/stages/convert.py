@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from transformers import GenerationConfig, LlamaConfig, Qwen2Config
+from transformers import LlamaConfig, Qwen2Config
 
 from minima.errors import DataError, UsageError
 from minima.models import pretrained, shape, weights
@@ -41,8 +41,7 @@ def run(options: Convert, output: Output) -> dict[str, Any]:
     output.progress.phase("writing")
     with torch.device("meta"):
         cut = pretrained.FAMILIES[smaller.model_type][1](smaller)
-    if (folder / "generation_config.json").is_file():
-        cut.generation_config = GenerationConfig.from_pretrained(folder)
+    cut.generation_config = pretrained.generation(folder, teacher)
     pretrained.save(
         cut,
         folder,

@@ -236,7 +236,9 @@ def _grow_weights(source: Path, output: Output, new_rows: NewRows, pieces: int) 
         index: dict[str, Any] = {}
         shards = [model_folder.WEIGHTS]
     else:
-        index = _read_index(source / model_folder.WEIGHTS_INDEX)
+        index = json.loads((source / model_folder.WEIGHTS_INDEX).read_text(encoding="utf-8"))
+        if not isinstance(index.get("metadata"), dict):
+            index["metadata"] = {}  # from_pretrained finds no shards without.
         shards = sorted(set(index["weight_map"].values()))
     seen = set()
     for shard in output.progress.track(shards, "writing", len(shards), "shards"):
@@ -267,23 +269,12 @@ def _grow_weights(source: Path, output: Output, new_rows: NewRows, pieces: int) 
             tensors[name] = torch.cat([old_VH, new_rows(old_VH).to(old_VH.dtype)])
             if index:
                 more = tensors[name].nbytes - before
-                index["metadata"]["total_size"] = index.get("metadata", {}).get("total_size", 0) + more
+                index["metadata"]["total_size"] = index["metadata"].get("total_size", 0) + more
         save_file(tensors, output.folder / shard, metadata=metadata or {"format": "pt"})
     if EMBEDDINGS not in seen:
         raise DataError(f"{source}: its weights have no {EMBEDDINGS}; not a LLaMA as transformers writes it")
     if index:
         (output.folder / model_folder.WEIGHTS_INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
-
-
-def _read_index(place: Path) -> dict[str, Any]:
-    try:
-        index = json.loads(place.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise DataError(f"{place}: not JSON ({error}); fetch the file again") from None
-    shards = index.get("weight_map") if isinstance(index, dict) else None
-    if not isinstance(shards, dict) or not all(isinstance(name, str) for name in shards.values()):
-        raise DataError(f"{place}: no weight_map of tensors to files; fetch the file again")
-    return index
 
 
 def _write_config(source: Path, folder: Path, grown: Any) -> None:

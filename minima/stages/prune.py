@@ -22,6 +22,8 @@ from minima.options import Prune, split_digest
 from minima.workspace.artifact import Output
 
 SPARSITY_MAP = "sparsity_map.json"
+HIGHEST = 700.0
+"""Nats per token; more has no perplexity, and no language model has it."""
 
 
 def run(options: Prune, output: Output) -> dict[str, Any]:
@@ -58,7 +60,7 @@ def run(options: Prune, output: Output) -> dict[str, Any]:
     scores = importance.score(teacher, batches(numbers, "scoring parts"), published_rule=options.published_rule)
     if scores.tokens == 0:
         raise DataError(f"--record_path_or_regex: no label counts in the first {options.max_seq_length} tokens of any record")
-    if not math.isfinite(scores.loss):
+    if not scores.loss < HIGHEST:
         raise DataError(f"--teacher_model_name_or_path: the loss of {teacher_folder} is {scores.loss}; are its weights sound?")
     selection = weights.Selection(
         layers=list(range(teacher.config.num_hidden_layers)),

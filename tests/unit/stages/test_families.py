@@ -9,17 +9,19 @@ import numpy as np
 import pytest
 import torch
 from peft import PeftModel
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from minima.data import records, tokenization
+from minima.errors import DataError
 from minima.models import pretrained
 from minima.options import Adapt, Convert, Distill, Evaluate, Finetune, Prune
 from minima.stages import adapt, convert, distill, evaluate, finetune, prune
 from minima.workspace.artifact import Output
 from minima.workspace.lease import Lease
+from minima.workspace.model_folder import EMBEDDINGS, HEAD
 from tests.unit import families
 from tests.unit.stages.test_convert import masked
 from tests.unit.training import runs
@@ -196,3 +198,38 @@ def test_every_stage_of_training(place: Path, tmp_path: Path, monkeypatch: pytes
         )
     adapted: Any = PeftModel.from_pretrained(loaded(tmp_path / "student"), tmp_path / "lora" / "adapter")
     torch.testing.assert_close(loaded(tmp_path / "lora")(IDS).logits, adapted(IDS).logits, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        ((EMBEDDINGS,), ""),
+        ((HEAD,), ""),
+        ((EMBEDDINGS, HEAD), ""),
+        ((EMBEDDINGS, "another head"), r"its output layer is not its embeddings, though config\.json says so"),
+    ],
+    ids=["embeddings", "head", "both", "two"],
+)
+def test_tied_folders_as_tools_write_them(tmp_path: Path, names: tuple[str, ...], said: str) -> None:
+    """One matrix under either name, or under both; two different ones are refused before anything is scored."""
+    source = families.write(tmp_path / "teacher", "SmolLM2")
+    expected = loaded(source)(IDS).logits
+    tensors = load_file(source / "model.safetensors")
+    matrix = tensors.pop(EMBEDDINGS)
+    named = {name: matrix.clone() for name in names if name in (EMBEDDINGS, HEAD)}
+    if "another head" in names:
+        named[HEAD] = matrix + 1
+    save_file(tensors | named, source / "model.safetensors", {"format": "pt"})
+    records.write(tmp_path / "a.tfrecord", [{"indices": np.arange(3, 19)}])
+    options = Prune(
+        output_dir=str(tmp_path / "pruned"),
+        teacher_model_name_or_path=str(source),
+        record_path_or_regex=str(tmp_path / "a.tfrecord"),
+    )
+    if said:
+        with pytest.raises(DataError, match=said):
+            run(prune, options)
+    else:
+        run(prune, options)
+        torch.testing.assert_close(loaded(tmp_path / "pruned")(IDS).logits, expected, rtol=1e-4, atol=1e-5)
+        assert HEAD not in load_file(tmp_path / "pruned" / "model.safetensors")
