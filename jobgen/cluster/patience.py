@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from jobgen.cluster import waits
-from jobgen.cluster.namespace import ENDED, Cluster, state
-from jobgen.cluster.refusals import QUEUE, Wait
+from jobgen.cluster.namespace import ENDED, Cluster, RefusedError, state
+from jobgen.cluster.refusals import QUEUE, UNKNOWN, Wait
 from jobgen.cluster.waits import AFTER
 from jobgen.pipeline.plan import Step
 from minima.workspace.attempts import progressed
@@ -22,7 +22,7 @@ MOST_PODS = 4
 @dataclass
 class _Known:
     events: list[Any] = field(default_factory=list)
-    workload: dict[str, Any] | None = None
+    workload: Mapping[str, Any] | None = None
     asked: float = 0.0
     pause: float = 0.0
     pods: frozenset[str] = frozenset()
@@ -59,7 +59,10 @@ class Patience:
             names += [self._claim] if any(pod.status.phase == "Pending" for pod in busy) else []
             known.events = self._cluster.events(names)
             if job["metadata"].get("labels", {}).get(QUEUE):
-                known.workload = self._cluster.workload(job)
+                try:
+                    known.workload = self._cluster.workload(job)
+                except RefusedError:
+                    known.workload = UNKNOWN
             known.asked, known.pause = now, min(2 * (known.pause or ASK_SECONDS[0]), ASK_SECONDS[1])
         known.wait = waits.of_job(
             job,
@@ -77,7 +80,7 @@ class Patience:
     def settled(self, job: Mapping[str, Any], pods: list[Any]) -> bool:
         """Whether a job runs as it should, so that it may be left alone until something changes."""
         wanted = sum(replica["replicas"] for replica in job["spec"]["pytorchReplicaSpecs"].values())
-        queued = job["metadata"].get("labels", {}).get(QUEUE) and not self._of(job).workload
+        queued = job["metadata"].get("labels", {}).get(QUEUE) and self._of(job).workload is None
         runs = [_runs(pod) or pod.status.phase in ENDED for pod in pods]
         some = any(_runs(pod) for pod in pods)
         return state(job) == "Running" and len(pods) == wanted and all(runs) and some and not queued

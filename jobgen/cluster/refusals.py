@@ -21,6 +21,10 @@ HOPELESS = ("forbidden", "invalid", "denied", "is not allowed")
 TEMPORARY = ("insufficient unused quota", "more needed", "couldn't change flavor")
 """Kueue's words for a flavor that may have room later; it says them in one line with those of all other flavors."""
 QUEUE = "kueue.x-k8s.io/queue-name"
+UNKNOWN: Mapping[str, Any] = {}
+"""A Workload that the conductor may not see: its rights have it only where the pipeline names a queue, and a namespace may have
+one by default.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,16 +80,20 @@ def _too_much(said: str) -> bool:
 
 
 def in_queue(job: Mapping[str, Any], pods: Sequence[Any], workload: Mapping[str, Any] | None, now: float) -> Iterator[Wait]:
-    """A job that Kueue holds back, or one that it should and does not know of."""
+    """A job that Kueue holds back, or one that it should and does not know of; `workload` may be `UNKNOWN`."""
     queue = job["metadata"].get("labels", {}).get(QUEUE)
     if not queue:
         return
     if state(job) != "Suspended":
-        if pods and not workload and now - seconds(job["metadata"]["creationTimestamp"]) > SILENT:
+        if pods and workload is None and now - seconds(job["metadata"]["creationTimestamp"]) > SILENT:
             yield Wait(
                 words=f"{job['metadata']['name']}: not in queue {queue}, and runs without: no Kueue made a Workload of it; "
-                "its admin can turn on the integration kubeflow.org/pytorchjob"
+                "its admin can turn on the integration kubeflow.org/pytorchjob (Kueue 0.19 has it off) and let it manage "
+                "this namespace"
             )
+        return
+    if workload == UNKNOWN:
+        yield Wait(words=f"queue {queue}: `kubectl get workloads` says why, which the conductor may not see")
         return
     conditions = {c["type"]: c for c in (workload or {}).get("status", {}).get("conditions", [])}
     told = next((c for kind in ("QuotaReserved", "Admitted") if (c := conditions.get(kind)) and c["status"] == "False"), None)
@@ -95,6 +103,13 @@ def in_queue(job: Mapping[str, Any], pods: Sequence[Any], workload: Mapping[str,
         yield Wait(
             words=f"{words}; make it (manifests/queues has an example), or correct the pool's `queue`", exit_code=NOT_READY
         )
+    elif "unavailable in ClusterQueue" in said and not any(words in said for words in TEMPORARY):
+        yield Wait(
+            words=f"{words}; its admin can cover that resource in the ClusterQueue (manifests/queues has an example)",
+            exit_code=NOT_READY,
+        )
+    elif "doesn't match ClusterQueue selector" in said:
+        yield Wait(words=f"{words}; its admin can let this namespace in, by its `namespaceSelector`", exit_code=NOT_READY)
     elif "> maximum capacity" in said and not any(words in said for words in TEMPORARY):
         yield Wait(
             words=f"{words}; the queue can never hold it: make the pool smaller, or name another `queue`", exit_code=USAGE

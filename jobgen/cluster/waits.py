@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from jobgen.cluster.namespace import ENDED, seconds
-from jobgen.cluster.refusals import SILENT, Wait, about, in_queue, newest, refusal, refused, when
+from jobgen.cluster.refusals import QUEUE, SILENT, Wait, about, in_queue, newest, refusal, refused, when
 from jobgen.manifests.checks import CONTAINER
 from jobgen.manifests.render import CONDUCTOR
 from minima.errors import BUG, NOT_READY, USAGE
@@ -43,7 +43,7 @@ def of_job(
         job: the PyTorchJob.
         pods: of it.
         events: of it, of its pods and of its claim.
-        workload: Kueue's, of it.
+        workload: Kueue's, of it; `UNKNOWN` if whoever asks may not see it.
         progressed: when its stage last came further, in seconds since the epoch.
         limit: how often a pod may be made again without that.
         now: in seconds since the epoch.
@@ -69,7 +69,15 @@ def of_conductor(job: Any, pods: Sequence[Any], events: Sequence[Any], *, now: f
     """
     if pods and pods[-1].status.phase not in ENDED:
         return of_pod(pods[-1], events, now=now, container=CONDUCTOR)
-    if (job.status and job.status.conditions) or now - job.metadata.creation_timestamp.timestamp() < AFTER:
+    if now - job.metadata.creation_timestamp.timestamp() < AFTER:
+        return None
+    if job.spec.suspend:
+        queue = (job.metadata.labels or {}).get(QUEUE)
+        where = (
+            f"held in queue {queue}: `kubectl get workloads` says why" if queue else "suspended: `kubectl edit job` lets it go"
+        )
+        return Wait(words=f"{job.metadata.name}: {where}")
+    if job.status and job.status.conditions:
         return None
     if refused := newest(about(events, job.metadata.uid, "FailedCreate"), now):
         return refusal(refused, f"{job.metadata.name}: its pod is refused")

@@ -215,6 +215,9 @@ def test_a_failed_stage_is_told_and_another_commit_goes_on(repository: Repositor
         if each.metadata.name == conductor.state_name(repository.name)
     ]
     assert state == "finished"
+    (command,) = re.findall(r"^kubectl wait .*$", (ROOT / "docs" / "gitops.md").read_text(encoding="utf-8"), re.MULTILINE)
+    command = command.replace("smoke", repository.name).replace("minima ", f"{cluster.namespace} ").replace("720h", "20s")
+    subprocess.run([*shlex.split(command), "--kubeconfig", os.environ["KUBECONFIG"]], check=True, capture_output=True)
 
 
 def test_while_suspended_no_commit_is_applied_and_a_deletion_leaves_the_jobs(repository: Repository, cluster: Any) -> None:

@@ -25,8 +25,15 @@ IN_A_CLUSTER = re.compile(r"\.venv/bin/jobgen (run|status|logs|diff|restart|stop
 """tests/cluster runs these commands, on another pipeline too."""
 
 
-def commands() -> list[str]:
-    blocks = re.findall(r"^```bash\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+DOCS = {
+    "gitops": {"kubectl create ": "cluster/test_gitops.py", "kubectl wait ": "cluster/test_gitops.py"},
+    "queues": {"kubectl apply -f manifests/queues/example.yaml": "cluster/test_queue.py"},
+}
+"""Pages of docs: how the commands begin that another test runs, and which; those of jobgen run here."""
+
+
+def commands(text: str = README) -> list[str]:
+    blocks = re.findall(r"^```bash\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
     lines = [line.split(" # ")[0].strip() for block in blocks for line in block.splitlines()]
     return [line for line in lines if line]
 
@@ -40,6 +47,18 @@ def test_every_command_is_known() -> None:
         )
         assert known, f"README.md: {command!r} is run by no test"
     assert set(ELSEWHERE) <= set(commands())
+
+
+@pytest.mark.parametrize("page", DOCS)
+def test_the_commands_of_a_page(page: str, tmp_path: Path) -> None:
+    for command in commands((ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")):
+        if command.startswith(".venv/bin/jobgen"):
+            words = [str(BIN / "jobgen"), *shlex.split(command)[1:]]
+            done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
+            assert done.returncode == 0, done.stderr
+        else:
+            (test,) = [test for start, test in DOCS[page].items() if command.startswith(start)]
+            assert (ROOT / "tests" / test).exists()
 
 
 def test_the_commands_of_jobgen_run_in_their_order(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from jobgen.cluster import conduct, patience
+from jobgen.cluster.namespace import RefusedError
 from jobgen.cluster.patience import Patience
 from jobgen.cluster.refusals import PATIENCE
 from jobgen.manifests import render
@@ -54,6 +55,19 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 def conducted(pipeline: Pipeline, cluster: Fake) -> conduct._Conductor:
     return conduct._Conductor(pipeline, cluster, "mine")  # type: ignore[arg-type]
+
+
+def test_a_conductor_that_may_not_see_workloads_waits_all_the_same(pipeline: Pipeline, steps: list[plan.Step]) -> None:
+    """A namespace's default queue is none that the pipeline names, and so none of the conductor's rights."""
+
+    class Refusing(Fake):
+        def workload(self, job: dict[str, Any]) -> None:
+            raise RefusedError("list Kueue's Workloads: the cluster refuses (403: no)")
+
+    wait = Patience(Refusing(steps, {}), "claim").reason(steps[0], recorded("queue2")["job"], [])  # type: ignore[arg-type]
+    assert wait is not None
+    assert wait.exit_code == 0
+    assert "queue full: `kubectl get workloads` says why" in wait.words
 
 
 def test_what_waiting_cannot_help_is_stopped_after_a_while(

@@ -14,7 +14,7 @@ import pytest
 from kubernetes.client import ApiClient
 
 from jobgen.cluster import namespace, refusals, waits
-from jobgen.cluster.refusals import Wait
+from jobgen.cluster.refusals import UNKNOWN, Wait
 
 RECORDED: dict[str, Any] = json.loads(Path(__file__).with_name("recorded.json").read_text())
 AT: float = RECORDED.pop("at")
@@ -279,6 +279,55 @@ def test_what_waiting_cannot_help_goes_first() -> None:
     assert found is not None
     assert found.exit_code == 64
     assert "image" in found.words
+
+
+@pytest.mark.parametrize(
+    ("said", "code", "words"),
+    [
+        ("couldn't assign flavors to pod set worker: resource rdma/ib unavailable in ClusterQueue", 75, "cover that resource"),
+        (
+            "pod set worker: resource rdma/ib unavailable in ClusterQueue, insufficient unused quota for cpu in flavor a",
+            0,
+            "who is before it",
+        ),
+        ("Workload namespace doesn't match ClusterQueue selector", 75, "let this namespace in, by its `namespaceSelector`"),
+    ],
+)
+def test_a_queue_that_another_than_its_user_has_to_mend(said: str, code: int, words: str) -> None:
+    workload = json.loads(json.dumps(RECORDED["queue3"]["workload"]))
+    workload["status"]["conditions"][0]["message"] = said
+    found = of("queue3", workload=workload)
+    assert found is not None
+    assert found.exit_code == code
+    assert found.words.startswith(f"queue full: {said}; ")
+    assert words in found.words
+
+
+def test_a_workload_that_the_conductor_may_not_see() -> None:
+    """A namespace's own queue, which the pipeline does not name: no reason to end, or to say that there is none."""
+    found = of("queue2", workload=UNKNOWN)
+    assert found is not None
+    assert found.exit_code == 0
+    assert "`kubectl get workloads` says why" in found.words
+    job = json.loads(json.dumps(RECORDED["queue2"]["job"]))
+    job["status"]["conditions"] = [{"type": "Running", "status": "True"}]
+    assert of("queue2", job=job, pods=[_running()], workload=UNKNOWN) is None
+
+
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [({refusals.QUEUE: "full"}, "held in queue full: `kubectl get workloads` says why"), ({}, "suspended: `kubectl edit job`")],
+)
+def test_a_conductor_that_somebody_holds_back(labels: dict[str, str], words: str) -> None:
+    """The namespace's own queue holds a conductor too: Kueue suspends its Job, which then has a condition."""
+    job = json.loads(json.dumps(RECORDED["conductor-image"]["job"]))
+    job["metadata"]["labels"] = labels
+    job["spec"] = {"suspend": True, "template": {"spec": {"containers": []}}}
+    job["status"] = {"conditions": [{"type": "Suspended", "status": "True"}]}
+    found = of("conductor-image", job=model(job, "V1Job"), pods=[])
+    assert found is not None
+    assert words in found.words
+    assert found.exit_code == 0
 
 
 def test_a_queue_that_nobody_keeps() -> None:
