@@ -55,7 +55,7 @@ def validate(given: argparse.Namespace) -> int:
         memory = f"{step.memory.total / 1e9:.1f} of {amount(step.pool.gpu_memory) / 1e9:.1f}" if step.memory else "-"
         rows.append([step.name, step.verb, step.pool.name, f"{step.pods}×{step.processes}", step.key, zero, memory])
     print(table(["stage", "verb", "pool", "pods×processes", "key", "ZeRO", "GB of a GPU"], rows))
-    print(f"cluster {pipeline.profile.name}: {pipeline.profile.about}")
+    print(": ".join(filter(None, (f"cluster {pipeline.profile.name}", pipeline.profile.about))))
     if sizes := sorted({round(amount(step.pool.gpu_memory) / 2**30) for step in steps if step.memory}):
         print(f"every stage fits its GPUs, of {' and '.join(map(str, sizes))} GB")
     if templates:

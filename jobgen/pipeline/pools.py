@@ -89,7 +89,7 @@ BUILT_IN = {
         replace(_SMALL, name="small-pair", pods=2),
     )
 }
-"""An A100 node has 96 CPUs and at least 1.1 TiB on every cloud; the rest is for the node's own pods."""
+"""For nodes with 96 CPUs and 1 TiB, less what their own pods take; the profiles of clusters have the sizes of real ones."""
 
 
 def amount(quantity: str) -> float:

@@ -1,6 +1,8 @@
 """Whole pipelines on the machines of every profile: nodes that KWOK simulates, the real scheduler and operator, and the
 conductor's own loop, with stages that make their artifacts in no time."""
 
+import subprocess
+import sys
 import threading
 import time
 import uuid
@@ -20,7 +22,7 @@ from jobgen.pipeline import plan, profile, spec
 from jobgen.pipeline.pipeline import Pipeline, Workspace
 from jobgen.pipeline.plan import Step
 from jobgen.pipeline.pools import GPU
-from tests.cluster.conftest import conditions, wait
+from tests.cluster.conftest import conditions, short, wait
 from tests.cluster.machines import NODES, Machine
 from tests.cluster.test_faults import find, pods
 from tests.unit import held
@@ -29,7 +31,13 @@ pytestmark = [pytest.mark.cluster]
 MINE = f"simulated-{uuid.uuid4().hex[:6]}"
 """Label and taint of the nodes of this run: no real pod may come here, and none of ours anywhere else."""
 FAKE = "kwok.x-k8s.io/node"
-FILES = ("text/a.jsonl", "model/config.json", "train-0.tfrecord", "dev-0.tfrecord")
+FILES = ("train-0.tfrecord", "dev-0.tfrecord", "model/a", "text/a.jsonl", "conversations/a.jsonl", "chinese_sp.model")
+SITE = """about: ours
+labels: {team: site}
+conductor: {annotations: {site: conductor}}
+pools:
+  small: {env: {SITE: here}}
+"""
 STOPPED = -1
 TABLE: list[str] = []
 
@@ -71,6 +79,29 @@ def nodes(cluster: Any) -> Iterator[Callable[[str, int, int], list[str]]]:
     finally:
         for node in cluster.core.list_node(label_selector=MINE).items:
             cluster.core.delete_node(node.metadata.name)
+
+
+@pytest.fixture
+def silent(cluster: Any, nodes: Any) -> Iterator[Callable[[str], None]]:
+    """Lets no heartbeat of a node through, which KWOK goes on sending."""
+    from kubernetes.client import AdmissionregistrationV1Api
+
+    admission = AdmissionregistrationV1Api(cluster.core.api_client)
+    leases = {"apiGroups": ["coordination.k8s.io"], "apiVersions": ["v1"], "operations": ["UPDATE"], "resources": ["leases"]}
+
+    def make(node: str) -> None:
+        policy = {
+            "matchConstraints": {"resourceRules": [leases]},
+            "matchConditions": [{"name": "of-the-node", "expression": f"object.metadata.name == '{node}'"}],
+            "validations": [{"expression": "false"}],
+        }
+        binding = {"policyName": MINE, "validationActions": ["Deny"]}
+        admission.create_validating_admission_policy({"metadata": {"name": MINE}, "spec": policy})
+        admission.create_validating_admission_policy_binding({"metadata": {"name": MINE}, "spec": binding})
+
+    yield make
+    admission.delete_validating_admission_policy_binding(MINE)
+    admission.delete_validating_admission_policy(MINE)
 
 
 def pipeline(name: str, folder: Path, start: str = "minima-3b", adapt: str = "1s") -> Pipeline:
@@ -173,6 +204,9 @@ class Run:
 
 def whole(cluster: Any, nodes: Any, folder: Path, conduct_here: Any, name: str) -> None:
     """Too few nodes at first: the conductor says so; with one more everything goes on, to the end, in its order."""
+    overlay = (Path(__file__).parents[2] / "manifests/overlays" / name / "kustomization.yaml").read_text(encoding="utf-8")
+    level = "privileged" if "enforce: privileged" in overlay else "restricted"
+    cluster.core.patch_namespace(cluster.namespace, {"metadata": {"labels": {"pod-security.kubernetes.io/enforce": level}}})
     kind = name == "kind"  # One machine without GPUs, for the pipeline that needs none.
     names = nodes(name, 0 if kind else 3, 0 if kind else 8)
     # The operator calls a group done when one of its pods is, even if another one never began.
@@ -206,6 +240,26 @@ def test_every_profile(cluster: Any, nodes: Any, tmp_path: Path, conduct_here: A
     whole(cluster, nodes, tmp_path, conduct_here, name)
 
 
+def test_a_sites_profile_is_rendered_in_the_cluster(cluster: Any, jobgen: Any, tmp_path: Path) -> None:
+    """The conductor's pod has it from the pipeline that travelled: there is no file beside it."""
+    (tmp_path / "ours.yaml").write_text(SITE, encoding="utf-8")
+    place = short(tmp_path, "site")
+    document = yaml.safe_load(place.read_text(encoding="utf-8"))
+    document |= {"cluster": "./ours.yaml", "stages": {"init-model": document["stages"]["init-model"]}}
+    place.write_text(yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
+    with subprocess.Popen([sys.executable, "-m", "jobgen", "run", str(place), "--namespace", cluster.namespace]) as watching:
+        (job,) = wait("the conductor makes the job", lambda: cluster.jobs("minima/pipeline=site"), 120)
+        watching.terminate()
+    here = spec.load(str(place))
+    assert job["metadata"]["name"] == render.job(here, plan.plan(here)[0], cluster.namespace)["metadata"]["name"]
+    assert job["metadata"]["labels"]["team"] == "site"
+    (pod,) = wait("its pod is there", lambda: pods(cluster, job["metadata"]["name"]), 60)
+    assert {each.name: each.value for each in pod.spec.containers[0].env}["SITE"] == "here"
+    (conductor,) = cluster.conductors("site")
+    assert conductor.metadata.annotations["site"] == "conductor"
+    jobgen("stop", "site")
+
+
 def test_the_pod_of_a_lost_node_is_placed_on_another(cluster: Any, nodes: Any, tmp_path: Path) -> None:
     """Scheduler and operator; that its peers, which lose it, are made again too is in test_faults: nothing runs here."""
     nodes("none", 4, 0)
@@ -235,13 +289,15 @@ def test_the_pod_of_a_lost_node_is_placed_on_another(cluster: Any, nodes: Any, t
 
 
 @pytest.mark.long
-def test_a_node_that_is_gone_while_its_object_stays(cluster: Any, nodes: Any, tmp_path: Path, conduct_here: Any) -> None:
+def test_a_node_that_is_gone_while_its_object_stays(
+    cluster: Any, nodes: Any, silent: Any, tmp_path: Path, conduct_here: Any
+) -> None:
     """Its heartbeats end: the conductor says which node it is and what to do, and when that is done the stage goes on."""
     nodes("eks-p4de", 4, 8)
     run = conduct_here(pipeline("eks-p4de", tmp_path, adapt="600s"))
     wait("its pods run", lambda: run.look() or len(run.placed.get("adapt", ())) == 4, 150, 0.2)
     gone = min(run.placed["adapt"])
-    cluster.core.patch_node(gone, {"metadata": {"annotations": {FAKE: None}}})
+    silent(gone)
     since = time.monotonic()
     words = wait("it says so", lambda: (w := run.words("adapt")) and "does not answer" in w and w, 200, 0.5)
     TABLE.append(f"a node that is gone while its object stays: after {time.monotonic() - since:.0f} s: {words}")

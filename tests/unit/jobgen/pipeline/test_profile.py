@@ -10,7 +10,9 @@ from jobgen.commands.arguments import CLUSTERS
 from jobgen.manifests import conductor, render
 from jobgen.pipeline import plan, profile, spec
 from jobgen.pipeline.pipeline import Pipeline
+from jobgen.pipeline.pools import amount
 from minima.errors import UsageError
+from tests.cluster.machines import NODES
 
 MINIMA = spec.read("minima-3b")
 SITE = """about: ours
@@ -185,3 +187,19 @@ def test_a_second_document_has_one_meaning(tmp_path: Path) -> None:
     assert spec.parse(f"{both}---\n{SITE}", "p.yaml").profile.about == "ours"
     with pytest.raises(UsageError, match="a third document"):
         spec.parse(f"{both}---\n{SITE}---\n{SITE}", "p.yaml")
+
+
+@pytest.mark.parametrize("name", [name for name in NODES if name != "kind"])
+def test_pods_fit_the_machine(name: str) -> None:
+    """As the scheduler sees it, which tests/cluster/test_profiles.py asks: whole nodes, and eight pods of one GPU each."""
+    machine, other = (each.allocatable for each in NODES[name])
+    tolerated = {(each.get("key"), each.get("value")) for pool in on(name).profile.pools.values() for each in pool.tolerations}
+    for taint in NODES[name][0].taints:
+        assert {(taint["key"], None), (taint["key"], taint["value"])} & tolerated
+    for pool in on(name).profile.pools.values():
+        node, times = (machine, 8 // pool.gpus) if pool.gpus else (other, 1)
+        wanted = {"cpu": pool.cpu, "memory": pool.memory, **pool.resources}
+        for resource, size in wanted.items():
+            assert times * amount(size) <= amount(node[resource]), f"{name}: {pool.name}: {resource}"
+        if pool.gpus:
+            assert pool.node_selector.items() <= NODES[name][0].labels.items()
