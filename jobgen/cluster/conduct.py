@@ -11,8 +11,10 @@ import time
 from pathlib import Path
 
 from jobgen.artifacts import ASIDE, check_outside_inputs, set_aside
+from jobgen.cluster.answers import NoOperatorError, RefusedError
 from jobgen.cluster.changes import Changes
-from jobgen.cluster.namespace import ENDED, RETRIES, Cluster, NoOperatorError, RefusedError, state
+from jobgen.cluster.namespace import RETRIES, Cluster
+from jobgen.cluster.objects import ENDED, state
 from jobgen.cluster.stages import Stages
 from jobgen.cluster.state import (
     FAILED,

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from jobgen.cluster.namespace import Cluster, label, verdict
+from jobgen.cluster.namespace import Cluster
+from jobgen.cluster.objects import label, verdict
 from jobgen.cluster.status import passed_by
 from jobgen.manifests import conductor, render
 from jobgen.pipeline.pipeline import Pipeline

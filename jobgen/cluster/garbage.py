@@ -10,16 +10,9 @@ import uuid
 from typing import Any
 
 from jobgen.cluster import waits
-from jobgen.cluster.namespace import (
-    ENDED,
-    TIMEOUT,
-    Cluster,
-    label,
-    last_words,
-    state,
-    told,
-    verdict,
-)
+from jobgen.cluster.answers import told
+from jobgen.cluster.namespace import TIMEOUT, Cluster
+from jobgen.cluster.objects import ENDED, label, last_words, state, verdict
 from jobgen.manifests import conductor, render
 from jobgen.manifests.render import CONDUCTOR
 from jobgen.pipeline.pipeline import Pipeline

@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from jobgen.cluster.namespace import ENDED, RETRIES, STAMP, Cluster, seconds, verdict
+from jobgen.cluster.namespace import RETRIES, STAMP, Cluster
+from jobgen.cluster.objects import ENDED, seconds, verdict
 from jobgen.cluster.state import FAILED, FINISHED, read_state
 from jobgen.manifests.render import CONDUCTOR
 from jobgen.pipeline.pipeline import Pipeline

@@ -5,27 +5,25 @@ RuntimeError without its status, and drop what its models do not know.
 """
 
 import contextlib
-import json
 import re
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from datetime import UTC, datetime
 from typing import Any
 
-import urllib3
 from kubeflow.training import TrainingClient
 from kubeflow.training.constants import constants
 from kubernetes.client import ApiException, ApisApi, BatchV1Api
 from kubernetes.config import ConfigException
 
+from jobgen.cluster.answers import RefusedError, operator, told
+from jobgen.cluster.objects import of_job, seconds
 from jobgen.manifests.checks import CONTAINER
 from jobgen.manifests.render import CONDUCTOR
-from minima.errors import BUG, LostPeerError, NotReadyError, UsageError
+from minima.errors import LostPeerError, NotReadyError, UsageError
 
 JOBS = (constants.GROUP, constants.VERSION)
 PLURAL = constants.PYTORCHJOB_PLURAL
 QUEUES = "kueue.x-k8s.io"
-ENDED = ("Succeeded", "Failed")
 TIMEOUT = (10, 60)
 """Seconds to connect, and between two bytes of an answer: a half-open connection must not hold the conductor."""
 QUIET_SECONDS = 900
@@ -38,52 +36,7 @@ RETRIES = 30
 """Calls in a row that the cluster does not answer, before that is said to be an error."""
 SKEW_SECONDS = 60
 """By which clocks of the cluster and of this machine may differ."""
-INSTALL = 'kubectl apply --server-side -k "github.com/kubeflow/trainer.git/manifests/overlays/standalone?ref=v1.9.4"'
-OPERATOR_RUNS = "`kubectl get pods -A -l control-plane=kubeflow-training-operator` shows whether the operator does"
 STAMP = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d+(?:Z|[+-]\d\d:\d\d))(?: |$)")
-
-
-class RefusedError(UsageError):
-    """The cluster does not know who asks, or does not let them; for a while, it may be about to learn who may do what."""
-
-
-class NoOperatorError(NotReadyError):
-    """The cluster has no PyTorchJobs."""
-
-
-@contextlib.contextmanager
-def told(what: str) -> Iterator[None]:
-    """Turn what the client raises into one error.
-
-    Raises:
-        LostPeerError: no cluster answers, or it is not able to; trying again helps.
-        RefusedError: it refuses whoever asks (401, 403).
-        UsageError: it refuses what is asked.
-    """
-    try:
-        yield
-    except ApiException as error:
-        reason = _reason(error)
-        if error.status in {0, 408, 429, 500, 502, 503, 504}:
-            raise LostPeerError(f"{what}: the cluster is not able to ({error.status}: {reason}){_remedy(reason)}") from None
-        if error.status in {401, 403}:
-            raise RefusedError(f"{what}: the cluster refuses ({error.status}: {reason})") from None
-        raise UsageError(f"{what}: the cluster refuses ({error.status}: {reason})") from None
-    except (urllib3.exceptions.HTTPError, OSError) as error:
-        raise LostPeerError(f"{what}: no cluster answers ({error}); `kubectl get nodes` says whether yours does") from None
-
-
-def _remedy(reason: str) -> str:
-    if "failed calling webhook" in reason and "pytorchjob" in reason:
-        return f"; the program behind that webhook has to run: {OPERATOR_RUNS}"
-    return "; try again"
-
-
-def _reason(error: ApiException) -> str:
-    try:
-        return str(json.loads(error.body)["message"])
-    except (ValueError, KeyError, TypeError):
-        return str(error.reason)
 
 
 class Cluster:
@@ -130,7 +83,7 @@ class Cluster:
         Raises:
             NoOperatorError: it does not.
         """
-        with told("look for the training operator"), _operator():
+        with told("look for the training operator"), operator():
             found = self.custom.get_api_resources(*JOBS, _request_timeout=TIMEOUT)
             if all(kind.name != PLURAL for kind in found.resources):  # Others of the group may be there without it.
                 raise ApiException(status=404)
@@ -141,7 +94,7 @@ class Cluster:
         Raises:
             NoOperatorError: the cluster knows none.
         """
-        with told(f"list PyTorchJobs in {self.namespace}"), _operator():
+        with told(f"list PyTorchJobs in {self.namespace}"), operator():
             found = self.custom.list_namespaced_custom_object(
                 *JOBS, self.namespace, PLURAL, label_selector=selector, _request_timeout=TIMEOUT
             )
@@ -339,63 +292,6 @@ class Cluster:
         return next((p for p in found if p.metadata.uid == pod.metadata.uid), None)
 
 
-@contextlib.contextmanager
-def _operator() -> Iterator[None]:
-    """Turn the answer of a cluster that has no such kind into an error that says so."""
-    try:
-        yield
-    except ApiException as error:
-        if error.status != 404:
-            raise
-        raise NoOperatorError(f"the cluster has no PyTorchJobs; install the Kubeflow training operator: {INSTALL}") from None
-
-
-def of_job(name: str) -> str:
-    """The label selector of the pods that the operator made for a PyTorchJob."""
-    return f"{constants.JOB_NAME_LABEL}={name}"
-
-
 def _since(stamp: str) -> dict[str, int]:
     """The option of the API for what came after a line, and some before it: clocks differ."""
     return {"since_seconds": max(0, int(time.time() - seconds(stamp))) + SKEW_SECONDS} if stamp else {}
-
-
-def seconds(stamp: str) -> float:
-    """Seconds since the epoch of an RFC 3339 time, whose fractions may have more digits than Python reads."""
-    return datetime.fromisoformat(re.sub(r"\.(\d{1,6})\d*", r".\1", stamp).replace("Z", "+00:00")).astimezone(UTC).timestamp()
-
-
-def state(job: Mapping[str, Any]) -> str:
-    """Of a PyTorchJob: Created, Suspended (in a queue), Running, Restarting, Succeeded or Failed."""
-    now = [c["type"] for c in job.get("status", {}).get("conditions") or [] if c["status"] == "True"]
-    for name in (*ENDED, "Suspended", "Restarting", "Running"):
-        if name in now:
-            return name
-    return "Created"
-
-
-def label(job: Mapping[str, Any], name: str) -> str:
-    """One of jobgen's labels of a PyTorchJob, such as `stage`; empty if it has none."""
-    return str(job["metadata"].get("labels", {}).get(f"minima/{name}", ""))
-
-
-def verdict(job: Any) -> str:
-    """Complete or Failed, or nothing while a conductor is at work."""
-    conditions = job.status.conditions or []
-    return next((c.type for c in conditions if c.status == "True" and c.type in {"Complete", "Failed"}), "")
-
-
-def last_words(pods: list[Any]) -> tuple[int, str] | None:
-    """Exit code and message of the pod that failed, a permanent failure (below 128) before others; None if none did."""
-    ended = []
-    for pod in pods:
-        for status in pod.status.container_statuses or []:
-            over = status.state.terminated
-            if over and over.exit_code:
-                # A lost node leaves no time.
-                when = over.finished_at or datetime.max.replace(tzinfo=UTC)
-                ended.append((over.exit_code >= 128, when, over.exit_code, (over.message or over.reason or "").strip()))
-        if pod.status.phase == "Failed" and not ended:
-            said = f"{pod.status.reason or 'Failed'}: {pod.status.message or ''}".rstrip(": ")
-            ended.append((True, datetime.max.replace(tzinfo=UTC), BUG, said))
-    return min(ended)[2:] if ended else None

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from jobgen.cluster import waits
-from jobgen.cluster.namespace import ENDED, Cluster, RefusedError, state
+from jobgen.cluster.answers import RefusedError
+from jobgen.cluster.namespace import Cluster
+from jobgen.cluster.objects import ENDED, state
 from jobgen.cluster.refusals import QUEUE, UNKNOWN, Wait
 from jobgen.cluster.waits import AFTER
 from jobgen.pipeline.plan import Step

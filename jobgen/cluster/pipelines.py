@@ -6,7 +6,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from jobgen.cluster.namespace import ENDED, GONE_SECONDS, TIMEOUT, Cluster, label, seconds, state, told, verdict
+from jobgen.cluster.answers import told
+from jobgen.cluster.namespace import GONE_SECONDS, TIMEOUT, Cluster
+from jobgen.cluster.objects import ENDED, label, seconds, state, verdict
 from jobgen.cluster.state import FINISHED, KEY, State, parse
 from jobgen.manifests.render import CONDUCTOR
 from jobgen.report import say, table

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from jobgen.cluster.namespace import seconds, state
+from jobgen.cluster.objects import seconds, state
 from jobgen.pipeline.pools import amount
 from minima.errors import NOT_READY, USAGE, UsageError
 

@@ -6,7 +6,9 @@ from collections.abc import Callable
 from kubernetes.client import V1DeleteOptions
 
 from jobgen.cluster import rights
-from jobgen.cluster.namespace import ENDED, GONE_SECONDS, Cluster, state, told, verdict
+from jobgen.cluster.answers import told
+from jobgen.cluster.namespace import GONE_SECONDS, Cluster
+from jobgen.cluster.objects import ENDED, state, verdict
 from jobgen.cluster.watch import watch
 from jobgen.manifests import conductor, render
 from jobgen.pipeline.pipeline import Pipeline

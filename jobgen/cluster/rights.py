@@ -6,7 +6,8 @@ from typing import Any
 from kubernetes.client import ApiClient, AuthorizationV1Api
 from kubernetes.dynamic import DynamicClient
 
-from jobgen.cluster.namespace import TIMEOUT, Cluster, RefusedError, told
+from jobgen.cluster.answers import RefusedError, told
+from jobgen.cluster.namespace import TIMEOUT, Cluster
 from jobgen.pipeline.pipeline import Pipeline
 from jobgen.report import say
 

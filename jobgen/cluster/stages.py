@@ -10,7 +10,8 @@ from typing import Any
 from jobgen.artifacts import check_needs
 from jobgen.cluster.followers import Followers
 from jobgen.cluster.hashing import Hashing
-from jobgen.cluster.namespace import ENDED, Cluster, label, last_words, of_job, state
+from jobgen.cluster.namespace import Cluster
+from jobgen.cluster.objects import ENDED, label, last_words, of_job, state
 from jobgen.cluster.patience import Patience
 from jobgen.cluster.refusals import Wait
 from jobgen.cluster.state import FAILED, FINISHED, QUEUED, RESTARTING, RUNNING, STARTING, WAITING, StageState, keeper

@@ -11,7 +11,8 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from jobgen.cluster.namespace import Cluster, RefusedError
+from jobgen.cluster.answers import RefusedError
+from jobgen.cluster.namespace import Cluster
 from jobgen.manifests.conductor import state_name, version
 from jobgen.pipeline.pipeline import Pipeline
 from jobgen.pipeline.plan import Step

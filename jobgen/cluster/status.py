@@ -9,18 +9,8 @@ from dataclasses import replace
 from typing import Any
 
 from jobgen.cluster import waits
-from jobgen.cluster.namespace import (
-    ENDED,
-    PAUSE,
-    RETRIES,
-    Cluster,
-    label,
-    last_words,
-    of_job,
-    seconds,
-    state,
-    verdict,
-)
+from jobgen.cluster.namespace import PAUSE, RETRIES, Cluster
+from jobgen.cluster.objects import ENDED, label, last_words, of_job, seconds, state, verdict
 from jobgen.cluster.refusals import QUEUE
 from jobgen.cluster.stages import STATES
 from jobgen.cluster.state import FAILED, FINISHED, NONE, UNDER_WAY, WAITING, WORKING, StageState, State, read_state, to_json

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from jobgen.cluster.namespace import ENDED, seconds
+from jobgen.cluster.objects import ENDED, seconds
 from jobgen.cluster.refusals import QUEUE, SILENT, Wait, about, in_queue, newest, refusal, refused, when
 from jobgen.manifests.checks import CONTAINER
 from jobgen.manifests.render import CONDUCTOR

@@ -7,7 +7,8 @@ from typing import Any
 
 from jobgen.cluster import waits
 from jobgen.cluster.logs import Following
-from jobgen.cluster.namespace import PAUSE, RETRIES, Cluster, last_words, verdict
+from jobgen.cluster.namespace import PAUSE, RETRIES, Cluster
+from jobgen.cluster.objects import last_words, verdict
 from jobgen.cluster.state import (
     ALIVE_SECONDS,
     FAILED,

@@ -11,7 +11,8 @@ import time
 from datetime import datetime
 from typing import Any
 
-from jobgen.cluster.namespace import Cluster, seconds, state
+from jobgen.cluster.namespace import Cluster
+from jobgen.cluster.objects import seconds, state
 from jobgen.pipeline import plan, spec
 from tests.cluster.conftest import SHORT
 from tests.cluster.test_faults import STEP, distill, find, pods

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from jobgen.cluster.namespace import ENDED, state
+from jobgen.cluster.objects import ENDED, state
 from jobgen.pipeline import plan, spec
 from tests.cluster.conftest import execute, short, wait
 

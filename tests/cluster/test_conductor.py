@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from jobgen.cluster.namespace import last_words
+from jobgen.cluster.objects import last_words
 from jobgen.cluster.state import KEY, parse
 from jobgen.manifests import conductor
 from jobgen.pipeline import plan, spec

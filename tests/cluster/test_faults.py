@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import yaml
 
-from jobgen.cluster.namespace import last_words
+from jobgen.cluster.objects import last_words
 from jobgen.manifests import render
 from jobgen.pipeline import plan, spec
 from minima.errors import StageError

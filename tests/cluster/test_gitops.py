@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
-from jobgen.cluster.namespace import last_words, verdict
+from jobgen.cluster.objects import last_words, verdict
 from jobgen.cluster.state import LABEL
 from jobgen.manifests import conductor, render
 from jobgen.pipeline import plan, spec

@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from jobgen.cluster import conduct
-from jobgen.cluster.namespace import state
+from jobgen.cluster.objects import state
 from jobgen.manifests import render
 from jobgen.pipeline import plan, profile, spec
 from jobgen.pipeline.pipeline import Pipeline, Workspace

@@ -14,7 +14,8 @@ import pytest
 import yaml
 
 from jobgen.cluster import conduct, diff, stages
-from jobgen.cluster.namespace import NoOperatorError, RefusedError, last_words, state
+from jobgen.cluster.answers import NoOperatorError, RefusedError
+from jobgen.cluster.objects import last_words, state
 from jobgen.cluster.state import LABEL
 from jobgen.commands import arguments
 from jobgen.manifests import conductor, render

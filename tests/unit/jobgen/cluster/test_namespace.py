@@ -8,7 +8,8 @@ import pytest
 import urllib3
 from kubernetes.client import ApiException
 
-from jobgen.cluster.namespace import Cluster, NoOperatorError, RefusedError, _operator, told
+from jobgen.cluster.answers import NoOperatorError, RefusedError, operator, told
+from jobgen.cluster.namespace import Cluster
 from minima.errors import LostPeerError, StageError, UsageError
 from tests.unit.jobgen.cluster.test_conduct import pod
 
@@ -45,10 +46,10 @@ def test_a_cluster_without_the_operator() -> None:
     with (
         pytest.raises(NoOperatorError, match=r"no PyTorchJobs; install .*kubectl apply --server-side"),
         told("look"),
-        _operator(),
+        operator(),
     ):
         raise ApiException(status=404, reason="page not found")
-    with pytest.raises(RefusedError), told("look"), _operator():
+    with pytest.raises(RefusedError), told("look"), operator():
         raise ApiException(status=403)
 
 

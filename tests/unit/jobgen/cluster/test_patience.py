@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from jobgen.cluster import conduct, patience
-from jobgen.cluster.namespace import RefusedError
+from jobgen.cluster.answers import RefusedError
 from jobgen.cluster.patience import Patience
 from jobgen.cluster.refusals import PATIENCE
 from jobgen.manifests import render

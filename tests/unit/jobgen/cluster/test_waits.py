@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from kubernetes.client import ApiClient
 
-from jobgen.cluster import namespace, refusals, waits
+from jobgen.cluster import objects, refusals, waits
 from jobgen.cluster.refusals import UNKNOWN, Wait
 
 RECORDED: dict[str, Any] = json.loads(Path(__file__).with_name("recorded.json").read_text())
@@ -241,7 +241,7 @@ def test_nothing_is_said_of_what_has_just_begun() -> None:
         created = (
             place[0]["metadata"]["creationTimestamp"] if isinstance(place[0], dict) else place[0].metadata.creation_timestamp
         )
-        at = namespace.seconds(created) if isinstance(created, str) else created.timestamp()
+        at = objects.seconds(created) if isinstance(created, str) else created.timestamp()
         assert of(case, now=at + 9) is None, case
 
 
