@@ -77,6 +77,14 @@ def _attention() -> Any:
     )
 
 
+def _document_mask() -> Any:
+    return option(
+        "Take each document of an example as a sequence of its own: positions restart, and nothing before is attended to. The "
+        "published form attends to all of an example.",
+        False,
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class Options:
     """What every stage takes."""
@@ -278,6 +286,7 @@ class Training(Options):
         "Held-out records for perplexity; empty for none.", "", execution=True, input="records"
     )
     max_seq_length: int = option("Length of an example in tokens.", 4096, minimum=8)
+    document_mask: bool = _document_mask()
     global_batch_size: int = option(
         "Sequences of one optimizer step, over all processes; the last one of an epoch has what is left.", 1024, minimum=1
     )
@@ -362,6 +371,7 @@ class Prune(Options):
     teacher_model_name_or_path: str = option("Model folder to prune.", input="model")
     record_path_or_regex: str = option("Records to score on: a folder, a file or a glob.", input="records")
     max_seq_length: int = option("Tokens taken of each record.", 512, minimum=8)
+    document_mask: bool = _document_mask()
     num_examples: int = option("Records to score on; fewer if there are fewer.", 512, minimum=1)
     num_layer_examples: int = option(
         "Records on which the loss without each layer is measured; 0 leaves layers out.", 32, minimum=0
@@ -478,6 +488,7 @@ class Evaluate(Options):
     )
     data_dir: str = option("Folder with offline copies of the benchmarks.", "", input="benchmarks")
     dev_record_path_or_regex: str = option("Held-out records for perplexity; empty for none.", "", input="records")
+    document_mask: bool = _document_mask()
     protocol: str = option(
         "How benchmarks are asked and scored: as lm-evaluation-harness does, or as the scripts that the paper used; only then "
         "its numbers stand beside.",

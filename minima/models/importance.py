@@ -64,7 +64,7 @@ def score(model: pretrained.Model, batches: Iterable[Batch], *, published_rule: 
     model.requires_grad_(False)
     for batch in batches:
         found = {name: torch.zeros_like(total) for name, total in totals.items()}
-        loss_sum += _backward(model, batch.input_ids, batch.labels, found, summed=published_rule)
+        loss_sum += _backward(model, batch, found, summed=published_rule)
         for name, total in totals.items():
             # Published: the gradient of the batch's mean loss. Dividing by the number of batches would cancel below.
             total += found[name].abs() / max(batch.trained, 1) if published_rule else found[name]
@@ -73,10 +73,9 @@ def score(model: pretrained.Model, batches: Iterable[Batch], *, published_rule: 
     return Scores(**normalised, loss=loss_sum / max(tokens, 1), tokens=tokens)
 
 
-def _backward(
-    model: pretrained.Model, ids_BT: torch.Tensor, labels_BT: torch.Tensor, totals: dict[str, torch.Tensor], *, summed: bool
-) -> float:
+def _backward(model: pretrained.Model, batch: Batch, totals: dict[str, torch.Tensor], *, summed: bool) -> float:
     """Add the masks' gradients of the summed loss (their absolute values unless `summed`) to `totals`; return the loss."""
+    ids_BT = batch.input_ids
     dtype = totals["hidden"].dtype
     hidden_BTH = torch.zeros(*ids_BT.shape, model.config.hidden_size, dtype=dtype, device=model.device)
 
@@ -105,8 +104,8 @@ def _backward(
             handles.append(projection.register_forward_pre_hook(watch))
     try:
         with torch.enable_grad():
-            logits_BTV = model(input_ids=ids_BT, use_cache=False).logits
-            loss = cross_entropy_sum(logits_BTV, labels_BT)
+            logits_BTV = model(input_ids=ids_BT, use_cache=False, **batch.documents).logits
+            loss = cross_entropy_sum(logits_BTV, batch.labels)
             loss.backward()
     finally:
         for handle in handles:
@@ -169,14 +168,15 @@ def layer_rises(model: pretrained.Model, batches: Iterable[Batch]) -> torch.Tens
         inputs.clear()
         handles = [layer.register_forward_pre_hook(remember) for layer in layers]
         try:
-            losses[-1] += cross_entropy_sum(model(input_ids=batch.input_ids, use_cache=False).logits, batch.labels).item()
+            logits_BTV = model(input_ids=batch.input_ids, use_cache=False, **batch.documents).logits
+            losses[-1] += cross_entropy_sum(logits_BTV, batch.labels).item()
         finally:
             for handle in handles:
                 handle.remove()
         try:
             for number, before in enumerate(inputs):
                 model.model.layers = layers[number + 1 :]
-                logits_BTV = model(inputs_embeds=before, use_cache=False).logits
+                logits_BTV = model(inputs_embeds=before, use_cache=False, **batch.documents).logits
                 losses[number] += cross_entropy_sum(logits_BTV, batch.labels).item()
         finally:
             model.model.layers = layers

@@ -55,8 +55,8 @@ def batch_loss(teacher: pretrained.Model, options: Distill) -> loss.BatchLoss:
 
     def sums(student: Any, batch: Batch) -> loss.Sums:
         with torch.no_grad():
-            known = loss.Teacher(*loss.hidden_and_head(teacher, batch.input_ids))
-        hidden, head = loss.hidden_and_head(student, batch.input_ids)
+            known = loss.Teacher(*loss.hidden_and_head(teacher, batch))
+        hidden, head = loss.hidden_and_head(student, batch)
         return loss.chunked(
             hidden,
             head,

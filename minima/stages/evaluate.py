@@ -201,12 +201,18 @@ def _perplexity(model: "Model", held_out: "Records", options: Evaluate, progress
         max_seq_length=model.config.max_position_embeddings,
         batch_size=options.per_device_eval_batch_size,
         chunk_size=LOGIT_TOKENS,
+        document_mask=options.document_mask,
         group=Alone(),
         progress=progress,
     )
     if not math.isfinite(found.value):
         raise DataError(f"--model_name_or_path: the loss on the held-out records is {found.value}; its weights are broken")
-    return {"dev_perplexity": found.value, "tokens": found.tokens, "records": len(held_out)}
+    return {
+        "dev_perplexity": found.value,
+        "tokens": found.tokens,
+        "records": len(held_out),
+        "document_mask": options.document_mask,
+    }
 
 
 def _described(data: Data, protocol: "Protocol", score: "Score") -> dict[str, Any]:

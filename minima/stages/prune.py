@@ -55,7 +55,8 @@ def run(options: Prune, output: Output) -> dict[str, Any]:
         for start in output.progress.track(starts, what, len(starts), "batches"):
             examples = [cut(records[n], n, options.max_seq_length) for n in numbers[start : start + size]]
             pretrained.check_positions(teacher.config, max(len(example["indices"]) for example in examples))
-            yield collate(examples, teacher.config, options.max_seq_length).to(teacher.device)
+            made = collate(examples, teacher.config, options.max_seq_length, document_mask=options.document_mask)
+            yield made.to(teacher.device)
 
     scores = importance.score(teacher, batches(numbers, "scoring parts"), published_rule=options.published_rule)
     if scores.tokens == 0:

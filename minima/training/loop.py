@@ -83,6 +83,7 @@ def train(
         max_seq_length=options.max_seq_length,
         batch_size=options.per_device_eval_batch_size,
         chunk_size=options.loss_chunk_size,
+        document_mask=options.document_mask,
         group=group,
         progress=output.progress,
     )

@@ -36,16 +36,16 @@ def cross_entropy(chunk_size: int) -> BatchLoss:
     """The loss of pretraining and finetuning, and of every evaluation."""
 
     def batch_loss(model: Any, batch: Batch) -> Sums:
-        hidden, head = hidden_and_head(model, batch.input_ids)
+        hidden, head = hidden_and_head(model, batch)
         return chunked(hidden, head, batch.labels.flatten(), chunk_size=chunk_size)
 
     return batch_loss
 
 
-def hidden_and_head(model: Any, input_ids: Tensor) -> tuple[Tensor, Tensor]:
+def hidden_and_head(model: Any, batch: Batch) -> tuple[Tensor, Tensor]:
     """Last hidden states [B·S, H] of a LLaMA, with or without adapters, and the weight [V, H] of its output layer."""
     llama = model.get_base_model() if hasattr(model, "get_base_model") else model
-    hidden = llama.model(input_ids=input_ids, use_cache=False).last_hidden_state
+    hidden = llama.model(input_ids=batch.input_ids, use_cache=False, **batch.documents).last_hidden_state
     return hidden.flatten(0, 1), llama.get_output_embeddings().weight
 
 

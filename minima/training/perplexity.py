@@ -31,6 +31,7 @@ def measure(
     max_seq_length: int,
     batch_size: int,
     chunk_size: int,
+    document_mask: bool,
     group: Group | Alone,
     progress: Reporter,
 ) -> Perplexity:
@@ -45,6 +46,7 @@ def measure(
         max_seq_length: tokens of a record at most.
         batch_size: records of one process at a time.
         chunk_size: tokens whose logits exist at once.
+        document_mask: each document of a record is as a record of its own.
         group: all its processes take part.
         progress: told of each batch.
 
@@ -65,7 +67,7 @@ def measure(
             if not mine:
                 continue  # The others share the last few records.
             try:
-                batch = collate([records[i] for i in mine], model.config, max_seq_length)
+                batch = collate([records[i] for i in mine], model.config, max_seq_length, document_mask=document_mask)
             except DataError as error:
                 raise DataError(f"--dev_record_path_or_regex: of records {mine[0]} to {mine[-1]} {error}") from None
             nll += batch_loss(model, batch.to(device)).ce

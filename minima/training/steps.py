@@ -69,7 +69,8 @@ class Steps:
         places[: len(indices)] = indices
         mine = places.reshape(self._accumulation, group.world, -1)[:, group.rank]
         found = [[self._records[int(i)] for i in micro if i != _NONE] for micro in mine]
-        batches = [collate(micro, self._config, options.max_seq_length) for micro in found]
+        length, masked = options.max_seq_length, options.document_mask
+        batches = [collate(micro, self._config, length, document_mask=masked) for micro in found]
         trained, tokens = group.sum_or_stop(sum(b.trained for b in batches), sum(b.tokens for b in batches))
         for parameters in self.engine.basic_optimizer.param_groups:
             parameters["lr"] = rate

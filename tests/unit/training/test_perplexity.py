@@ -15,13 +15,16 @@ from minima.workspace.progress import Reporter
 from tests.unit.training import runs
 
 
-def measured(records: Any, group: Any = None, batch_size: int = 2, model: Any = None) -> perplexity.Perplexity:
+def measured(
+    records: Any, group: Any = None, batch_size: int = 2, model: Any = None, document_mask: bool = False
+) -> perplexity.Perplexity:
     return perplexity.measure(
         model or runs.model(),
         records,
         max_seq_length=16,
         batch_size=batch_size,
         chunk_size=7,
+        document_mask=document_mask,
         group=group or Alone(),
         progress=Reporter(),
     )
