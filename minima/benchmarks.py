@@ -19,7 +19,11 @@ OWN_TASKS = Path(__file__).parent / "evaluation" / "tasks"
 MODELS = ("LLaMA-2-7B", "ShearedLLaMA-2.7B", "MiniMA-3B", "MiniMA-2-3B", "MiniChat-3B", "MiniChat-2-3B")
 STANDARD, PAPER = "standard", "paper"
 PROTOCOLS = (STANDARD, PAPER)
-NOT_THERE_YET = ("vicuna-bench", "belle-bench")
+JUDGED = {
+    "vicuna": "the questions of Vicuna-Bench (FastChat's question.jsonl) and one file of reference answers to them",
+    "belle": "eval_set.json of BELLE, which has its reference answers",
+}
+"""Benchmarks whose answers another model judges, and what is in their folder."""
 Row = dict[str, Any]
 
 
@@ -213,9 +217,8 @@ def protocol(benchmark: Benchmark, asked: str) -> str:
 
 def unknown(name: str) -> str:
     """What to say of a benchmark that is not there; empty for one that is."""
-    if name.lower() in NOT_THERE_YET:
-        return f"{name} is not there yet: its answers are judged by another model; valid: {', '.join(BENCHMARKS)}"
-    return "" if name in BENCHMARKS else f"unknown benchmark {name!r}; {did_you_mean(name, BENCHMARKS)}"
+    known = [*BENCHMARKS, *JUDGED]
+    return "" if name in known else f"unknown benchmark {name!r}; {did_you_mean(name, known)}"
 
 
 def shots(words: Iterable[str], benchmark: Benchmark) -> int:
@@ -233,8 +236,8 @@ def wrong_shots(words: Iterable[str], tasks: Iterable[str]) -> Iterator[str]:
             yield f"{word!r} is for none of the tasks; valid: BENCHMARK=NUMBER, such as mmlu=0, for one of {', '.join(tasks)}"
         elif not number.isdecimal():
             yield f"{word!r}: a whole number follows the `=`, such as {name}=0"
-        elif int(number) > BENCHMARKS[name].most_shots:
-            yield f"{word!r}: {name} has {BENCHMARKS[name].most_shots} solved examples at most"
+        elif int(number) > (most := BENCHMARKS[name].most_shots if name in BENCHMARKS else 0):
+            yield f"{word!r}: {name} has {most} solved examples at most"
         elif name in seen:
             yield f"{name} is given twice"
         seen.add(name)
@@ -259,4 +262,6 @@ def describe() -> str:
     lines.append("A copy may be that of the repository or of the hub, at any depth of its folder; unpack archives.")
     lines.append("Protocols (--protocol): `standard` is lm-evaluation-harness's; `paper` the scripts that the paper used:")
     lines += [f"  {b.name:<14} {b.script}" for b in BENCHMARKS.values() if b.script]
+    lines.append("Judged by another model (--judge_base_url, --judge_model), against the reference answers of their files:")
+    lines += [f"  {name:<14} DATA_DIR/{name}: {what}" for name, what in JUDGED.items()]
     return "\n".join(lines)

@@ -20,6 +20,7 @@ from minima import addresses, benchmarks
 from minima.errors import UsageError
 
 REQUIRED = dataclasses.MISSING
+_PRICE = re.compile(r"[0-9]+(\.[0-9]+)?")
 _DIGEST = re.compile(r"^(?P<path>.+)@sha256:(?P<digest>[0-9a-f]{64})$")
 
 
@@ -500,6 +501,18 @@ class Evaluate(Options):
     )
     apply_chat_template: bool = option("Ask through the tokenizer's chat template, as a chat model is used.", False)
     limit: int = option("Items of each benchmark at most; 0 for all.", 0, minimum=0)
+    judge_base_url: str = option(
+        "API as OpenAI's, of the model that judges vicuna and belle, such as https://api.openai.com/v1.", "", execution=True
+    )
+    judge_model: str = option("Name of that model there.", "")
+    judge_key_variable: str = option(
+        "Environment variable that holds the key of that API, never the key itself; empty for none.",
+        "OPENAI_API_KEY",
+        execution=True,
+    )
+    judge_prices: tuple[str, ...] = option(
+        "Price of a million tokens that the judge reads, and of a million that it writes, to show the cost.", (), execution=True
+    )
     question: str = option("What the chat model is asked for the sampled answer; empty for none.", "")
     seed: int = option("Seed of few-shot examples and of the sampled answer.", 776, minimum=0)
     use_bf16: bool = option("Compute in bfloat16.", False)
@@ -513,11 +526,30 @@ class Evaluate(Options):
             if wrong := benchmarks.unknown(name):
                 yield "tasks", wrong
                 continue
+            if name in benchmarks.JUDGED:
+                yield from self._judged(name)
+                continue
             benchmark = benchmarks.BENCHMARKS[name]
             if benchmark.dataset and not self.data_dir:
                 yield "tasks", f"{name} needs data_dir, a folder with an offline copy of {benchmark.dataset} in {name}/"
         for wrong in benchmarks.wrong_shots(self.num_fewshot, self.tasks):
             yield "num_fewshot", wrong
+        if self.judge_key_variable and not re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", self.judge_key_variable):
+            # Not shown: it may be a key.
+            yield (
+                "judge_key_variable",
+                "not the name of an environment variable, such as OPENAI_API_KEY; never give the key itself",
+            )
+        if self.judge_prices and (len(self.judge_prices) != 2 or not all(map(_PRICE.fullmatch, self.judge_prices))):
+            yield "judge_prices", f"{' '.join(self.judge_prices)!r}; valid: two prices, such as 2.50 10"
+
+    def _judged(self, name: str) -> Iterator[tuple[str, str]]:
+        if not self.data_dir:
+            yield "tasks", f"{name} needs data_dir, a folder with {benchmarks.JUDGED[name]} in {name}/"
+        if not self.judge_base_url.startswith(("http://", "https://")):
+            yield "tasks", f"{name} is judged by another model; give judge_base_url, such as https://api.openai.com/v1"
+        if not self.judge_model:
+            yield "tasks", f"{name} is judged by another model; give judge_model, its name at judge_base_url"
 
 
 @dataclass(frozen=True, kw_only=True)

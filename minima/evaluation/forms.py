@@ -199,6 +199,37 @@ def _gsm8k(raw: Any) -> Row:
     return row
 
 
+def _vicuna(raw: Any) -> Row:
+    """A question of FastChat's files, or an answer of a model to one: the first turn of it."""
+    if not isinstance(raw, dict) or not isinstance(raw.get("question_id"), int | str):
+        raise WrongRowError(
+            "no 'question_id'; valid: {question_id, category, text or turns} or {question_id, model_id, text or choices}"
+        )
+    is_answer = bool({"choices", "model_id", "answer_id"} & raw.keys())
+    turned = raw
+    if "choices" in raw:
+        turned = raw["choices"][0] if isinstance(raw["choices"], list) and raw["choices"] else {}
+    turns = turned.get("turns", [turned.get("text")]) if isinstance(turned, dict) else None
+    if not isinstance(turns, list) or not turns or not isinstance(turns[0], str):
+        raise WrongRowError(f"{raw['question_id']!r} has no text; valid: 'text', 'turns', or 'choices' with 'turns'")
+    return {
+        "id": str(raw["question_id"]),
+        "category": str(raw.get("category", "")),
+        "question": "" if is_answer else turns[0],
+        "reference": turns[0] if is_answer else "",
+    }
+
+
+def _belle(raw: Any) -> Row:
+    row = _texts(raw, "question", "std_answer")
+    return {
+        "id": "",
+        "category": str(raw.get("class", "")),
+        "question": row["question"],
+        "reference": row["std_answer"].strip(),
+    }
+
+
 def _own(raw: Any) -> Row:
     return {**_texts(raw, "context"), **_mmlu({**raw, "question": ""})}
 
@@ -210,6 +241,8 @@ FORMS: dict[str, Callable[[Any], Row]] = {
     "humaneval": lambda raw: _texts(raw, "task_id", "prompt", "test", "entry_point"),
     "bbh": lambda raw: _texts(raw, "input", "target"),
     "gsm8k": _gsm8k,
+    "vicuna": _vicuna,
+    "belle": _belle,
     "smoke_english": _own,
     "smoke_chinese": _own,
 }

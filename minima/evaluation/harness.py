@@ -13,7 +13,7 @@ from lm_eval.config.group import AggMetricConfig
 from lm_eval.evaluator import evaluate
 
 from minima.evaluation.copies import Data
-from minima.evaluation.model import Model
+from minima.evaluation.model import LanguageModel
 from minima.evaluation.protocol import Judge, Protocol, tasks
 
 DEFAULT_GENERATED_TOKENS = 256
@@ -59,7 +59,7 @@ def score(lm: LM, data: Data, protocol: Protocol, *, seed: int, judge: Judge | N
     benchmark = data.benchmark
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     datasets.disable_progress_bars()
-    fits = lm.fits if isinstance(lm, Model) else _fits
+    fits = lm.fits if isinstance(lm, LanguageModel) else _fits
     made = tasks(data, protocol, fits, judge)
     headline, *also = protocol.metrics(benchmark)
     whole = Group(
@@ -75,7 +75,7 @@ def score(lm: LM, data: Data, protocol: Protocol, *, seed: int, judge: Judge | N
     lowered = _fit_generation(lm, by_name.values())
     for task in by_name.values():
         task.set_fewshot_seed(seed=seed)
-    if isinstance(lm, Model):
+    if isinstance(lm, LanguageModel):
         lm.keeps_spaces, lm.answers_in_chat = benchmark.writes_programs, protocol.chat
     loaded: Any = {"tasks": by_name, "groups": {whole.name: whole}}
     results: Any = evaluate(

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from minima.workspace.progress import Reporter
 
 
-class Model(HFLM):
+class LanguageModel(HFLM):
     """A loaded model: sorted by length, in batches that end with their last answer, as HFLM does it."""
 
     def __init__(self, model: Any, tokenizer: PreTrainedTokenizerBase, batch_size: int, progress: Reporter) -> None:
@@ -39,6 +39,16 @@ class Model(HFLM):
         """As in HFLM, with our progress instead of a bar."""
         self._begin(len(requests))
         return super().generate_until(requests, disable_tqdm=True)
+
+    def answers(self, texts: list[str], most_tokens: int) -> list[str]:
+        """What the model says to each text alone, greedily, through the chat template if it has one."""
+        most = min(most_tokens, self.max_length // 2)
+        how = {"until": [], "max_gen_toks": most, "do_sample": False}
+        if self.tokenizer.chat_template:
+            texts = [self.apply_chat_template([{"role": "user", "content": text}]) for text in texts]
+        requests = [Instance("generate_until", {}, (text, how), number) for number, text in enumerate(texts)]
+        self.keeps_spaces = False
+        return [said.strip() for said in self.generate_until(requests)]
 
     def _begin(self, requests: int) -> None:
         self.progress.phase(self.task, requests, "answers")

@@ -6,15 +6,16 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from minima import benchmarks
-from minima.benchmarks import BENCHMARKS, MODELS, PAPER, STANDARD, Benchmark
+from minima.benchmarks import BENCHMARKS, JUDGED, PAPER, STANDARD, Benchmark
 from minima.errors import DataError, UsageError
-from minima.evaluation import copies, paper, sandbox
+from minima.evaluation import copies, judged, paper, sandbox, table
 from minima.evaluation.copies import Data
+from minima.evaluation.judge import Judge
+from minima.evaluation.judged import Question
 from minima.options import Evaluate, split_digest
 from minima.process import stop
 from minima.workspace import artifact
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
     from minima.data.records import Records
     from minima.evaluation.harness import Score
+    from minima.evaluation.model import LanguageModel
     from minima.evaluation.protocol import Protocol
     from minima.models.pretrained import Model
 
@@ -32,6 +34,9 @@ RESULTS, TABLE, SAMPLES, ANSWER = "results.json", "results.md", "samples", "answ
 LOGIT_TOKENS = 1024
 """Tokens whose logits exist at once in perplexity."""
 ANSWER_TOKENS = 128
+JUDGED_TOKENS = 1024
+"""Of an answer that is judged, at most."""
+Asked = tuple[list[Question], int]
 TEMPERATURE, TOP_P = 0.7, 0.9
 
 
@@ -51,17 +56,20 @@ def run(options: Evaluate, output: artifact.Output) -> dict[str, Any]:
         NotReadyError: a benchmark's data is not in `data_dir`.
         DataError: data, records, tokenizer or model cannot be read.
     """
-    chosen = [BENCHMARKS[name] for name in dict.fromkeys(options.tasks)]
+    chosen = [BENCHMARKS[name] for name in dict.fromkeys(options.tasks) if name in BENCHMARKS]
     if any(benchmark.writes_programs for benchmark in chosen):
         sandbox.check()
     data_dir = split_digest(options.data_dir)[0] if options.data_dir else ""
     found = [_items(benchmark, data_dir, options) for benchmark in chosen]
+    asked = {name: judged.questions(name, data_dir, options.limit) for name in options.tasks if name in JUDGED}
+    if asked:
+        _judge(options).check()
     with (
         tempfile.TemporaryDirectory(prefix="minima-evaluate-") as cache,
         stop.before_the_end(lambda: shutil.rmtree(cache)),
     ):
         _stay_offline(cache)
-        return _run(options, output, found)
+        return _run(options, output, found, asked)
 
 
 def _items(benchmark: Benchmark, data_dir: str, options: Evaluate) -> Data:
@@ -71,7 +79,7 @@ def _items(benchmark: Benchmark, data_dir: str, options: Evaluate) -> Data:
     return copies.limited(paper.chosen(data, shots) if protocol == PAPER else data, options.limit)
 
 
-def _run(options: Evaluate, output: artifact.Output, found: list[Data]) -> dict[str, Any]:
+def _run(options: Evaluate, output: artifact.Output, found: list[Data], asked: dict[str, Asked]) -> dict[str, Any]:
     import torch
 
     from minima.data import records, tokenization
@@ -105,14 +113,15 @@ def _run(options: Evaluate, output: artifact.Output, found: list[Data]) -> dict[
         "use_bf16": options.use_bf16,
         "versions": artifact.versions(),
         "benchmarks": {},
+        "judged": {},
     }
     metrics: dict[str, Any] = {}
-    if found:
+    if found or asked:
         from minima.evaluation import harness
-        from minima.evaluation.model import Model
+        from minima.evaluation.model import LanguageModel
         from minima.evaluation.protocol import Protocol
 
-        lm = Model(model, tokenizer, options.per_device_eval_batch_size, output.progress)
+        lm = LanguageModel(model, tokenizer, options.per_device_eval_batch_size, output.progress)
         (output.folder / SAMPLES).mkdir()
         for data in found:
             name = data.benchmark.name
@@ -123,14 +132,18 @@ def _run(options: Evaluate, output: artifact.Output, found: list[Data]) -> dict[
             )
             lm.task = name
             torch.manual_seed(options.seed)
-            score = harness.score(lm, data, protocol, seed=options.seed, judge=_judge)
+            score = harness.score(lm, data, protocol, seed=options.seed, judge=_passes)
             results["benchmarks"][name] = _described(data, protocol, score)
             metrics |= {name: score.value, f"{name}_items": data.items}
-            lines = [json.dumps(line, ensure_ascii=False, sort_keys=True) + "\n" for line in score.samples]
-            _write(output.folder / SAMPLES / f"{name}.jsonl", "".join(lines))
+            _write_lines(output.folder / SAMPLES / f"{name}.jsonl", score.samples)
             partial = " (partial)" if data.partial else ""
             error = "" if score.stderr is None else f" ± {100 * score.stderr:.2f}"
             _say(f"{name}: {100 * score.value:.2f}{error} % on {data.items} items{partial}")
+        for name, (questions, left_out) in asked.items():
+            part, lines = _judged(lm, name, questions, left_out, options, output)
+            results["judged"][name] = part
+            metrics |= {name: part["score"], f"{name}_items": part["items"]}
+            _write_lines(output.folder / SAMPLES / f"{name}.jsonl", lines)
     if held_out is not None:
         results["perplexity"] = _perplexity(model, held_out, options, output.progress)
         metrics["dev_perplexity"] = results["perplexity"]["dev_perplexity"]
@@ -142,11 +155,47 @@ def _run(options: Evaluate, output: artifact.Output, found: list[Data]) -> dict[
         _write(output.folder / ANSWER, f"Question: {options.question}\n\nAnswer: {metrics['answer']}\n")
     metrics |= models.placement(model)
     _write(output.folder / RESULTS, json.dumps(results, indent=1, ensure_ascii=False, sort_keys=True) + "\n")
-    _write(output.folder / TABLE, table(results))
+    _write(output.folder / TABLE, table.markdown(results))
     return metrics
 
 
-def _judge(program: str) -> bool:
+def _judge(options: Evaluate) -> Judge:
+    return Judge(options.judge_base_url, options.judge_model, options.judge_key_variable)
+
+
+def _judged(
+    lm: "LanguageModel", name: str, questions: list[Question], left_out: int, options: Evaluate, output: artifact.Output
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """What is said of the answers to a judged benchmark, and the samples."""
+    kept_name, by = f"judged-{name}.jsonl", _judge(options)
+    by.check()  # Also what the API takes.
+    place = output.place / kept_name
+    assert output.lease is not None, "who evaluates alone holds the folder"
+    lease = output.lease
+    kept = judged.Kept(place.read_text(encoding="utf-8") if place.is_file() else "", lambda text: lease.write(kept_name, text))
+    lm.task = name
+    model = output.inputs.get("model_name_or_path", {}).get("key", "")
+    said = judged.answers(questions, lambda texts: lm.answers(texts, JUDGED_TOKENS), model, kept)
+    output.progress.phase(f"judging {name}", 2 * len(questions), "judgements")
+    lines = judged.judge(questions, said, by, kept, output.progress.at)
+    part = judged.summary(lines, by, left_out)
+    part |= {"requests": by.requests, "prompt_tokens": by.prompt_tokens, "answer_tokens": by.answer_tokens}
+    cost = ""
+    if options.judge_prices:
+        read, written = map(float, options.judge_prices)
+        part["cost"] = (by.prompt_tokens * read + by.answer_tokens * written) / 1e6
+        cost = f", which cost {part['cost']:.2f}"
+    _say(
+        f"{name}: {part['win']} won, {part['even']} even, {part['loss']} lost of {len(questions)}, judged by {by.model}: "
+        f"{by.requests} requests, {by.prompt_tokens} tokens read and {by.answer_tokens} written{cost}"
+    )
+    for what, count in (("have no reference answer and are left out", left_out), ("the judge refused", part["unjudged"])):
+        if count:
+            _say(f"{name}: {count} questions {what}")
+    return part, lines
+
+
+def _passes(program: str) -> bool:
     return sandbox.run(program).passed
 
 
@@ -238,42 +287,8 @@ def _described(data: Data, protocol: "Protocol", score: "Score") -> dict[str, An
     }
 
 
-def table(results: Mapping[str, Any]) -> str:
-    """`results.json` as Markdown, beside the paper's numbers (arXiv 2311.07052) where they are by the same protocol."""
-    lines = ["# Evaluation", ""]
-    if results["benchmarks"]:
-        lines += [
-            f"| benchmark | protocol | shots | items | this model | {' | '.join(MODELS)} |",
-            "|---" * (5 + len(MODELS)) + "|",
-        ]
-    notes = []
-    for name, part in results["benchmarks"].items():
-        benchmark = BENCHMARKS[name]
-        error = "" if part["stderr"] is None else f" ± {100 * part['stderr']:.2f}"
-        mark = " (partial)" if part["partial"] else ""
-        published = [f"{number:.2f}" for number in benchmark.published if part["comparable"]] or ["–"] * len(MODELS)
-        way = part["protocol"] + (", chat template" if part["chat_template"] else "")
-        score = f"{100 * part['score']:.2f}{error}"
-        lines.append(f"| {name}{mark} | {way} | {part['shots']} | {part['items']} | {score} | {' | '.join(published)} |")
-        if benchmark.script:
-            notes.append(f"- {name}: {part['metric']} by {part['task']}.")
-        for metric, value in part["others"].items():
-            notes.append(f"- {name}: {metric} {100 * value:.2f}.")
-        if part["generated_tokens_lowered_to"]:
-            notes.append(f"- {name}: answers end after {part['generated_tokens_lowered_to']} tokens, to fit this model.")
-        if part["partial"]:
-            missing = f"; {len(part['missing_subjects'])} subjects are missing" if part["missing_subjects"] else ""
-            notes.append(f"- {name}: not the whole benchmark{missing}; not comparable.")
-    if results["benchmarks"]:
-        rule = "the other models' numbers are the paper's, and stand only beside what is measured by its protocol"
-        lines += ["", f"All in percent; {rule}.", *notes]
-    if "perplexity" in results:
-        part = results["perplexity"]
-        lines += ["", f"Perplexity {part['dev_perplexity']:.4g} on {part['tokens']} held-out tokens."]
-    if "answer" in results:
-        quoted = results["answer"]["answer"].replace("\n", "\n> ")
-        lines += ["", f"Asked “{results['answer']['question']}”, it said:", "", f"> {quoted}"]
-    return "\n".join(lines) + "\n"
+def _write_lines(place: Path, rows: list[dict[str, Any]]) -> None:
+    _write(place, "".join(json.dumps(row, ensure_ascii=False, sort_keys=True) + "\n" for row in rows))
 
 
 def _write(place: Path, text: str) -> None:

@@ -20,7 +20,12 @@ VALID: dict[str, dict[str, object]] = {
     "build-data": {"input_regex": "**/*.txt", "text_key": ("title", "text"), "encoding": "gb18030"},
     "build-chat-data": {"input_regex": "--*.json"},
     "convert": {"keep_layers": "middle"},
-    "evaluate": {"tasks": ("drop", "smoke_english"), "num_fewshot": ("drop=0",)},
+    "evaluate": {
+        "tasks": ("drop", "smoke_english"),
+        "num_fewshot": ("drop=0",),
+        "judge_key_variable": "K",
+        "judge_prices": ("1", "2"),
+    },
     "fetch": {
         "source": (f"hf://org/name@{'a' * 40}", f"x=/mnt/y@sha256:{'b' * 64}"),
         "include": (),

@@ -3,7 +3,7 @@
 import json
 import math
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +18,18 @@ from minima import flags
 from minima.benchmarks import BENCHMARKS, PAPER, STANDARD
 from minima.data import records, tokenization
 from minima.errors import DataError, NotReadyError, UsageError
-from minima.evaluation import copies, harness, paper, sandbox
-from minima.evaluation.model import Model
+from minima.evaluation import copies, harness, judge, judged, paper, sandbox
+from minima.evaluation.model import LanguageModel
 from minima.evaluation.protocol import Protocol
 from minima.models import pretrained
 from minima.options import Evaluate
 from minima.stages import evaluate
 from minima.workspace import artifact
+from minima.workspace.lease import Lease
 from minima.workspace.progress import Reporter
 from tests.unit import tiny
 from tests.unit.evaluation.test_copies import find
+from tests.unit.evaluation.test_judge import KEY, Server, by_answer, fail, served
 from tests.unit.workspace.test_progress import Told
 
 FIXTURES = Path(__file__).parents[2] / "fixtures" / "benchmarks"
@@ -328,7 +330,7 @@ def test_a_choice_in_a_chat_follows_as_an_answer_does(folder: Path) -> None:
 
     words = tokenization.load(folder)
     chat.install(words)
-    lm = Model(tiny.llama(vocab=VOCAB), words, 1, Reporter())
+    lm = LanguageModel(tiny.llama(vocab=VOCAB), words, 1, Reporter())
     lm.answers_in_chat = True
     context = lm.apply_chat_template([{"role": "user", "content": "Which?"}])
     (request,) = lm._placed([Instance("loglikelihood", {}, (context, "B"), 0)])
@@ -367,6 +369,76 @@ def test_programs_of_a_chat_model_are_asked_for_as_such() -> None:
     assert programs[0].startswith("def twice(x: int) -> int:\n")
 
 
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with served() as made:
+        yield made
+
+
+def test_answers_are_judged(
+    tmp_path: Path, folder: Path, server: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Stopped by a judge that goes away, and gone on with: the model answers once, and no judgement is asked for twice."""
+    monkeypatch.setenv("JUDGE_KEY", KEY)
+    monkeypatch.setattr(judge, "FIRST_WAIT", 0.0)
+    monkeypatch.setattr(judged, "AT_ONCE", 1)
+    output = tmp_path / "out"
+    settings = Evaluate(
+        output_dir=str(output),
+        model_name_or_path=str(folder),
+        tasks=("vicuna", "belle"),
+        data_dir=str(FIXTURES),
+        judge_base_url=server.url,
+        judge_model="stern",
+        judge_key_variable="JUDGE_KEY",
+        judge_prices=("2.5", "10"),
+    )
+
+    def attempt() -> dict[str, Any]:
+        with Lease(output) as lease:
+            made = artifact.Output(lease.making, settings, {}, lease)
+            metrics = evaluate.run(settings, made)
+            made.commit(metrics)
+        return metrics
+
+    server.script = [by_answer] * 5  # Two checks, and three judgements.
+    server.usual = fail(500)
+    with pytest.raises(NotReadyError, match="run again, what it judged is kept"):
+        attempt()
+    server.usual = by_answer
+    server.seen.clear()
+    monkeypatch.setattr(LanguageModel, "answers", lambda self, texts, most: ["worth 9"] * len(texts))  # Only of belle now.
+    metrics = attempt()
+    asked = [request["messages"][-1]["content"] for request in server.seen]
+    assert len([text for text in asked if text != "Say yes."]) == 1 + 4
+    assert (metrics["vicuna"], metrics["vicuna_items"], metrics["belle"]) == (0.5, 2, 1.0)
+    assert not list(output.glob("judged-*"))
+    results = json.loads((output / "results.json").read_text(encoding="utf-8"))["judged"]
+    assert (results["belle"]["win"], results["belle"]["without_reference"], results["vicuna"]["even"]) == (2, 1, 2)
+    assert results["belle"]["cost"] == pytest.approx((500 * 2.5 + 50 * 10) / 1e6)
+    assert "| belle | stern | 2 | 100.00 ± 0.00 | 2 | 0 | 0 | 9.00 | 5.00 |" in (output / "results.md").read_text(
+        encoding="utf-8"
+    )
+    lines = [json.loads(line) for line in (output / "samples/vicuna.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [part["prompt"][1]["content"] for line in lines for part in line["rounds"]][-1] in asked
+    said = capsys.readouterr().err
+    assert (
+        "belle: 2 won, 0 even, 0 lost of 2, judged by stern: 5 requests, 500 tokens read and 50 written, which cost 0.00"
+        in said
+    )
+    assert "belle: 1 questions have no reference answer and are left out" in said
+    for place in output.rglob("*"):
+        assert not place.is_file() or KEY not in place.read_text(encoding="utf-8")
+
+
+def test_the_judge_is_asked_before_the_model_is_loaded(tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JUDGE_KEY", "wrong")
+    server.usual = fail(401)
+    options = {"judge_base_url": server.url, "judge_model": "m", "judge_key_variable": "JUDGE_KEY"}
+    with pytest.raises(UsageError, match="refuses the key"):
+        evaluated(tmp_path / "o", tmp_path / "no-model", Reporter(), tasks=("vicuna",), data_dir=str(FIXTURES), **options)
+
+
 def test_the_seed_draws_the_answer(tmp_path: Path, folder: Path) -> None:
     answers = {evaluated(tmp_path, folder, Reporter(), question="blood?", seed=seed)["answer"] for seed in (1, 2, 3)}
     assert len(answers) > 1
@@ -386,7 +458,7 @@ def test_broken_weights_have_no_perplexity(tmp_path: Path, folder: Path) -> None
 def test_a_generated_body_keeps_its_first_space(folder: Path) -> None:
     """LLaMA's decoder drops the first space: four of an indent become three, and Python refuses the body."""
     words = tokenization.load(folder)
-    lm = Model(tiny.llama(vocab=VOCAB), words, 1, Reporter())
+    lm = LanguageModel(tiny.llama(vocab=VOCAB), words, 1, Reporter())
     body = "    return x\n        return x"
     ids = words("\n" + body, add_special_tokens=False)["input_ids"]
     start = next(i for i in range(len(ids)) if str(words.decode(ids[:i])).endswith("\n"))
@@ -401,13 +473,19 @@ def test_a_generated_body_keeps_its_first_space(folder: Path) -> None:
     [
         ({"tasks": []}, "nothing to do"),
         ({"tasks": ["mlmu"]}, r"did you mean 'mmlu'\?"),
-        ({"tasks": ["belle-bench"]}, "belle-bench is not there yet"),
+        ({"tasks": ["belle-bench"]}, "unknown benchmark 'belle-bench'; did you mean 'belle'"),
+        ({"tasks": ["belle"]}, "belle needs data_dir, a folder with eval_set.json of BELLE"),
+        ({"tasks": ["vicuna"], "data_dir": "/d"}, "vicuna is judged by another model; give judge_base_url"),
+        ({"tasks": ["vicuna"], "data_dir": "/d", "judge_base_url": "http://h"}, "give judge_model"),
+        ({"judge_key_variable": "sk-123"}, "not the name of an environment variable"),
+        ({"judge_prices": ["1", "free"]}, "'1 free'; valid: two prices"),
+        ({"tasks": ["vicuna"], "num_fewshot": ["vicuna=1"]}, "vicuna has 0 solved examples at most"),
         ({"tasks": ["mmlu"]}, "mmlu needs data_dir, a folder with an offline copy of cais/mmlu"),
         ({"tasks": ["mmlu"], "data_dir": "/d", "num_fewshot": ["bbh=1"]}, "'bbh=1' is for none of the tasks"),
     ],
 )
 def test_options_that_cannot_work(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(UsageError, match=f"^(tasks|num_fewshot): .*{message}"):
+    with pytest.raises(UsageError, match=f"(?m)^(tasks|num_fewshot|judge_key_variable|judge_prices): .*{message}"):
         flags.build(Evaluate, {"output_dir": "o", "model_name_or_path": "m", **options}, str)
 
 

@@ -1,0 +1,205 @@
+"""Benchmarks whose answers another model judges: Vicuna-Bench and BELLE-Bench.
+
+The model writes an answer to each question; a judge compares it with the reference answer twice, once in either order.
+An answer wins if it is the better one both times, loses if it is the worse one both times, and else is even. All that was
+asked and said goes into the samples, and into a file that an ended run leaves, from which the next one goes on.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from minima.benchmarks import JUDGED, Row
+from minima.errors import DataError, NotReadyError, listed
+from minima.evaluation import forms
+from minima.evaluation.judge import Judge, RefusedError, messages
+from minima.workspace.files import walk
+
+AT_ONCE = 8
+"""Requests at a time."""
+KEEP_EVERY = 40
+"""Judgements after which what there is is written."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question with the answer to compare with."""
+
+    id: str
+    text: str
+    category: str
+    reference: str
+
+
+@dataclass
+class Kept:
+    """Answers and judgements by what was asked, in a file that the next run reads.
+
+    Attributes:
+        text: what an earlier run left.
+        write: makes a text the content of that file.
+    """
+
+    text: str
+    write: Callable[[str], None]
+    found: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for line in self.text.splitlines():
+            entry = json.loads(line)
+            self.found[entry["key"]] = entry["value"]
+
+    def save(self) -> None:
+        """Write all that there is."""
+        lines = (json.dumps({"key": key, "value": value}, ensure_ascii=False) + "\n" for key, value in self.found.items())
+        self.write("".join(lines))
+
+
+def questions(name: str, data_dir: str, limit: int) -> tuple[list[Question], int]:
+    """The questions of `name` with their reference answers, and how many have none, which are left out.
+
+    Args:
+        name: one of JUDGED.
+        data_dir: the folder with offline copies.
+        limit: questions at most; 0 for all.
+
+    Raises:
+        NotReadyError: they are not there.
+        DataError: a file cannot be read, or a question or answer is there twice.
+    """
+    folder = Path(data_dir) / name
+    files = [folder / file for file in walk(folder)] if folder.is_dir() else []
+    files = [file for file in files if {*file.suffixes} & {*forms.KINDS}]
+    asked: dict[str, Row] = {}
+    answered: dict[str, str] = {}
+    for file in files:
+        for number, (where, row) in enumerate(forms.read(file, name), start=1):
+            key = row["id"] or str(number)
+            if (row["question"] and key in asked) or (row["reference"] and key in answered):
+                raise DataError(f"{where}: {key} is there a second time; keep one file of questions, and one of answers")
+            if row["question"]:
+                asked[key] = row
+            if row["reference"]:
+                answered[key] = row["reference"]
+    if not asked or not answered:
+        missing = "questions" if not asked else "reference answers"
+        raise NotReadyError(
+            f"--data_dir: {folder} has no {missing} ({listed([f.name for f in files])} is there); put there {JUDGED[name]}"
+        )
+    made = [Question(key, row["question"], row["category"], answered[key]) for key, row in asked.items() if key in answered]
+    if not made:
+        raise DataError(f"--data_dir: {folder}: no reference answer has the id of a question")
+    return made[:limit] if limit else made, len(asked) - len(made)
+
+
+def answers(asked: list[Question], write: Callable[[list[str]], list[str]], model: str, kept: Kept) -> list[str]:
+    """The model's answers.
+
+    Args:
+        asked: the questions.
+        write: gives an answer for each question.
+        model: what tells this model from others.
+        kept: what an earlier run wrote.
+    """
+    keys = [_key(model, question.text) for question in asked]
+    left = [i for i, key in enumerate(keys) if key not in kept.found]
+    if left:
+        kept.found |= zip((keys[i] for i in left), write([asked[i].text for i in left]), strict=True)
+        kept.save()
+    return [kept.found[key] for key in keys]
+
+
+def judge(asked: list[Question], said: list[str], by: Judge, kept: Kept, at: Callable[[int], None]) -> list[dict[str, Any]]:
+    """Every question with its two judgements.
+
+    Args:
+        asked: the questions.
+        said: the model's answer to each.
+        by: who judges.
+        kept: what an earlier run judged.
+        at: is told how many judgements are there.
+
+    Returns:
+        for each question `rounds`: what the judge was asked and said, with the scores of the model's `own` answer and of the
+        `other`; and how it `ended`: "win", "even", "loss", or "unjudged" where the judge refuses.
+
+    Raises:
+        UsageError, NotReadyError: the judge cannot be asked; what it judged is kept.
+    """
+    pairs = [(i, own_first) for i in range(len(asked)) for own_first in (True, False)]
+    rounds: dict[tuple[int, bool], dict[str, Any]] = {}
+
+    def one(pair: tuple[int, bool]) -> tuple[str, dict[str, Any]]:
+        i, own_first = pair
+        texts = (said[i], asked[i].reference) if own_first else (asked[i].reference, said[i])
+        prompt = messages(asked[i].text, *texts)
+        key = _key(by.model, prompt)
+        if key in kept.found:
+            return key, kept.found[key]
+        try:
+            first, second, reply = by.scores(asked[i].text, *texts)
+        except RefusedError as error:
+            return key, {"prompt": prompt, "own_first": own_first, "refused": str(error)}
+        own, other = (first, second) if own_first else (second, first)
+        return key, {"prompt": prompt, "own_first": own_first, "reply": reply, "own": own, "other": other}
+
+    threads = ThreadPoolExecutor(AT_ONCE)
+    try:
+        for pair, (key, judged) in zip(pairs, threads.map(one, pairs), strict=True):
+            rounds[pair] = judged
+            if "refused" not in judged:  # The next run may have more luck.
+                kept.found[key] = judged
+            at(len(rounds))
+            if len(rounds) % KEEP_EVERY == 0:
+                kept.save()
+    finally:
+        threads.shutdown(wait=True, cancel_futures=True)  # After an error nothing more is begun.
+        kept.save()
+    return [_line(asked[i], said[i], [rounds[i, True], rounds[i, False]]) for i in range(len(asked))]
+
+
+def summary(lines: Iterable[Mapping[str, Any]], by: Judge, left_out: int) -> dict[str, Any]:
+    """Wins and scores over all questions that were judged; `score` counts an even one as half a win."""
+    lines = list(lines)
+    judged = [line for line in lines if line["ended"] != "unjudged"]
+    points = [{"win": 1.0, "even": 0.5, "loss": 0.0}[line["ended"]] for line in judged]
+    rounds = [part for line in judged for part in line["rounds"]]
+    mean = math.fsum(points) / len(points) if points else math.nan
+    spread = math.fsum((point - mean) ** 2 for point in points)
+    return {
+        "score": mean,
+        "stderr": math.sqrt(spread / (len(points) - 1) / len(points)) if len(points) > 1 else None,
+        "items": len(judged),
+        **{ended: sum(line["ended"] == ended for line in lines) for ended in ("win", "even", "loss", "unjudged")},
+        "without_reference": left_out,
+        "own_mean": math.fsum(part["own"] for part in rounds) / len(rounds) if rounds else math.nan,
+        "other_mean": math.fsum(part["other"] for part in rounds) / len(rounds) if rounds else math.nan,
+        "judge": by.model,
+    }
+
+
+def _line(question: Question, said: str, rounds: list[dict[str, Any]]) -> dict[str, Any]:
+    if any("refused" in part for part in rounds):
+        ended = "unjudged"
+    else:
+        better = {part["own"] > part["other"] for part in rounds}
+        worse = {part["own"] < part["other"] for part in rounds}
+        ended = "win" if better == {True} else "loss" if worse == {True} else "even"
+    return {
+        "id": question.id,
+        "category": question.category,
+        "question": question.text,
+        "answer": said,
+        "reference": question.reference,
+        "rounds": rounds,
+        "ended": ended,
+    }
+
+
+def _key(*parts: Any) -> str:
+    return hashlib.sha256(json.dumps(parts, ensure_ascii=False).encode()).hexdigest()
