@@ -30,7 +30,10 @@ PACKED: dict[str, Callable[[str], Any]] = {
     ".xz": lzma.LZMAFile,
     ".zst": lambda place: io.BufferedReader(pyarrow.input_stream(place, compression="zstd"), BLOCK),
 }
+_MAGIC = {b"\x1f\x8b": ".gz", b"BZh": ".bz2", b"\xfd7zXZ": ".xz", b"\x28\xb5\x2f\xfd": ".zst"}
+"""First bytes of compressed files."""
 TEXT, JSON_LINES, JSON, PARQUET, ARROW = ".txt", ".jsonl", ".json", ".parquet", ".arrow"
+_ALIASES = {".ndjson": JSON_LINES}
 KINDS = (JSON_LINES, JSON, TEXT, PARQUET, ARROW)
 BOM = b"\xef\xbb\xbf"
 _ENDS = set(" \t\r\n,]")
@@ -55,18 +58,29 @@ def kind(place: Path) -> str:
 
 
 def _ends(name: str) -> list[str]:
-    """The suffixes of a name, without those of compression and of numbers (`part.00000`)."""
-    return [end for end in Path(name).suffixes if end[1:2].isalpha() and end not in PACKED]
+    """The suffixes of a name in small letters, without those of compression and of numbers (`part.00000`)."""
+    found = [end.lower() for end in Path(name).suffixes]
+    return [_ALIASES.get(end, end) for end in found if end[1:2].isalpha() and end not in PACKED]
 
 
-def is_packed(place: Path) -> bool:
-    """Whether a file is compressed, so that it can only be read from its beginning."""
-    return place.suffix in PACKED
+def packed(place: Path) -> str:
+    """How a file is compressed, so that it can only be read from its beginning: one of PACKED, or empty.
+
+    The end of its name says so, or its first bytes where the name ends in nothing that tells.
+    """
+    if (end := place.suffix.lower()) in PACKED:
+        return end
+    if _ends(place.name):
+        return ""
+    with open(place, "rb") as file:
+        start = file.read(8)
+    return next((end for magic, end in _MAGIC.items() if start.startswith(magic)), "")
 
 
 def opened(place: Path) -> Any:
     """A binary file of what `place` holds, decompressed."""
-    return PACKED[place.suffix](str(place)) if is_packed(place) else open(place, "rb")
+    end = packed(place)
+    return PACKED[end](str(place)) if end else open(place, "rb")
 
 
 def head(place: Path, size: int) -> bytes:
@@ -163,6 +177,16 @@ def values(place: Path, encoding: str = "utf-8") -> Iterator[tuple[int, Any]]:
             except UnicodeDecodeError as error:
                 raise DataError(f"{place}: not {encoding.upper()} ({error.reason}); convert the file") from None
             text, at, end, size = text[at:] + more, 0, not more, size * 2
+
+
+def arrow(place: Path) -> tuple[list[str], Iterator[Any]]:
+    """The columns of an Arrow file, stream or not, and its batches."""
+    source = pyarrow.memory_map(str(place))
+    if head(place, 6) == b"ARROW1":
+        file = pyarrow.ipc.open_file(source)
+        return file.schema.names, (file.get_batch(number) for number in range(file.num_record_batches))
+    stream = pyarrow.ipc.open_stream(source)
+    return stream.schema.names, iter(stream)
 
 
 def parquet(place: Path) -> Any:

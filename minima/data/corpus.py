@@ -26,8 +26,12 @@ class Span:
         return sum(part.size for part in self.parts)
 
 
+OF_DATASETS = {"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"}
+"""What the library `datasets` writes about the data beside it."""
+
+
 def files(folder: str | Path, pattern: str, kinds: tuple[str, ...] = containers.KINDS) -> list[str]:
-    """The files of a corpus, relative to `folder`, sorted; hidden ones and an artifact's markers are left out.
+    """The files of a corpus, relative to `folder`, sorted; hidden ones, an artifact's markers and OF_DATASETS are left out.
 
     Args:
         folder: the corpus; links in it are followed.
@@ -40,7 +44,7 @@ def files(folder: str | Path, pattern: str, kinds: tuple[str, ...] = containers.
     root = Path(folder)
     if not root.is_dir():
         raise DataError(f"{folder}: not a folder; --input_dir names the folder that holds the files")
-    found = matching(walk(root), pattern)
+    found = [name for name in matching(walk(root), pattern) if name.split("/")[-1] not in OF_DATASETS - {pattern}]
     if not found:
         there = sorted(entry.name + "/" * entry.is_dir() for entry in root.iterdir())
         hint = " ('**/' in front of the pattern looks into folders)" if any(name.endswith("/") for name in there) else ""

@@ -3,6 +3,7 @@
 A part is some bytes of a plain file of lines, or some row groups of a Parquet file; any other file is one part.
 """
 
+import codecs
 import functools
 import itertools
 import json
@@ -13,9 +14,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import pyarrow
-import pyarrow.ipc
-
 from minima.data import containers
 from minima.data.containers import ARROW, BOM, JSON_LINES, PARQUET, TEXT
 from minima.errors import DataError, did_you_mean
@@ -23,6 +21,8 @@ from minima.options import BuildData
 
 LINE, PARAGRAPH, FILE = "line", "paragraph", "file"
 """What is a document of a text file."""
+_WIDE = "UTF-16 or UTF-32; convert it: `iconv -f UTF-16 -t UTF-8 FILE >NEW`"
+_WIDE_BOMS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _WIKI = re.compile(rb"<doc [^>]*>\s*")
 
 
@@ -104,7 +104,7 @@ def parts(folder: Path, name: str, size: int, document: str = LINE) -> Iterator[
                 share = total * (group + 1 - begin) // max(1, metadata.num_row_groups)
                 yield Part(name, begin, group + 1, share)
                 begin, groups = group + 1, 0
-    elif containers.is_packed(place) or not (kind == JSON_LINES or (kind == TEXT and document != FILE and not _is_wiki(place))):
+    elif containers.packed(place) or not (kind == JSON_LINES or (kind == TEXT and document != FILE and not _is_wiki(place))):
         yield Part(name, 0, total, total)
     else:
         with open(place, "rb") as file:
@@ -139,6 +139,8 @@ def read(folder: Path, part: Part, form: Form) -> Iterator[str | Bad]:
         found, convert = _lines(place, part), partial(_of_line, form=form)
     else:
         found = containers.values(place, form.encoding)
+    if kind not in {PARQUET, ARROW} and containers.head(place, 2).startswith(_WIDE_BOMS):
+        raise DataError(f"{place}: {_WIDE}")
     before = functools.cache(partial(_line_breaks, place, part.begin))  # Counted once, and only if something is bad.
     with containers.damage(place):
         for number, raw in found:
@@ -164,7 +166,7 @@ def _line_breaks(place: Path, end: int) -> int:
 
 
 def _all_lines(place: Path, part: Part) -> Iterator[tuple[int, bytes]]:
-    if containers.is_packed(place):
+    if containers.packed(place):
         return containers.lines(place)
     return containers.lines(place, part.begin, part.end)
 
@@ -210,8 +212,8 @@ def _rows(place: Path, part: Part, form: Form, kind: str) -> Iterator[tuple[int,
         there = file.schema_arrow.names
         number = sum(file.metadata.row_group(group).num_rows for group in range(part.begin))
     else:
-        number, source = 0, pyarrow.ipc.open_stream(pyarrow.memory_map(str(place)))
-        there = source.schema.names
+        number = 0
+        there, source = containers.arrow(place)
     for key in form.text_key:
         if key not in there:
             raise DataError(f"{place}: no column {key!r}; --text_key names that of the text: {did_you_mean(key, there)}")
@@ -227,7 +229,10 @@ def _rows(place: Path, part: Part, form: Form, kind: str) -> Iterator[tuple[int,
 
 
 def _decoded(content: bytes, form: Form) -> str:
-    return content.decode(form.encoding)
+    text = content.decode(form.encoding)
+    if "\0" in text and text.count("\0") * 4 > len(text):  # As ASCII: every other byte is one.
+        raise ValueError(_WIDE)
+    return text
 
 
 def _of_line(line: bytes, form: Form) -> str:
@@ -250,6 +255,8 @@ def _of_object(value: Any, form: Form) -> str:
             keys = did_you_mean(key, value) if value else "the object is empty"
             raise ValueError(f"no key {key!r}; --text_key names the key of the text: {keys}")
         text = value[key]
+        if isinstance(text, bytes):  # A column that does not say that it is text.
+            text = text.decode(form.encoding)
         if not isinstance(text, str):
             kind = "null" if text is None else f"a JSON {type(text).__name__}"
             raise ValueError(f"{key!r} is {kind}, not a string; --text_key names the key of the text")

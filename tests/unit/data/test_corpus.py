@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pyarrow
 import pyarrow.ipc
 import pyarrow.parquet
@@ -43,13 +44,19 @@ def zstd(content: bytes) -> bytes:
 PACK: dict[str, Callable[[bytes], bytes]] = {".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress, ".zst": zstd}
 
 
-def parquet(place: Path, **arguments: Any) -> None:
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(OBJECTS), place, **arguments)
+def parquet(place: Path, schema: Any = None, **arguments: Any) -> None:
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(OBJECTS, schema), place, **arguments)
 
 
 def arrow(place: Path) -> None:
     table = pyarrow.Table.from_pylist(OBJECTS)
     with pyarrow.ipc.new_stream(str(place), table.schema) as out:
+        out.write_table(table, max_chunksize=2)
+
+
+def arrow_file(place: Path) -> None:
+    table = pyarrow.Table.from_pylist(OBJECTS)
+    with pyarrow.ipc.new_file(str(place), table.schema) as out:
         out.write_table(table, max_chunksize=2)
 
 
@@ -70,6 +77,15 @@ WAYS: dict[str, bytes | Callable[[Path], None]] = {
     "train-00000-of-00001.parquet": parquet,
     "groups.parquet": lambda place: parquet(place, row_group_size=2),
     "data-00000-of-00001.arrow": arrow,
+    "file.arrow": arrow_file,
+    "bytes.parquet": lambda place: parquet(place, schema=pyarrow.schema({"title": "binary", "text": "large_binary"})),
+    "A.JSONL": LINES,
+    "B.JSONL.GZ": gzip.compress(LINES),
+    "a.ndjson": LINES,
+    "part-00000": gzip.compress(LINES),
+    "part-00001": zstd(LINES),
+    "part-00002": bz2.compress(ARRAY),
+    "part-00003": lzma.compress(LINES),
 }
 
 
@@ -122,6 +138,36 @@ def test_kinds_of_text(tmp_path: Path) -> None:
     (tmp_path / "wiki_00").write_text('<doc id="1" title="A">\nA\n\nabout A\n</doc>\n\n<doc id="2" title="B">\nB\n</doc>\n')
     for document in ("line", "file"):
         assert found(tmp_path, form=Form(document=document)) == ["A\n\nabout A", "B"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.txt", "the of\nand\n".encode("utf-16")),
+        ("a.txt", "the of\nand\n".encode("utf-16-le")),
+        ("a.jsonl", LINES.decode().encode("utf-16")),
+        ("a.json", b"\xfe\xff" + ARRAY.decode().encode("utf-16-be")),
+        ("wiki_00", "the of\n".encode("utf-32")),
+    ],
+)
+def test_wide_characters_are_named(tmp_path: Path, name: str, content: bytes) -> None:
+    """Without a mark at its beginning such a text is ASCII with a NUL behind each character."""
+    (tmp_path / name).write_bytes(content)
+    said = ""
+    try:
+        said = "".join(one.what for one in found(tmp_path) if isinstance(one, Bad))
+    except DataError as error:
+        said = str(error)
+    assert "UTF-16 or UTF-32; convert it: `iconv -f UTF-16 -t UTF-8 FILE >NEW`" in said
+
+
+def test_folders_of_the_library_datasets(tmp_path: Path) -> None:
+    made = datasets.Dataset.from_list(OBJECTS)
+    made.save_to_disk(str(tmp_path / "one"), num_shards=2)
+    assert found(tmp_path / "one") == TEXTS
+    datasets.DatasetDict({"train": made, "test": made.select([0])}).save_to_disk(str(tmp_path / "splits"))
+    assert found(tmp_path / "splits", "train/*") == TEXTS
+    assert found(tmp_path / "splits", "**/*") == [TEXTS[0], *TEXTS]
 
 
 @settings(deadline=None, max_examples=60)
