@@ -39,6 +39,7 @@ class Benchmark:
         metric: the headline, as lm-evaluation-harness names it: "metric,filter"; `also` are others that are reported.
         dataset: its name on the hub; empty for tasks of this package.
         tutorial: the files of the repository that the MiniMA tutorial links.
+        whole: rows of the split that is scored, in a whole copy.
         splits: for each split the names that copies give it, empty for none; the first one is scored.
         shots_from: the split that gives the shots, by protocol; empty where the protocol has its own.
         script: the paper's script, in a few words.
@@ -55,6 +56,7 @@ class Benchmark:
     also: tuple[str, ...] = ()
     dataset: str = ""
     tutorial: str = ""
+    whole: int = 0
     splits: tuple[tuple[str, tuple[str, ...]], ...] = (("test", ("test",)),)
     shots_from: tuple[str, str] = ("", "")
     script: str = ""
@@ -130,6 +132,7 @@ BENCHMARKS = {
             metric="acc,none",
             dataset="cais/mmlu",
             tutorial="data.tar of hendrycks/test, unpacked (dev/anatomy_dev.csv, test/anatomy_test.csv)",
+            whole=14042,
             splits=(("test", ("test",)), ("dev", ("dev",))),
             shots_from=("dev", "dev"),
             script="evaluate_hf.py of hendrycks/test",
@@ -144,6 +147,7 @@ BENCHMARKS = {
             metric="acc,none",
             dataset="ceval/ceval-exam",
             tutorial="ceval-exam.zip of hkust-nlp/ceval, unpacked (dev/law_dev.csv, val/law_val.csv)",
+            whole=1346,
             splits=(("val", ("val", "validation")), ("dev", ("dev",))),
             shots_from=("dev", "dev"),
             script="eval_llama.py of hkust-nlp/ceval, the validation questions, the mean over subjects",
@@ -159,6 +163,7 @@ BENCHMARKS = {
             also=("f1,none",),
             dataset="EleutherAI/drop",
             tutorial="drop_dataset.zip of DROP, unpacked (drop_dataset_dev.json, drop_dataset_train.json)",
+            whole=9535,
             splits=(("validation", ("validation", "dev")), ("train", ("train",))),
             shots_from=("train", "validation"),
             script="drop.py of instruct-eval, questions with one distinct answer, 3 of them drawn as shots",
@@ -172,6 +177,7 @@ BENCHMARKS = {
             metric="pass@1,none",
             dataset="openai/openai_humaneval",
             tutorial="HumanEval.jsonl.gz of openai/human-eval",
+            whole=164,
             splits=(("test", ("test", "")),),
             script="human_eval of instruct-eval, one program drawn at temperature 0.1",
             published=(12.80, 4.88, 10.98, 14.63, 18.29, 22.56),
@@ -186,6 +192,7 @@ BENCHMARKS = {
             metric="exact_match,none",
             dataset="SaylorTwift/bbh",
             tutorial="the folder bbh of suzgunmirac/BIG-Bench-Hard (navigate.json)",
+            whole=6511,
             splits=(("test", ("test", "train", "")),),
             shots_from=("", "test"),
             script="bbh.py of instruct-eval, the first 3 items of each subject as shots, the mean over subjects",
@@ -201,6 +208,7 @@ BENCHMARKS = {
             also=("exact_match,flexible-extract",),
             dataset="openai/gsm8k",
             tutorial="test.jsonl of openai/grade-school-math (GSM8K-eval calls it gsm8k_test.jsonl)",
+            whole=1319,
             script="main.py of GSM8K-eval, greedy",
             published=(14.10, 3.56, 8.11, 8.87, 29.72, 38.13),
         ),

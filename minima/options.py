@@ -501,10 +501,8 @@ class Evaluate(Options):
     )
     apply_chat_template: bool = option("Ask through the tokenizer's chat template, as a chat model is used.", False)
     limit: int = option("Items of each benchmark at most; 0 for all.", 0, minimum=0)
-    judge_base_url: str = option(
-        "API as OpenAI's, of the model that judges vicuna and belle, such as https://api.openai.com/v1.", "", execution=True
-    )
-    judge_model: str = option("Name of that model there.", "")
+    judge_base_url: str = option("API as OpenAI's, of judge_model, such as https://api.openai.com/v1.", "", execution=True)
+    judge_model: str = option("Model that judges vicuna and belle, by its name at judge_base_url.", "")
     judge_key_variable: str = option(
         "Environment variable that holds the key of that API, never the key itself; empty for none.",
         "OPENAI_API_KEY",

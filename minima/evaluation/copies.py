@@ -26,12 +26,14 @@ class Data:
         benchmark: which one.
         subjects: for each subject that is there, the rows of each split.
         missing: subjects of the benchmark that are not there.
+        rows: how many the copy has in the split that is scored.
         limited: whether items were left out by `limited`.
     """
 
     benchmark: Benchmark
     subjects: Mapping[str, Mapping[str, list[Row]]]
     missing: tuple[str, ...]
+    rows: int
     limited: bool = False
 
     @property
@@ -42,7 +44,7 @@ class Data:
     @property
     def partial(self) -> bool:
         """Whether the score is not that of the whole benchmark."""
-        return self.limited or bool(self.missing)
+        return self.limited or bool(self.missing) or self.rows < self.benchmark.whole
 
 
 def find(benchmark: Benchmark, data_dir: str, protocol: str, shots: int) -> Data:
@@ -60,7 +62,7 @@ def find(benchmark: Benchmark, data_dir: str, protocol: str, shots: int) -> Data
     """
     if not benchmark.dataset:
         rows = _read([OWN_TASKS / f"{benchmark.name}.jsonl"], benchmark)
-        return Data(benchmark, {"data": {"test": rows}}, ())
+        return Data(benchmark, {"data": {"test": rows}}, (), len(rows))
     folder = Path(data_dir) / benchmark.name
     help_with_it = instructions(benchmark, data_dir)
     if not folder.is_dir():
@@ -83,7 +85,8 @@ def find(benchmark: Benchmark, data_dir: str, protocol: str, shots: int) -> Data
             splits[split] = _read(places[name, split], benchmark)
         subjects[name] = splits
         _check(benchmark, protocol, shots, splits, places[name, benchmark.scored][0])
-    return Data(benchmark, subjects, tuple(name for name in names if name not in there))
+    rows = sum(len(splits[benchmark.scored]) for splits in subjects.values())
+    return Data(benchmark, subjects, tuple(name for name in names if name not in there), rows)
 
 
 def limited(data: Data, limit: int) -> Data:

@@ -24,14 +24,15 @@ def markdown(results: Mapping[str, Any]) -> str:
         score = f"{100 * part['score']:.2f}{error}"
         lines.append(f"| {name}{mark} | {way} | {part['shots']} | {part['items']} | {score} | {' | '.join(published)} |")
         if benchmark.script:
-            notes.append(f"- {name}: {part['metric']} by {part['task']}.")
+            notes.append(f"- {name}: {part['metric'].removesuffix(',none')} by {part['task']}.")
         for metric, value in part["others"].items():
             notes.append(f"- {name}: {metric} {100 * value:.2f}.")
         if part["generated_tokens_lowered_to"]:
             notes.append(f"- {name}: answers end after {part['generated_tokens_lowered_to']} tokens, to fit this model.")
         if part["partial"]:
-            missing = f"; {len(part['missing_subjects'])} subjects are missing" if part["missing_subjects"] else ""
-            notes.append(f"- {name}: not the whole benchmark{missing}; not comparable.")
+            missing = f", and {len(part['missing_subjects'])} subjects are missing" if part["missing_subjects"] else ""
+            copy = f"its copy has {part['rows_of_the_copy']} of {benchmark.whole} items" if benchmark.whole else "few items"
+            notes.append(f"- {name}: not the whole benchmark ({copy}{missing}); not comparable.")
     if results["benchmarks"]:
         rule = "the other models' numbers are the paper's, and stand only beside what is measured by its protocol"
         lines += ["", f"All in percent; {rule}.", *notes]

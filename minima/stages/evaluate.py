@@ -266,7 +266,7 @@ def _perplexity(model: "Model", held_out: "Records", options: Evaluate, progress
 
 def _described(data: Data, protocol: "Protocol", score: "Score") -> dict[str, Any]:
     benchmark = data.benchmark
-    own_rule = protocol.shots == benchmark.shots and not protocol.chat
+    own_rule = protocol.shots == benchmark.shots and not protocol.chat and score.generated_tokens is None
     return {
         "score": score.value,
         "stderr": score.stderr,
@@ -280,6 +280,7 @@ def _described(data: Data, protocol: "Protocol", score: "Score") -> dict[str, An
         "chat_template": protocol.chat,
         "items": data.items,
         "partial": data.partial,
+        "rows_of_the_copy": data.rows,
         "comparable": protocol.name == PAPER and own_rule and not data.partial,
         "missing_subjects": list(data.missing),
         "subjects": {name: dict(part) for name, part in score.subjects.items()},

@@ -67,7 +67,7 @@ def _question(number: int, *spans: str, passage: str = "") -> Row:
 def test_drop_is_drawn_as_by_the_script() -> None:
     rows = [_question(i, "x", "x ") for i in range(40)]
     rows += [_question(40, "x", "y"), _question(41), _question(42, "x", passage="p7"), _question(43, "x", passage="p3")]
-    data = copies.Data(BENCHMARKS["drop"], {"data": {"validation": rows}}, ())
+    data = copies.Data(BENCHMARKS["drop"], {"data": {"validation": rows}}, (), len(rows))
     splits = paper.chosen(data, 3).subjects["data"]
     random.seed(0)
     single = [*rows[:40], *rows[42:]]
@@ -76,7 +76,7 @@ def test_drop_is_drawn_as_by_the_script() -> None:
     passages = {row["passage"] for row in shown}
     assert splits["validation"] == [row for row in single if row["passage"] not in passages]
     with pytest.raises(DataError, match="drop: 3 questions have one distinct answer; 3 shots need more"):
-        paper.chosen(copies.Data(BENCHMARKS["drop"], {"data": {"validation": rows[:3]}}, ()), 3)
+        paper.chosen(copies.Data(BENCHMARKS["drop"], {"data": {"validation": rows[:3]}}, (), 3), 3)
 
 
 def test_gsm8k_is_shuffled_as_by_the_script() -> None:
