@@ -85,8 +85,8 @@ def find(benchmark: Benchmark, data_dir: str, protocol: str, shots: int) -> Data
             splits[split] = _read(places[name, split], benchmark)
         subjects[name] = splits
         _check(benchmark, protocol, shots, splits, places[name, benchmark.scored][0])
-    rows = sum(len(splits[benchmark.scored]) for splits in subjects.values())
-    return Data(benchmark, subjects, tuple(name for name in names if name not in there), rows)
+    scored = sum(len(splits[benchmark.scored]) for splits in subjects.values())
+    return Data(benchmark, subjects, tuple(name for name in names if name not in there), scored)
 
 
 def limited(data: Data, limit: int) -> Data:
