@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any, ClassVar
+from urllib.parse import urlsplit
 
 from minima import addresses, benchmarks
 from minima.errors import UsageError
@@ -517,6 +518,9 @@ class Evaluate(Options):
     per_device_eval_batch_size: int = option("Sequences at a time.", 8, execution=True, minimum=1)
     attn_implementation: str = _attention()
 
+    def asks(self) -> frozenset[int]:
+        return frozenset(_port(self.judge_base_url) for name in self.tasks if name in benchmarks.JUDGED)
+
     def problems(self) -> Iterator[tuple[str, str]]:
         if not self.tasks and not self.dev_record_path_or_regex and not self.question:
             yield "tasks", "nothing to do; give tasks, dev_record_path_or_regex or question"
@@ -544,8 +548,14 @@ class Evaluate(Options):
     def _judged(self, name: str) -> Iterator[tuple[str, str]]:
         if not self.data_dir:
             yield "tasks", f"{name} needs data_dir, a folder with {benchmarks.JUDGED[name]} in {name}/"
-        if not self.judge_base_url.startswith(("http://", "https://")):
+        if not self.judge_base_url:
             yield "tasks", f"{name} is judged by another model; give judge_base_url, such as https://api.openai.com/v1"
+        elif not _port(self.judge_base_url):
+            # Not shown: it may hold a password.
+            yield (
+                "judge_base_url",
+                "valid: http:// or https://, a host and a path, without a login, such as https://api.openai.com/v1",
+            )
         if not self.judge_model:
             yield "tasks", f"{name} is judged by another model; give judge_model, its name at judge_base_url"
 
@@ -567,6 +577,16 @@ def _leads_out(pattern: str, of: str = "input_dir") -> Iterator[tuple[str, str]]
     path = PurePath(pattern)
     if path.is_absolute() or ".." in path.parts:
         yield "input_regex", f"{pattern!r} leads out of {of}; valid: a glob below it, such as '*.jsonl'"
+
+
+def _port(url: str) -> int:
+    """The port of an address of the web; 0 where it is none, or holds a login."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port or {"http": 80, "https": 443}.get(parts.scheme, 0)
+    except ValueError:
+        return 0
+    return port if parts.hostname and parts.scheme in {"http", "https"} and "@" not in parts.netloc else 0
 
 
 VERBS: dict[str, type[Options]] = {

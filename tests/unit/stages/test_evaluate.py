@@ -482,6 +482,9 @@ def test_a_generated_body_keeps_its_first_space(folder: Path) -> None:
         ({"tasks": ["belle"]}, "belle needs data_dir, a folder with eval_set.json of BELLE"),
         ({"tasks": ["vicuna"], "data_dir": "/d"}, "vicuna is judged by another model; give judge_base_url"),
         ({"tasks": ["vicuna"], "data_dir": "/d", "judge_base_url": "http://h"}, "give judge_model"),
+        ({"tasks": ["vicuna"], "data_dir": "/d", "judge_base_url": "h/v1"}, "valid: http:// or https://, a host"),
+        ({"tasks": ["vicuna"], "data_dir": "/d", "judge_base_url": "https://u:p@h/v1"}, "without a login"),
+        ({"tasks": ["vicuna"], "data_dir": "/d", "judge_base_url": "https://h:x/v1"}, "valid: http:// or https://"),
         ({"judge_key_variable": "sk-123"}, "not the name of an environment variable"),
         ({"judge_prices": ["1", "free"]}, "'1 free'; valid: two prices"),
         ({"tasks": ["vicuna"], "num_fewshot": ["vicuna=1"]}, "vicuna has 0 solved examples at most"),
@@ -490,8 +493,23 @@ def test_a_generated_body_keeps_its_first_space(folder: Path) -> None:
     ],
 )
 def test_options_that_cannot_work(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(UsageError, match=f"(?m)^(tasks|num_fewshot|judge_key_variable|judge_prices): .*{message}"):
+    with pytest.raises(
+        UsageError, match=f"(?m)^(tasks|num_fewshot|judge_base_url|judge_key_variable|judge_prices): .*{message}"
+    ):
         flags.build(Evaluate, {"output_dir": "o", "model_name_or_path": "m", **options}, str)
+
+
+@pytest.mark.parametrize(
+    ("tasks", "url", "ports"),
+    [
+        (("vicuna", "mmlu"), "https://api.openai.com/v1", {443}),
+        (("belle",), "http://judge.svc:8000/v1", {8000}),
+        (("belle",), "http://judge/v1", {80}),
+        (("mmlu",), "https://api.openai.com/v1", set()),
+    ],
+)
+def test_the_network_is_opened_to_the_judge_alone(tasks: tuple[str, ...], url: str, ports: set[int]) -> None:
+    assert Evaluate(output_dir="o", model_name_or_path="m", tasks=tasks, judge_base_url=url).asks() == ports
 
 
 def test_refuses_before_the_model_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
