@@ -6,14 +6,15 @@ from importlib import metadata
 
 from minima import flags
 from minima.errors import NotReadyError, UsageError, did_you_mean, exit_codes
-from minima.options import VERBS
+from minima.options import VERBS, Fetch
 from minima.process import launch
 from minima.workspace.inputs import input_files, path_digest
 
 OTHERS = {
-    "digest": "Print PATH@sha256:…, the form in which an input's content is declared and then checked.",
+    "digest": "Print a path or an address of `fetch` with its pin, a digest or a commit, as it is declared and then checked.",
 }
 HERE = "Check versions, devices, flash-attn, NCCL and the workspace's file system on this machine."
+DIGEST = "PATH | SOURCE [--include GLOB …] [--exclude GLOB …]"
 
 
 def run(words: list[str]) -> int:
@@ -41,7 +42,7 @@ def run(words: list[str]) -> int:
             return launch.run(verb, rest)
         case [verb, *rest] if verb in OTHERS:
             if {"-h", "--help"} & set(rest):
-                print(f"usage: minima {verb} PATH\n\n{OTHERS[verb]}")
+                print(f"usage: minima {verb} {DIGEST}\n\n{OTHERS[verb]}")
                 return 0
             return launch.guarded(verb, lambda: _digest(rest))
         case [verb, *_]:
@@ -64,11 +65,22 @@ def _unknown(verb: str) -> int:
 
 
 def _digest(words: list[str]) -> int:
-    if len(words) != 1:
-        raise UsageError("usage: minima digest PATH")
-    if not input_files(words[0]):
-        raise NotReadyError(f"{words[0]}: no file there; a file, a folder or a glob is valid")
-    print(f"{os.path.abspath(words[0])}@sha256:{path_digest(words[0])}")
+    if not words or words[0].startswith("--"):
+        raise UsageError(f"usage: minima digest {DIGEST}")
+    where, *rest = words
+    if "://" not in where and not rest:
+        if not input_files(where):
+            raise NotReadyError(
+                f"{where}: no file there; a file, a folder, a glob or an address such as hf://ORG/NAME is valid"
+            )
+        print(f"{os.path.abspath(where)}@sha256:{path_digest(where)}")
+        return 0
+    # The commands that make the files fewer are those of the stage.
+    asked = flags.parse(VERBS["fetch"], ["--output_dir", "", "--source", f"/x@sha256:{'0' * 64}", *rest])
+    assert isinstance(asked, Fetch)
+    from minima.sources.pin import pinned
+
+    print(pinned(where, asked.include, asked.exclude))
     return 0
 
 

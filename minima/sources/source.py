@@ -1,7 +1,7 @@
 """A source of files, whatever speaks there."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -86,3 +86,11 @@ def digest(place: Path, to: Any = None) -> str:
         while chunk := file.read(CHUNK):
             made.update(chunk)
     return str(made.hexdigest())
+
+
+def folder_digest(files: Mapping[str, str], *, one: bool) -> str:
+    """What `minima digest` says of a folder with these files, by name and SHA-256; with `one`, of the one file."""
+    if one:
+        return next(iter(files.values()))
+    lines = [f"{found}  {name}\n" for name, found in sorted(files.items())]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()

@@ -4,7 +4,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import Protocol, TypeVar
 
 from minima.errors import DataError, LostPeerError, UsageError, listed
 from minima.sources.source import File, Source, TransientError
@@ -47,7 +47,23 @@ def rest(fault: TransientError, tries: int) -> None:
     time.sleep(wait)
 
 
-def read(source: Source, file: File, start: int, stop: int | None, out: BinaryIO, told: Callable[[int], None]) -> None:
+class Sink(Protocol):
+    """What bytes are written to."""
+
+    def write(self, chunk: bytes, /) -> object:
+        """Add to what is there."""
+
+    def tell(self) -> int:
+        """How many bytes are there."""
+
+    def seek(self, size: int, /) -> object:
+        """Go back to the beginning, which 0 is."""
+
+    def truncate(self) -> object:
+        """End here."""
+
+
+def read(source: Source, file: File, start: int, stop: int | None, out: Sink, told: Callable[[int], None]) -> None:
     """Write the bytes of a file from `start` to before `stop`, or to its end, to `out`, which is empty.
 
     Args:

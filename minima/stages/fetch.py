@@ -286,7 +286,7 @@ def _check_digest(address: Address, origin: Source, files: list[Wanted], output:
     """
     if not address.digest:
         return
-    found = digest({one.file.name: source.digest(output.place / one.name) for one in files}, one=origin.one)
+    found = source.folder_digest({one.file.name: source.digest(output.place / one.name) for one in files}, one=origin.one)
     if found == address.digest:
         return
     assert output.lease is not None
@@ -296,11 +296,3 @@ def _check_digest(address: Address, origin: Source, files: list[Wanted], output:
         f"--source: {address} has not the declared digest; found {address}@sha256:{found}, of {len(files)} files. If that is "
         "what it should be, declare it; else find out who changed it"
     )
-
-
-def digest(files: Mapping[str, str], *, one: bool) -> str:
-    """What `minima digest` says of a folder with these files, by name and SHA-256; with `one`, of the one file."""
-    if one:
-        return next(iter(files.values()))
-    lines = [f"{found}  {name}\n" for name, found in sorted(files.items())]
-    return sha256("".join(lines).encode()).hexdigest()

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from huggingface_hub import constants
 
+from minima import cli
 from minima.errors import DataError, DiskFullError, LostPeerError, NotReadyError, StageError, UsageError
 from minima.options import Fetch
 from minima.sources import transfer
@@ -361,3 +362,46 @@ def test_two_pods_share_the_files(tmp_path: Path, hub: HubSite, monkeypatch: pyt
         output.commit(stage.run(asked, output))
     assert not any("safetensors" in path for path, _ in hub.asked)
     assert content(Path(asked.output_dir)).keys() == {"config.json", "model-1.safetensors", "sub/notes.txt"}
+
+
+class TestDigest:
+    """`minima digest` prints the pin that errors ask for."""
+
+    def test_of_the_hub_a_commit(self, hub: HubSite, capsys: pytest.CaptureFixture[str]) -> None:
+        for text in ("hf://org/name", "hf://org/name@v1", "hf://datasets/org/name@main"):
+            assert cli.run(["digest", text]) == 0
+            assert capsys.readouterr().out == f"{text.split('@')[0]}@{COMMIT}\n"
+        assert cli.run(["digest", "hf://org/name@gone"]) == 75
+
+    def test_of_the_rest_a_digest_that_fetch_accepts(
+        self, tmp_path: Path, site: Site, hub: HubSite, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        (tmp_path / "there" / "sub").mkdir(parents=True)
+        (tmp_path / "there" / "a.txt").write_text("a")
+        (tmp_path / "there" / "sub" / "b.json").write_text("b")
+        hub.faults = deque([("cut", 2)])
+        for number, (source, more) in enumerate(
+            [
+                (f"{site.url}/big.bin", {}),
+                (f"{tmp_path}/there", {}),
+                (f"x={tmp_path}/there", {"include": ("x/**/*.json",)}),
+                (f"hf://org/name@{COMMIT}", {"exclude": ("*.json",)}),
+            ]
+        ):
+            words = [word for name, globs in more.items() for word in (f"--{name}", *globs)]
+            assert cli.run(["digest", source, *words]) == 0
+            assert fetched(tmp_path / str(number), capsys.readouterr().out.strip(), **more)
+
+    @pytest.mark.parametrize(
+        ("words", "said"),
+        [
+            ([], "usage: minima digest PATH | SOURCE [--include GLOB …] [--exclude GLOB …]"),
+            (["ftp://x/y"], "found 'ftp://x/y'; valid: hf://ORG/NAME@COMMIT"),
+            (["https://joe:hunter2@x/y"], "found a credential in https://x/…"),
+            (["s3://x/y", "--incldue", "*.json"], "--incldue: no such option of fetch; did you mean 'include'?"),
+            (["nowhere"], "nowhere: no file there; a file, a folder, a glob or an address such as hf://ORG/NAME is valid"),
+        ],
+    )
+    def test_what_is_wrong(self, words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+        assert cli.run(["digest", *words]) in (64, 75)
+        assert said in capsys.readouterr().err
