@@ -23,7 +23,11 @@ def opened(address: Address) -> Source:
             from minima.sources.hub import Hub
 
             return Hub(address)
-        case "bucket":
-            from minima.sources.bucket import Bucket
+        case "bucket" if address.url.startswith("gs:"):
+            from minima.sources.gcs import Gcs
 
-            return Bucket(address)
+            return Gcs(address)
+        case "bucket":
+            from minima.sources.s3 import S3
+
+            return S3(address)

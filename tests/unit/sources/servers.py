@@ -1,9 +1,12 @@
 """Servers of HTTP and of the hub's interface, in this process, with the faults that real ones have."""
 
 import contextlib
+import datetime
 import hashlib
 import json
 import re
+import select
+import socket
 import ssl
 import threading
 import time
@@ -11,8 +14,15 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from urllib.parse import parse_qs, urlsplit
+from pathlib import Path
+from urllib.parse import parse_qs, quote, unquote, urlsplit
 
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+ONE_DAY = datetime.timedelta(days=1)
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
@@ -41,7 +51,7 @@ class Site:
     url: str = ""
 
     def answer(self, handler: BaseHTTPRequestHandler) -> None:
-        path = urlsplit(handler.path).path
+        path = unquote(urlsplit(handler.path).path)
         asked = handler.headers.get("Range", "")
         self.asked.append((path, asked))
         if self.login and handler.headers.get("Authorization") != self.login:
@@ -129,6 +139,42 @@ class HubSite(Site):
         return entry
 
 
+@dataclass
+class GcsSite(Site):
+    """A double of Google Cloud Storage: `files` are the objects of the bucket `bucket`.
+
+    Attributes:
+        refuses: status of every answer, if it refuses.
+    """
+
+    refuses: int = 0
+
+    def answer(self, handler: BaseHTTPRequestHandler) -> None:
+        parts = urlsplit(handler.path)
+        query = parse_qs(parts.query)
+        root = "/storage/v1/b/bucket/o"
+        if self.refuses:
+            return _send(handler, self.refuses, b"{}")
+        name = unquote(parts.path.removeprefix(f"{root}/"))
+        if "alt" in query and name in self.files:
+            handler.path = quote(name)
+            return super().answer(handler)
+        if parts.path == root:
+            # An object on each page.
+            found = [each for each in sorted(self.files) if each.startswith(query.get("prefix", [""])[0])]
+            at = int(query.get("pageToken", ["0"])[0])
+            more = {"nextPageToken": str(at + 1)} if at + 1 < len(found) else {}
+            items = [_object(each, self.files[each]) for each in found[at : at + 1]]
+            return _send(handler, 200, json.dumps({"items": items, **more}).encode())
+        if name in self.files:
+            return _send(handler, 200, json.dumps(_object(name, self.files[name])).encode())
+        return _send(handler, 404, b"{}")
+
+
+def _object(name: str, content: bytes) -> dict[str, str]:
+    return {"name": name, "size": str(len(content)), "generation": "7"}
+
+
 def _send(handler: BaseHTTPRequestHandler, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:
     handler.send_response(status)
     for name, value in (headers or {}).items():
@@ -136,6 +182,93 @@ def _send(handler: BaseHTTPRequestHandler, status: int, body: bytes, headers: di
     handler.send_header("Content-Length", str(len(body)))
     handler.end_headers()
     handler.wfile.write(body)
+
+
+@dataclass
+class Proxy:
+    """An HTTP proxy, and which hosts it was asked for.
+
+    Attributes:
+        login: what `Proxy-Authorization` must be, if anything.
+    """
+
+    login: str = ""
+    asked: list[str] = field(default_factory=list)
+    url: str = ""
+
+    def handle(self, handler: BaseHTTPRequestHandler) -> None:
+        self.asked.append(f"{handler.command} {handler.path}")
+        if self.login and handler.headers.get("Proxy-Authorization") != self.login:
+            return _send(handler, 407, b"")
+        host, port = handler.path.rsplit(":", 1)
+        with socket.create_connection((host, int(port)), 10) as there:
+            handler.send_response(200)
+            handler.end_headers()
+            ends = [handler.connection, there]
+            with contextlib.suppress(OSError):
+                while ready := select.select(ends, [], [], 10)[0]:
+                    for end in ready:
+                        chunk = end.recv(1 << 16)
+                        if not chunk:
+                            handler.close_connection = True
+                            return None
+                        ends[1 - ends.index(end)].sendall(chunk)
+        handler.close_connection = True
+        return None
+
+
+@contextlib.contextmanager
+def proxying(proxy: Proxy) -> Iterator[Proxy]:
+    """The proxy at `proxy.url`, until the context ends."""
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_CONNECT(self) -> None:
+            proxy.handle(self)
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    proxy.url = f"http://127.0.0.1:{server.server_port}"
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+    try:
+        yield proxy
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def private_ca(folder: Path) -> tuple[Path, ssl.SSLContext]:
+    """The certificate of a CA that no machine knows, in `folder`, and what a server of the name `localhost` needs under it."""
+    now = datetime.datetime.now(datetime.UTC)
+
+    def certificate(name: str, key: ec.EllipticCurvePrivateKey, issuer: str, by: ec.EllipticCurvePrivateKey) -> bytes:
+        ca = name == issuer
+        subject, authority = (x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, each)]) for each in (name, issuer))
+        made = (
+            x509.CertificateBuilder(authority, subject, key.public_key(), x509.random_serial_number(), now, now + ONE_DAY)
+            .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(by.public_key()), critical=False)
+        )
+        if not ca:
+            names = x509.SubjectAlternativeName([x509.DNSName("localhost")])
+            made = made.add_extension(names, critical=False)
+        return made.sign(by, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+
+    root, own = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
+    bundle = folder / "ca.pem"
+    bundle.write_bytes(certificate("a private CA", root, "a private CA", root))
+    chain = folder / "server.pem"
+    encoding, form = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
+    secret = own.private_bytes(encoding, form, serialization.NoEncryption())
+    chain.write_bytes(certificate("localhost", own, "a private CA", root) + secret)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(chain)
+    return bundle, context
 
 
 @contextlib.contextmanager

@@ -1,10 +1,14 @@
 """Fetching: what comes is what the pin says, whatever happens on the way, and a start after any end goes on."""
 
+import contextlib
 import hashlib
+import logging
 import shutil
 import signal
+import ssl
 import subprocess
 import sys
+import threading
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -13,6 +17,9 @@ from typing import Any
 
 import pytest
 from huggingface_hub import constants
+from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
+from moto.s3.models import s3_backends
+from werkzeug.serving import make_server
 
 from minima import cli
 from minima.errors import DataError, DiskFullError, LostPeerError, NotReadyError, StageError, UsageError
@@ -23,18 +30,32 @@ from minima.workspace import attempts
 from minima.workspace.inputs import path_digest
 from minima.workspace.marker import CHECKPOINTS, MARKER
 from tests.unit import held
-from tests.unit.sources.servers import COMMIT, HubSite, Site, serving
+from tests.unit.sources.servers import COMMIT, GcsSite, HubSite, Proxy, Site, private_ca, proxying, serving
 
+AWS = {"AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "y", "AWS_EC2_METADATA_DISABLED": "true", "AWS_REGION": "us-east-1"}
 BIN = Path(sys.executable).parent
 BIG = bytes(i * i % 251 for i in range(300_000))
 
 
 @pytest.fixture(autouse=True)
-def _hurried(monkeypatch: pytest.MonkeyPatch) -> None:
+def _hurried(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(transfer, "FIRST_WAIT", 0.001)
     monkeypatch.setattr(stage, "POLL", 0.05)
-    for name in ("HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY", "SSL_CERT_FILE", "NETRC", "HF_TOKEN", "AWS_ENDPOINT_URL"):
+    for name, value in AWS.items():
+        monkeypatch.setenv(name, value)
+    for name in (
+        "AWS_CA_BUNDLE",
+        "HTTPS_PROXY",
+        "HTTP_PROXY",
+        "NO_PROXY",
+        "SSL_CERT_FILE",
+        "NETRC",
+        "HF_TOKEN",
+        "AWS_ENDPOINT_URL",
+    ):
         monkeypatch.delenv(name, raising=False)
+    yield
+    os.environ.pop("AWS_CA_BUNDLE", None)  # Set on the way.
 
 
 @pytest.fixture
@@ -49,6 +70,33 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[HubSite]:
     with serving(HubSite(repository=files)) as served:
         monkeypatch.setattr(constants, "ENDPOINT", served.url)
         yield served  # type: ignore[misc]
+
+
+@contextlib.contextmanager
+def s3_serving(tls: ssl.SSLContext | None = None) -> Iterator[str]:
+    """moto's S3, with a bucket; gives its address."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in AWS.items():
+            patch.setenv(name, value)
+        app = DomainDispatcherApplication(create_backend_app)
+        server = make_server("localhost", 0, app, threaded=True, ssl_context=tls)
+        logging.getLogger("werkzeug").setLevel(logging.ERROR)
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
+        thread.start()
+        backend = s3_backends["123456789012"]["aws"]
+        if "bucket" not in backend.buckets:
+            backend.create_bucket("bucket", "us-east-1")
+            for key, held_there in (("pre/a.bin", BIG), ("pre/sub/b c.txt", b"b"), ("prefix/other", b"x")):
+                backend.put_object("bucket", key, held_there)
+        yield f"{'https' if tls else 'http'}://localhost:{server.server_port}"
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[str]:
+    with s3_serving() as url:
+        yield url
 
 
 def sha(content: bytes) -> str:
@@ -362,6 +410,142 @@ def test_two_pods_share_the_files(tmp_path: Path, hub: HubSite, monkeypatch: pyt
         output.commit(stage.run(asked, output))
     assert not any("safetensors" in path for path, _ in hub.asked)
     assert content(Path(asked.output_dir)).keys() == {"config.json", "model-1.safetensors", "sub/notes.txt"}
+
+
+class TestGcs:
+    @pytest.fixture
+    def bucket(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[GcsSite]:
+        files = {"pre/a.bin": BIG, "pre/sub/b c.txt": b"b", "pre/sub/": b"", "prefix/other": b"x"}
+        with serving(GcsSite(files=files)) as served:
+            monkeypatch.setenv("STORAGE_EMULATOR_HOST", served.url)
+            yield served  # type: ignore[misc]
+
+    def test_a_prefix_and_an_object(self, tmp_path: Path, bucket: GcsSite, capsys: pytest.CaptureFixture[str]) -> None:
+        assert cli.run(["digest", "gs://bucket/pre/"]) == 0
+        whole = capsys.readouterr().out.strip()
+        bucket.faults = deque([503, ("cut", 1000)])
+        found = fetched(tmp_path, whole, f"one=gs://bucket/pre/a.bin@sha256:{sha(BIG)}")
+        assert found == {"a.bin": BIG, "sub/b c.txt": b"b", "one/a.bin": BIG}
+
+    @pytest.mark.parametrize(
+        ("status", "kind", "words"),
+        [
+            (403, NotReadyError, "gs://bucket/pre: nobody in particular may not read it; give the pod's service account"),
+            (401, NotReadyError, "the role of an object viewer"),
+            (404, NotReadyError, "gs://bucket/pre: there is nothing; correct the address"),
+            (500, LostPeerError, "answers 500; asked"),
+        ],
+    )
+    def test_refusals(self, tmp_path: Path, bucket: GcsSite, status: int, kind: type[StageError], words: str) -> None:
+        bucket.refuses = status
+        assert words in said(tmp_path, f"gs://bucket/pre@sha256:{'0' * 64}", kind=kind)
+
+    def test_an_account_whose_file_is_wrong(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.delenv("STORAGE_EMULATOR_HOST", raising=False)
+        monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "none.json"))
+        told = said(tmp_path, f"gs://bucket/pre@sha256:{'0' * 64}", kind=NotReadyError)
+        assert told.startswith("GOOGLE_APPLICATION_CREDENTIALS: ")
+
+
+class TestS3:
+    @pytest.fixture
+    def bucket(self, s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", s3)
+
+    def test_a_prefix_and_an_object(self, tmp_path: Path, bucket: None, capsys: pytest.CaptureFixture[str]) -> None:
+        assert cli.run(["digest", "s3://bucket/pre"]) == 0
+        whole = capsys.readouterr().out.strip()
+        found = fetched(tmp_path, whole, f"one=s3://bucket/pre/a.bin@sha256:{sha(BIG)}")
+        assert found == {"a.bin": BIG, "sub/b c.txt": b"b", "one/a.bin": BIG}
+
+    def test_a_large_one_in_slices(self, tmp_path: Path, bucket: None, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(stage, "SLICE_BYTES", 70_000)
+        assert fetched(tmp_path, f"s3://bucket/pre/a.bin@sha256:{sha(BIG)}") == {"a.bin": BIG}
+
+    @pytest.mark.parametrize(
+        ("where", "words"),
+        [
+            ("bucket/none", "no file at s3://bucket/none; correct the address"),
+            ("nobucket/x", "no file at s3://nobucket/x; correct the address"),
+        ],
+    )
+    def test_nothing_there(self, tmp_path: Path, bucket: None, where: str, words: str) -> None:
+        assert words in said(tmp_path, f"s3://{where}@sha256:{'0' * 64}", kind=NotReadyError)
+
+    @pytest.mark.parametrize(
+        ("status", "kind", "words"),
+        [
+            (403, NotReadyError, "s3://bucket/pre: who asks has no right to it ("),
+            (301, NotReadyError, "name it in AWS_REGION"),
+            (503, LostPeerError, "asked 2 times in vain"),
+        ],
+    )
+    def test_refusals(
+        self, tmp_path: Path, status: int, kind: type[StageError], words: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(transfer, "TRIES", 2)  # The library itself asks three times.
+        with serving(GcsSite(refuses=status)) as served:
+            monkeypatch.setenv("AWS_ENDPOINT_URL", served.url)
+            assert words in said(tmp_path, f"s3://bucket/pre@sha256:{'0' * 64}", kind=kind)
+
+
+class TestNetwork:
+    """Proxies and a private CA: each kind of source by the same three variables."""
+
+    @pytest.fixture
+    def private(self, tmp_path: Path) -> tuple[Path, ssl.SSLContext]:
+        return private_ca(tmp_path)
+
+    @pytest.mark.parametrize("kind", ["web", "hub", "gcs", "s3"])
+    def test_by_a_proxy_with_a_private_ca(
+        self, kind: str, tmp_path: Path, private: tuple[Path, ssl.SSLContext], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        bundle, tls = private
+        source = {
+            "web": f"a=URL/big.bin@sha256:{sha(BIG)}",
+            "hub": f"a=hf://org/name@{COMMIT}",
+            "gcs": f"a=gs://bucket/big.bin@sha256:{sha(BIG)}",
+            "s3": f"a=s3://bucket/pre/a.bin@sha256:{sha(BIG)}",
+        }[kind]
+        site = {"hub": HubSite(repository={"big.bin": BIG}), "gcs": GcsSite(files={"big.bin": BIG})}.get(
+            kind, Site(files={"/big.bin": BIG})
+        )
+        served = s3_serving(tls) if kind == "s3" else serving(site, tls)
+        with served as there, proxying(Proxy()) as proxy:
+            url = there if isinstance(there, str) else there.url
+            source = source.replace("URL", url)
+            monkeypatch.setattr(constants, "ENDPOINT", url)
+            monkeypatch.setenv("STORAGE_EMULATOR_HOST", url)
+            monkeypatch.setenv("AWS_ENDPOINT_URL", url)
+            host = url.removeprefix("https://")
+            told = said(tmp_path / "untrusted", source, kind=NotReadyError)
+            assert "SSL_CERT_FILE" in told
+            monkeypatch.setenv("SSL_CERT_FILE", str(bundle))
+            fetched(tmp_path / "direct", source)
+            assert proxy.asked == []
+            monkeypatch.setenv("HTTPS_PROXY", proxy.url)
+            fetched(tmp_path / "proxy", source)
+            assert set(proxy.asked) == {f"CONNECT {host}"}
+            proxy.asked.clear()
+            monkeypatch.setenv("NO_PROXY", "localhost")
+            fetched(tmp_path / "past", source)
+            assert proxy.asked == []
+            monkeypatch.delenv("NO_PROXY")
+            monkeypatch.setattr(transfer, "TRIES", 2)
+            proxy.login = "Basic eDp5"
+            told = said(tmp_path / "refused", source, kind=StageError)
+            assert "407" in told or "proxy" in told.lower(), told
+
+    def test_a_bundle_that_is_none(self, tmp_path: Path, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+        source = f"{site.url}/big.bin@sha256:{sha(BIG)}"
+        monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "none.pem"))
+        assert "name a file" in said(tmp_path, source, kind=UsageError)
+        (tmp_path / "bad.pem").write_text("no certificate")
+        monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "bad.pem"))
+        assert "a file of certificates is valid" in said(tmp_path, source, kind=UsageError)
+        monkeypatch.delenv("SSL_CERT_FILE")
+        monkeypatch.setenv("HTTP_PROXY", "socks9://x")
+        assert "an address such as http://proxy:3128 is valid" in said(tmp_path, source, kind=UsageError)
 
 
 class TestDigest:

@@ -1,7 +1,7 @@
-"""A prefix or an object of S3, of what speaks its protocol, or of Google Cloud Storage, by pyarrow's file systems.
+"""A prefix or an object of S3, or of what speaks its protocol, by pyarrow's file system.
 
-Who asks is said by the clouds' own variables, files and services: AWS_*, a web identity, GOOGLE_APPLICATION_CREDENTIALS, the
-machine's account. Another server of the protocol is named by AWS_ENDPOINT_URL (STORAGE_EMULATOR_HOST for Google's).
+Who asks is said by AWS's own variables, files and services: AWS_*, a web identity, the machine's account. Another server of
+the protocol is named by AWS_ENDPOINT_URL.
 """
 
 import os
@@ -27,11 +27,10 @@ NO_RIGHT = (
     "UNRECOGNIZED_CLIENT",
     "CREDENTIAL",
 )
-NO_RIGHT_AT_GOOGLE = ("PERMISSION_DENIED", "UNAUTHENTICATED", "credentials", " 401", " 403")
-NOTHING = ("NO_SUCH_BUCKET", "NO_SUCH_KEY", "RESOURCE_NOT_FOUND", "NOT_FOUND", "does not exist", " 404")
+NOTHING = ("NO_SUCH_BUCKET", "NO_SUCH_KEY", "RESOURCE_NOT_FOUND", "does not exist")
 
 
-class Bucket:
+class S3:
     """The objects below a prefix, or one object."""
 
     one = False
@@ -39,7 +38,7 @@ class Bucket:
     def __init__(self, address: Address) -> None:
         self.address = address
         with self._faults():
-            self.system = _s3() if address.url.startswith("s3://") else _gcs()
+            self.system = _system()
 
     def files(self) -> list[File]:
         prefix = self.address.rest
@@ -72,12 +71,11 @@ class Bucket:
             yield
         except (OSError, ArrowException) as error:
             told = str(error)
-            amazon = self.address.url.startswith("s3://")
-            if any(word in told for word in (NO_RIGHT if amazon else NO_RIGHT_AT_GOOGLE)):
-                who = "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY from a Secret, or the pod's service account"
-                if not amazon:
-                    who = "GOOGLE_APPLICATION_CREDENTIALS with a file from a Secret, or the pod's service account"
-                raise NotReadyError(f"{self.address}: who asks has no right to it ({told}); {who} must have it") from None
+            if any(word in told for word in NO_RIGHT):
+                raise NotReadyError(
+                    f"{self.address}: who asks has no right to it ({told}); give it AWS_ACCESS_KEY_ID and "
+                    "AWS_SECRET_ACCESS_KEY from a Secret, or the pod a service account that has it"
+                ) from None
             if any(word in told for word in NOTHING):
                 raise NotReadyError(f"{self.address}: there is nothing ({told}); correct the address") from None
             if "curlCode: 60" in told or "certificate" in told:
@@ -94,26 +92,19 @@ def _file(info: fs.FileInfo, name: str) -> File:
     return File(name=name, size=info.size, version=str(info.mtime_ns), handle=info.path)
 
 
-def _s3() -> fs.FileSystem:
+def _system() -> fs.FileSystem:
     end = urlsplit(os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or "")
     host = end.hostname or "amazonaws.com"
     # Of the variables that the other libraries read themselves this one reads none.
     proxy = None if proxy_bypass(host) else getproxies().get(end.scheme or "https")
+    if bundle := os.environ.get("SSL_CERT_FILE"):
+        # With AWS_ENDPOINT_URL in the environment, `tls_ca_file_path` alone has no effect, and neither has this alone.
+        os.environ.setdefault("AWS_CA_BUNDLE", bundle)
     return fs.S3FileSystem(
+        tls_ca_file_path=os.environ.get("AWS_CA_BUNDLE"),
         endpoint_override=end.netloc or None,
         scheme=end.scheme or None,
         proxy_options=proxy,
-        tls_ca_file_path=os.environ.get("AWS_CA_BUNDLE") or os.environ.get("SSL_CERT_FILE"),
         request_timeout=60,
         connect_timeout=30,
     )
-
-
-def _gcs() -> fs.FileSystem:
-    from datetime import timedelta
-
-    end = urlsplit(os.environ.get("STORAGE_EMULATOR_HOST", ""))
-    patience = timedelta(seconds=30)
-    if end.netloc:
-        return fs.GcsFileSystem(anonymous=True, endpoint_override=end.netloc, scheme=end.scheme, retry_time_limit=patience)
-    return fs.GcsFileSystem(retry_time_limit=patience)
