@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import logging
+import os
 import shutil
 import signal
 import ssl
