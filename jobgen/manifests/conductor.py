@@ -112,6 +112,8 @@ def objects(
     made: list[dict[str, Any]] = [*([] if others else [account]), role, binding, held, state, job]
     for each in made:
         notes = {**annotations, **(own.annotations if each is job else {})}
+        if each is job:  # What queues and webhooks change of it is theirs: another conductor has another name.
+            notes["kustomize.toolkit.fluxcd.io/ssa"] = "IfNotPresent"
         if each is held:  # Its `${…}` are not variables of Flux.
             notes["kustomize.toolkit.fluxcd.io/substitute"] = "disabled"
         if notes:

@@ -15,11 +15,14 @@ import pytest
 import yaml
 
 from jobgen.cluster.objects import last_words, verdict
+from jobgen.cluster.refusals import QUEUE
 from jobgen.cluster.state import LABEL
 from jobgen.manifests import conductor, render
 from jobgen.pipeline import plan, spec
 from tests.cluster.conftest import conditions, short, wait
+from tests.cluster.test_queue import install, kueue
 
+__all__ = ["kueue"]
 ROOT = Path(__file__).parents[2]
 PUBLISH = ROOT.parent / "shared" / "cluster" / "publish"
 """Stands in for a push and Flux's source controller, which could reach no Git server here."""
@@ -244,6 +247,54 @@ def test_while_suspended_no_commit_is_applied_and_a_deletion_leaves_the_jobs(rep
     assert repository.ended() == "Complete"
 
 
+def test_what_a_queue_changes_of_a_conductor_is_not_put_back(cluster: Any, kueue: None, tmp_path: Path) -> None:
+    """A flavor's tolerations, in a Job that has some of its own and may not be changed any more."""
+    name = f"g{uuid.uuid4().hex[:6]}"
+    quota = [{"name": "cpu", "nominalQuota": 4}, {"name": "memory", "nominalQuota": "8Gi"}]
+    group = {"coveredResources": ["cpu", "memory"], "flavors": [{"name": name, "resources": quota}]}
+    specs: dict[str, Any] = {
+        "ResourceFlavor": {"tolerations": [{"key": "spot", "operator": "Exists"}]},
+        "ClusterQueue": {"namespaceSelector": {}, "resourceGroups": [group]},
+        "LocalQueue": {"clusterQueue": name},
+    }
+    head = {"apiVersion": "kueue.x-k8s.io/v1beta2", "metadata": {"name": name}}
+    queue = install(cluster, [{**head, "kind": kind, "spec": body} for kind, body in specs.items()])
+    next(queue)
+    document = yaml.safe_load(short(tmp_path, name).read_text())
+    document["pools"] = {"small": {"node_selector": {"there-is": "no-such-node"}}}
+    own = {"spec": {"tolerations": [{"key": "mine", "operator": "Exists"}]}}
+    document["conductor"] = {"image": "minima:jobgen", "labels": {QUEUE: name}, "pod": own}
+    made = Kustomization(cluster, name, cluster.namespace)
+    revision = push_conductor(cluster, tmp_path, document, name)
+    made.apply(example(name, name, cluster.namespace, cluster.namespace))
+    assert made.settled(revision) == "ReconciliationSucceeded"
+
+    def keys() -> list[str]:
+        (job,) = cluster.conductors(name)
+        return [] if job.spec.suspend else [toleration.key for toleration in job.spec.template.spec.tolerations]
+
+    wait("Kueue lets the conductor go", lambda: keys() == ["mine", "spot"], 60)
+    assert made.reconcile() == "ReconciliationSucceeded"
+    assert keys() == ["mine", "spot"]
+    # One that is left alone is replaced all the same.
+    document["conductor"]["pod"] = {}
+    assert made.settled(push_conductor(cluster, tmp_path, document, name)) == "ReconciliationSucceeded"
+    wait("Kueue lets the next one go", lambda: keys() == ["spot"], 60)
+    made.delete()
+    wait("the conductor is gone", lambda: not cluster.conductors(name))
+    next(queue, None)
+
+
+def push_conductor(cluster: Any, folder: Path, document: dict[str, Any], source: str) -> str:
+    """Commit a pipeline's conductor to a repository of the namespace; the revision."""
+    place = folder / f"{document['name']}.yaml"
+    place.write_text(yaml.safe_dump(document, sort_keys=False))
+    command = [sys.executable, "-m", "jobgen", "render", str(place), "--format", "conductor", "-n", cluster.namespace]
+    rendered = folder / f"repository-{source}" / document["name"]
+    subprocess.run([*command, "--output", str(rendered)], check=True, capture_output=True)
+    return publish(rendered.parent, source, cluster.namespace)
+
+
 def test_more_pipelines_than_workers_at_once_as_a_tenant(cluster: Any, tmp_path: Path) -> None:
     """None of them holds a worker of Flux while its stage runs, so a commit to all of them is applied at once."""
     docs = (ROOT / "docs" / "gitops.md").read_text(encoding="utf-8")
@@ -258,11 +309,8 @@ def test_more_pipelines_than_workers_at_once_as_a_tenant(cluster: Any, tmp_path:
             document = yaml.safe_load(short(tmp_path, name).read_text())
             # Nobody's node: a job that waits costs nothing.
             document["pools"] = {"small": {"cpu": cpu, "node_selector": {"there-is": "no-such-node"}}}
-            place = tmp_path / f"{name}.yaml"
-            place.write_text(yaml.safe_dump(document, sort_keys=False))
-            command = [sys.executable, "-m", "jobgen", "render", str(place), "--format", "conductor", "-n", cluster.namespace]
-            subprocess.run([*command, "--output", str(tmp_path / "all" / name)], check=True, capture_output=True)
-        return publish(tmp_path / "all", source, cluster.namespace)
+            revision = push_conductor(cluster, tmp_path, document, source)
+        return revision
 
     made = [Kustomization(cluster, name, cluster.namespace) for name in names]
     revision = push("100m")

@@ -13,6 +13,7 @@ from minima.errors import UsageError
 
 SHORT = (Path(__file__).parents[3] / "cluster" / "short.yaml").read_text(encoding="utf-8")
 
+SSA = "kustomize.toolkit.fluxcd.io/ssa"
 GITOPS = Path(__file__).parents[4] / "manifests" / "gitops"
 
 
@@ -43,13 +44,12 @@ def test_no_tool_for_git_takes_more_than_the_conductor() -> None:
     pipeline = spec.parse(SHORT, "p.yaml")
     jobs = [render.job(pipeline, step) for step in plan(pipeline)]
     for job in jobs:
-        notes = job["metadata"]["annotations"]
-        assert notes["kustomize.toolkit.fluxcd.io/ssa"] == "Ignore"
-        assert notes["argocd.argoproj.io/hook"] == "Skip"
+        assert job["metadata"]["annotations"][SSA] == "Ignore"
+        assert job["metadata"]["annotations"]["argocd.argoproj.io/hook"] == "Skip"
     made = conductor.objects(pipeline)
-    assert not any(
-        "argocd" in note or note.endswith("/ssa") for each in made for note in each["metadata"].get("annotations", ())
-    )
+    notes = {each["kind"]: each["metadata"].get("annotations", {}) for each in made}
+    assert "argocd" not in json.dumps(notes)
+    assert {kind: each[SSA] for kind, each in notes.items() if SSA in each} == {"Job": "IfNotPresent"}
     for each in [*jobs, *made]:
         assert "app.kubernetes.io/instance" not in json.dumps(each)
     # `${…}` of the pipeline are not Flux's.
