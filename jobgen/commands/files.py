@@ -56,8 +56,9 @@ def validate(given: argparse.Namespace) -> int:
         rows.append([step.name, step.verb, step.pool.name, f"{step.pods}×{step.processes}", step.key, zero, memory])
     print(table(["stage", "verb", "pool", "pods×processes", "key", "ZeRO", "GB of a GPU"], rows))
     print(": ".join(filter(None, (f"cluster {pipeline.profile.name}", pipeline.profile.about))))
-    if sizes := sorted({round(amount(step.pool.gpu_memory) / 2**30) for step in steps if step.memory}):
-        print(f"every stage fits its GPUs, of {' and '.join(map(str, sizes))} GB")
+    sizes = {f"{step.pool.gpu} of {round(amount(step.pool.gpu_memory) / 2**30)} GB".strip() for step in steps if step.memory}
+    if sizes:
+        print(f"every stage fits its GPUs, {', '.join(sorted(sizes))}")
     if templates:
         if pipeline.conductor:
             templates[render.CONDUCTOR] = conductor.objects(pipeline)[-1]["spec"]["template"]

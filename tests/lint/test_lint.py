@@ -18,7 +18,7 @@ import yaml
 
 from jobgen.cluster import garbage
 from jobgen.manifests import conductor, network, render
-from jobgen.pipeline import spec
+from jobgen.pipeline import profile, spec
 from jobgen.pipeline.plan import plan
 
 ROOT = Path(__file__).parents[2]
@@ -40,8 +40,13 @@ def objects(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`manifests/`, and a file for each pipeline as a site would have it: images by digest, policies of the network."""
     folder = tmp_path_factory.mktemp("objects")
     shutil.copytree(ROOT / "manifests", folder / "manifests")
-    for name in spec.shipped():
+    for name, cluster in [
+        *((name, "none") for name in spec.shipped()),
+        *(("minima-3b", each) for each in profile.shipped() if each != "none"),
+    ]:
         text = re.sub(r"(minima):(\w+)$", rf"registry.example.com/\1/\2{DIGEST}", spec.read(name), flags=re.MULTILINE)
+        name = name if cluster == "none" else f"on-{cluster}"
+        text = re.sub(r"^name: .*$", f"name: {name}\ncluster: {cluster}", text, flags=re.MULTILINE)
         pipeline = spec.parse(text, name)
         made = conductor.objects(pipeline, "minima") + network.objects(pipeline, "minima", "10.0.0.1:6443")
         collecting, held = garbage.objects(pipeline, f"{name}-gc-0", yes=True)

@@ -123,7 +123,7 @@ def test_validate_prints_the_plan(capsys: pytest.CaptureFixture[str]) -> None:
     assert rows["distill"][1:4] == ["distill", "a100-16", "2×8"]
     assert rows["distill"][5:] == ["1", "55.4", "of", "85.9"]
     assert max(map(len, lines)) <= 100
-    assert lines[-3:-1] == ["cluster none: " + spec.load("minima-3b").profile.about, "every stage fits its GPUs, of 80 GB"]
+    assert lines[-3:-1] == ["cluster none: " + spec.load("minima-3b").profile.about, "every stage fits its GPUs, A100 of 80 GB"]
 
 
 def test_init_for_a_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -133,7 +133,7 @@ def test_init_for_a_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cap
     assert cli.run(["validate", "mine.yaml"]) == 0
     shown = capsys.readouterr().out
     assert "cluster eks-p4d: EKS, p4d.24xlarge, 8 × A100 40 GB a node" in shown
-    assert "every stage fits its GPUs, of 40 GB" in shown
+    assert "every stage fits its GPUs, A100 of 40 GB" in shown
     (tmp_path / "site.yaml").write_text("about: ours\npools: {a100-32: {gpu_memory: 24Gi}}\n")
     assert cli.run(["init", "small", "--cluster", "./site.yaml"]) == 0
     assert cli.run(["validate", "small.yaml"]) == USAGE
