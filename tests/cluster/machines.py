@@ -9,6 +9,8 @@ UNSEEN = 0.075
 DAEMONS = (1.0, 2.0)
 """CPUs and GiB that a node's DaemonSets ask for: network, storage, devices, metrics."""
 TYPE = "node.kubernetes.io/instance-type"
+EKS_DISK = 17
+"""GiB left of the 20 that a node group has by default."""
 TAINT = {"effect": "NoSchedule"}
 
 
@@ -22,13 +24,15 @@ class Machine:
     labels: dict[str, str]
     taints: tuple[dict[str, str], ...] = ()
     resources: dict[str, str] = field(default_factory=dict)
+    disk: int = 47
+    """GiB of the node's own disk; that of a disk of 100 GB on GKE."""
 
     @property
     def allocatable(self) -> dict[str, str]:
         return {
             "cpu": f"{self.cpu:.2f}",
             "memory": f"{self.memory * 2**10:.0f}Mi",
-            DISK: "200Gi",
+            DISK: f"{self.disk}Gi",
             "pods": "110",
             "hugepages-2Mi": "0",
             **self.resources,
@@ -59,12 +63,12 @@ def _aks(cpus: int, gib: float) -> tuple[float, float]:
 
 def _p4(name: str) -> Machine:
     efa = {GPU: "8", "vpc.amazonaws.com/efa": "4", "hugepages-2Mi": f"{2 * 5128}Mi"}
-    return Machine(*_eks(96, 1152, 737, 2 * 5128 / 1024), {TYPE: f"{name}.24xlarge"}, (), efa)
+    return Machine(*_eks(96, 1152, 737, 2 * 5128 / 1024), {TYPE: f"{name}.24xlarge"}, (), efa, EKS_DISK)
 
 
 PRESENT = {"nvidia.com/gpu.present": "true", "nvidia.com/gpu.product": "NVIDIA-A100-SXM4-80GB"}
 PLAIN = Machine(*_left(64, 256, (0.5, 1)), {})
-EKS_CPU = Machine(*_eks(48, 192, 234), {TYPE: "m6i.12xlarge"})
+EKS_CPU = Machine(*_eks(48, 192, 234), {TYPE: "m6i.12xlarge"}, disk=EKS_DISK)
 NODES: dict[str, tuple[Machine, Machine]] = {
     "gke-a2-ultra": (
         Machine(

@@ -108,7 +108,9 @@ def pipeline(name: str, folder: Path, start: str = "minima-3b", adapt: str = "1s
     """A shipped pipeline for a profile's cluster, on our nodes, with its workspace here; pods of `adapt` run so long."""
     document = yaml.safe_load(spec.read(start))
     document |= {"cluster": name, "annotations": {"simulator/runs-for": "1s"}, "name": f"{start}-{uuid.uuid4().hex[:4]}"}
-    document["stages"]["adapt"]["annotations"] = {"simulator/runs-for": adapt}
+    # The operator ends a group with its first pod, and takes the others away: long enough for us to see where they are.
+    for stage, time_ in (("adapt", adapt), ("distill", "5s")):
+        document["stages"][stage]["annotations"] = {"simulator/runs-for": time_}
     below = profile.load(name, "", folder).pools
     own = document.setdefault("pools", {})
     for pool in {stage["pool"] for stage in document["stages"].values()}:

@@ -10,7 +10,7 @@ from jobgen.commands.arguments import CLUSTERS
 from jobgen.manifests import conductor, render
 from jobgen.pipeline import plan, profile, spec
 from jobgen.pipeline.pipeline import Pipeline
-from jobgen.pipeline.pools import amount
+from jobgen.pipeline.pools import DISK, amount
 from minima.errors import UsageError
 from tests.cluster.machines import NODES
 
@@ -201,5 +201,6 @@ def test_pods_fit_the_machine(name: str) -> None:
         wanted = {"cpu": pool.cpu, "memory": pool.memory, **pool.resources}
         for resource, size in wanted.items():
             assert times * amount(size) <= amount(node[resource]), f"{name}: {pool.name}: {resource}"
+        assert amount(pool.disk_request or pool.disk) <= amount(node[DISK])
         if pool.gpus:
             assert pool.node_selector.items() <= NODES[name][0].labels.items()
