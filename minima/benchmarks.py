@@ -166,7 +166,7 @@ BENCHMARKS = {
             whole=9535,
             splits=(("validation", ("validation", "dev")), ("train", ("train",))),
             shots_from=("train", "validation"),
-            script="drop.py of instruct-eval, questions with one distinct answer, 3 of them drawn as shots",
+            script="drop.py of instruct-eval, questions with one distinct answer, 3 of them drawn as shots, greedy",
             published=(31.57, 19.98, 22.50, 23.10, 22.58, 30.26),
         ),
         Benchmark(
@@ -195,7 +195,7 @@ BENCHMARKS = {
             whole=6511,
             splits=(("test", ("test", "train", "")),),
             shots_from=("", "test"),
-            script="bbh.py of instruct-eval, the first 3 items of each subject as shots, the mean over subjects",
+            script="bbh.py of instruct-eval, the first 3 items of each subject as shots, greedy, the mean over subjects",
             published=(32.02, 30.48, 31.61, 31.43, 31.36, 34.95),
         ),
         Benchmark(

@@ -164,12 +164,19 @@ def judge(asked: list[Question], said: list[str], by: Judge, kept: Kept, at: Cal
 
 
 def summary(lines: Iterable[Mapping[str, Any]], by: Judge, left_out: int) -> dict[str, Any]:
-    """Wins and scores over all questions that were judged; `score` counts an even one as half a win."""
+    """Wins and scores over all questions that were judged; `score` counts an even one as half a win.
+
+    Raises:
+        DataError: none was judged.
+    """
     lines = list(lines)
     judged = [line for line in lines if line["ended"] != "unjudged"]
+    if not judged:
+        why = next(part["refused"] for line in lines for part in line["rounds"] if "refused" in part)
+        raise DataError(f"--judge_model: {by.model} judged none of {len(lines)} questions; of the first it says: {why}")
     points = [{"win": 1.0, "even": 0.5, "loss": 0.0}[line["ended"]] for line in judged]
     rounds = [part for line in judged for part in line["rounds"]]
-    mean = math.fsum(points) / len(points) if points else math.nan
+    mean = math.fsum(points) / len(points)
     spread = math.fsum((point - mean) ** 2 for point in points)
     return {
         "score": mean,
@@ -177,8 +184,8 @@ def summary(lines: Iterable[Mapping[str, Any]], by: Judge, left_out: int) -> dic
         "items": len(judged),
         **{ended: sum(line["ended"] == ended for line in lines) for ended in ("win", "even", "loss", "unjudged")},
         "without_reference": left_out,
-        "own_mean": math.fsum(part["own"] for part in rounds) / len(rounds) if rounds else math.nan,
-        "other_mean": math.fsum(part["other"] for part in rounds) / len(rounds) if rounds else math.nan,
+        "own_mean": math.fsum(part["own"] for part in rounds) / len(rounds),
+        "other_mean": math.fsum(part["other"] for part in rounds) / len(rounds),
         "judge": by.model,
     }
 

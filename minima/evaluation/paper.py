@@ -1,8 +1,8 @@
 """The paper's protocol: what the scripts that it used ask, and which answers they call right.
 
 The MiniMA tutorial links hendrycks/test (MMLU), hkust-nlp/ceval, declare-lab/instruct-eval (DROP, BIG-Bench-Hard,
-HumanEval) and Guangxuan-Xiao/GSM8K-eval. Their seeds are fixed: the drawn shots are the very ones of those scripts. Where
-they sample (HumanEval at temperature 0.1), so does this; GSM8K-eval decodes by the model's generation config, here greedily.
+HumanEval) and Guangxuan-Xiao/GSM8K-eval. Their seeds are fixed: the drawn shots are the very ones of those scripts. HumanEval
+is sampled at temperature 0.1, as there; where they leave decoding to the model's generation config, it is greedy here.
 """
 
 import dataclasses

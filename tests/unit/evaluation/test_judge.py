@@ -279,7 +279,9 @@ def test_what_the_judge_refuses_is_left_out(server: Server, waits: list[float]) 
     assert lines[1]["rounds"][0]["refused"] == "400 content filter"
     found = judged.summary(lines, made(server, waits), 0)
     assert (found["items"], found["unjudged"], found["score"]) == (3, 1, 0.5)
-    assert judged.summary(lines[1:2], made(server, waits), 0)["stderr"] is None
+    assert judged.summary(lines[:1], made(server, waits), 0)["stderr"] is None
+    with pytest.raises(DataError, match="stern judged none of 1 questions; of the first it says: 400 content filter"):
+        judged.summary(lines[1:2], made(server, waits), 0)
 
 
 def test_the_next_run_goes_on(server: Server, waits: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
