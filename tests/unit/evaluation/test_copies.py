@@ -56,7 +56,7 @@ def hendrycks(folder: Path) -> None:
     """CSVs without a header in dev, val and test, as data.tar has them."""
     for (subject, split), rows in as_fixtures("mmlu").items():
         cells = [[row["question"], *row["choices"], "ABCD"[row["answer"]]] for row in rows]
-        table(folder / f"data/{split}/{subject}_{split}.csv", cells)
+        table(folder / f"data/{split}/{subject}_{split}.csv", cells, encoding="utf-8-sig" if subject == "anatomy" else "utf-8")
         table(folder / f"data/val/{subject}_val.csv", cells[:1])
 
 
@@ -128,6 +128,8 @@ def hub_parquet(name: str) -> Callable[[Path], None]:
                     parquet.write_table(kept, place / f"{split}-0000{shard}-of-00002.parquet")
             if not BENCHMARKS[name].unnamed_split:
                 parquet.write_table(Table.from_pylist([{"no": 1}]), place / "unlabeled-00000-of-00001.parquet")
+        if name == "gsm8k":
+            shutil.copytree(folder / "main", folder / "socratic")
         written(folder / "dataset_infos.json", "{}")
         written(folder / ".cache/huggingface/download/test.jsonl", "{}")
 
@@ -205,6 +207,7 @@ def test_the_valid_answers_of_drop_are_those_of_the_hub(tmp_path: Path) -> None:
     """In validation those that were validated, else the answer itself; a date as its parts with blanks between."""
     rows = {row["query_id"]: row["spans"] for row in find("drop", FIXTURES).subjects["data"]["validation"]}
     assert rows["q0"][0] == "34"
+    assert rows["q1"] == ["the Otters"]  # The answer is "Otters".
     assert rows["q2"] == ["3 May 1871"]
 
 
