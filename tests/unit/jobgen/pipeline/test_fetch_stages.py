@@ -1,5 +1,7 @@
 """Stages that fetch, in a pipeline file."""
 
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -92,3 +94,12 @@ def test_its_pods_may_ask_the_hub() -> None:
     found = {step.name: variables(step) for step in plan(pipeline)}
     assert {name for name, names in found.items() if "HF_HUB_OFFLINE" in names} == {"adapt"}
     assert steps()["records"].options.asks() == {8443, 443, 80}
+
+
+def test_what_the_page_on_networks_shows_is_valid() -> None:
+    page = (Path(__file__).parents[4] / "docs" / "network.md").read_text(encoding="utf-8")
+    (shown,) = re.findall(r"^```yaml\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    (step,) = plan(spec.parse("name: p\nimage: minima:train\nworkspace: {claim: w, path: /workspace}\n" + shown, "p.yaml"))
+    job: dict[str, Any] = render.job(spec.parse(PIPELINE, "p.yaml"), step)
+    container = job["spec"]["pytorchReplicaSpecs"]["Master"]["template"]["spec"]["containers"][0]
+    assert {"name": "SSL_CERT_FILE", "value": "/etc/site/ca.crt"} in container["env"]
