@@ -239,9 +239,9 @@ def _order(document: Document) -> bytes:
 def joined(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> np.ndarray:
     """The ids of documents one after the other, each followed by the end and the beginning of a sequence: `[T]`, int32.
 
-    Where the two are one token, as in GPT-2, Qwen2 and SmolLM2, it is there once.
+    Where one token is both, as in Qwen2 and SmolLM2, it is there twice: once would not tell a document from an answer.
     """
-    separators: list[Any] = list(dict.fromkeys([tokenizer.eos_token_id, tokenizer.bos_token_id]))
+    separators: list[Any] = [tokenizer.eos_token_id, tokenizer.bos_token_id]
     return np.array([id_ for ids in tokenization.encode(tokenizer, texts) for id_ in (*ids, *separators)], dtype=np.int32)
 
 

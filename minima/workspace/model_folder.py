@@ -147,7 +147,7 @@ def _check_kind(folder: Path, raw: Mapping[str, Any]) -> None:
             f"{place}: model_type {kind!r}, a model that also sees or hears; valid: {valid}. Where its language model is one "
             "of these, `AutoModelForImageTextToText.from_pretrained(FOLDER)` holds it as `model.language_model`"
         )
-    if kind not in FAMILIES:
+    if not isinstance(kind, str) or kind not in FAMILIES:
         why = _NOT_VALID.get(str(kind), "")
         if any("expert" in name for name in raw):
             why = "a mixture of experts, whose layers are not cut here"

@@ -3,7 +3,10 @@
 import dataclasses
 import json
 import math
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,11 +15,12 @@ import numpy as np
 import pytest
 import sentencepiece
 import torch
+import yaml
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
 
 from minima import flags
-from minima.benchmarks import BENCHMARKS, PAPER, STANDARD
+from minima.benchmarks import BENCHMARKS, OWN_TASKS, PAPER, STANDARD
 from minima.data import records, tokenization
 from minima.errors import DataError, NotReadyError, UsageError
 from minima.evaluation import copies, harness, judge, judged, paper, sandbox
@@ -540,3 +544,35 @@ def test_the_chat_template_is_used(folder: Path) -> None:
     assert chat.ASSISTANT not in str(words.decode(plain))
     assert str(words.decode(templated)).endswith(chat.ASSISTANT)
     assert templated.count(words.bos_token_id) == 1
+
+
+@pytest.mark.long  # It starts a Python with all of lm-evaluation-harness, which here takes most of a minute.
+def test_lm_eval_by_itself_gives_the_same_numbers(tmp_path: Path, folder: Path) -> None:
+    """`python -m lm_eval` on the model folder, with our task files and the data named in them: no code of ours."""
+    names = ("smoke_english", "smoke_chinese")
+    tasks = tmp_path / "tasks"
+    tasks.mkdir()
+    for name in names:
+        data = {"dataset_path": "json", "dataset_kwargs": {"data_files": {"test": str(OWN_TASKS / f"{name}.jsonl")}}}
+        whole = yaml.safe_load((OWN_TASKS / f"{name}.yaml").read_text(encoding="utf-8")) | data
+        (tasks / f"{name}.yaml").write_text(yaml.safe_dump(whole), encoding="utf-8")
+    command = [sys.executable, "-m", "lm_eval", "run", "--model", "hf", "--model_args", f"pretrained={folder},dtype=float32"]
+    command += ["--tasks", ",".join(names), "--include_path", str(tasks), "--device", "cpu", "--batch_size", "1"]
+    command += ["--output_path", str(tmp_path / "theirs"), "--log_samples"]
+    offline = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "HF_HOME": str(tmp_path / "cache")}
+    done = subprocess.run(command, env=os.environ | offline, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    (found,) = (tmp_path / "theirs").rglob("results_*.json")
+    theirs = json.loads(found.read_text(encoding="utf-8"))["results"]
+    ours = evaluated(tmp_path / "ours", folder, Reporter(), tasks=names, per_device_eval_batch_size=1)
+    for name in names:
+        assert theirs[name]["acc,none"] == ours[name]
+        (file,) = (tmp_path / "theirs").rglob(f"samples_{name}_*.jsonl")
+        said = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+        lines = (tmp_path / "ours" / "samples" / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
+        mine = {line["item"]: line["filtered"] for line in map(json.loads, lines)}
+        assert len(said) == len(mine) == 40
+        for line in said:
+            likelihoods = ([float(one) for one, _ in choices] for choices in (mine[line["doc_id"]], line["filtered_resps"]))
+            assert next(likelihoods) == pytest.approx(next(likelihoods), rel=1e-5)
+    assert len({tuple(map(str, line["filtered_resps"])) for line in said}) > 30

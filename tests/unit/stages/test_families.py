@@ -36,12 +36,20 @@ def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     """A folder with a family's teacher, what prune made of it, and records."""
     place = tmp_path_factory.mktemp("family")
     families.write(place / "teacher", request.param)
+    records_of(place)
+    run(prune, prune_options(place))
+    return place
+
+
+def records_of(place: Path) -> None:
     drawn = np.random.default_rng(0).integers(3, families.VOCAB, (24, 16))
     records.write(place / "a.tfrecord", [{"indices": ids} for ids in drawn])
     records.write(place / "dev.tfrecord", [{"indices": ids[::-1]} for ids in drawn[:4]])
+
+
+def prune_options(place: Path) -> Prune:
     teacher, data = str(place / "teacher"), str(place / "a.tfrecord")
-    run(prune, Prune(output_dir=str(place / "pruned"), teacher_model_name_or_path=teacher, record_path_or_regex=data))
-    return place
+    return Prune(output_dir=str(place / "pruned"), teacher_model_name_or_path=teacher, record_path_or_regex=data)
 
 
 def run(stage: Any, options: Any) -> dict[str, Any]:
