@@ -27,9 +27,11 @@ def run(options: Distill, output: Output) -> dict[str, Any]:
     places = folders.place(options.teacher_model_name_or_path), folders.place(options.student_model_name_or_path)
     teacher_config, student_config = map(pretrained.config, places)
     if teacher_config.vocab_size != student_config.vocab_size:
+        least = min(teacher_config.vocab_size, student_config.vocab_size)
         raise UsageError(
-            f"--teacher_model_name_or_path: its vocabulary has {teacher_config.vocab_size} pieces, the student's "
-            f"{student_config.vocab_size}; valid: two models with the same tokenizer"
+            f"--teacher_model_name_or_path: its vocabulary has {teacher_config.vocab_size} rows, the student's "
+            f"{student_config.vocab_size}; valid: two models with the same tokenizer, and as many rows: where those beyond the "
+            f"tokenizer differ, as in Qwen2, `model.resize_token_embeddings({least})` and save_pretrained make them equal"
         )
     teacher_tokenizer, tokenizer = map(tokenization.load, places)
     tokenization.check_same(teacher_tokenizer, tokenizer, "teacher_model_name_or_path")

@@ -1,6 +1,7 @@
 """adapt and distill as whole stages."""
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 its usual name
 from transformers import AutoModelForCausalLM
 
-from minima.data import records
+from minima.data import records, tokenization
 from minima.data.batch import collate
 from minima.errors import DataError, UsageError
 from minima.models import pretrained
@@ -17,6 +18,7 @@ from minima.options import Adapt, Distill
 from minima.stages import adapt, distill
 from minima.workspace.artifact import Output
 from minima.workspace.lease import Lease
+from minima.workspace.marker import FORMAT, MARKER
 from tests.unit import tiny
 from tests.unit.training import runs
 
@@ -87,8 +89,38 @@ def test_writes_a_student_that_transformers_loads(options: Distill) -> None:
 def test_another_vocabulary(options: Distill, tmp_path: Path) -> None:
     llama = runs.tiny.llama(vocab=72)
     llama.save_pretrained(tmp_path / "other")
-    with pytest.raises(UsageError, match="its vocabulary has 72 pieces, the student's 64"):
+    with pytest.raises(UsageError, match="its vocabulary has 72 rows, the student's 64"):
         run(dataclasses.replace(options, teacher_model_name_or_path=str(tmp_path / "other")))
+
+
+def other_tokenizer(folder: Path) -> None:
+    """As many pieces as before, two of them exchanged."""
+    place = folder / "tokenizer.json"
+    raw = json.loads(place.read_text())
+    vocab = raw["model"]["vocab"]
+    vocab["A"], vocab["B"] = vocab["B"], vocab["A"]
+    place.write_text(json.dumps(raw))
+
+
+def test_a_student_with_another_tokenizer(options: Distill) -> None:
+    other_tokenizer(Path(options.student_model_name_or_path))
+    with pytest.raises(DataError, match=r"--teacher_model_name_or_path: the ids of its tokenizer .* mean other text"):
+        run(options)
+
+
+def test_records_of_another_tokenizer(options: Distill, tmp_path: Path) -> None:
+    """What build-data says of its tokenizer is compared before any model is loaded."""
+    made = {"tokenizer": tokenization.fingerprint(tokenization.load(options.student_model_name_or_path))}
+    marker = {"format": FORMAT, "verb": "build-data", "key": "0", "identity": {}, "inputs": {}, "files": {}, "metrics": made}
+    (tmp_path / MARKER).write_text(json.dumps(marker))
+    shared = {f.name: getattr(options, f.name) for f in dataclasses.fields(Adapt) if hasattr(options, f.name)}
+    chosen = Adapt(**shared | {"model_name_or_path": options.student_model_name_or_path})
+    assert run(chosen, adapt)["steps"] == 3
+    for folder in (options.student_model_name_or_path, options.teacher_model_name_or_path):
+        other_tokenizer(Path(folder))
+    for stage, one in ((adapt, chosen), (distill, options)):
+        with pytest.raises(DataError, match=r"--record_path_or_regex: the records in .* were made with another tokenizer"):
+            run(one, stage)
 
 
 def test_longer_than_the_positions(options: Distill) -> None:

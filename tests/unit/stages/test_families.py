@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from minima.data import records, tokenization
-from minima.errors import DataError
+from minima.errors import DataError, TerminatedError
 from minima.models import pretrained
 from minima.options import Adapt, Convert, Distill, Evaluate, Finetune, Prune
 from minima.stages import adapt, convert, distill, evaluate, finetune, prune
@@ -241,3 +241,21 @@ def test_tied_folders_as_tools_write_them(tmp_path: Path, names: tuple[str, ...]
         run(prune, options)
         torch.testing.assert_close(loaded(tmp_path / "pruned")(IDS).logits, expected, rtol=1e-4, atol=1e-5)
         assert HEAD not in load_file(tmp_path / "pruned" / "model.safetensors")
+
+
+@pytest.mark.parametrize("family", ["small Qwen2.5", "windowed Mistral"])
+def test_training_goes_on_bit_for_bit(family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Biases, which get no weight decay, tied embeddings and a window, stopped in the third of six steps."""
+    runs.alone(monkeypatch)
+
+    def train(name: str, **changes: Any) -> dict[str, torch.Tensor]:
+        model = families.model(family)
+        model.config.bos_token_id, model.config.eos_token_id = 1, 2
+        return runs.weights(runs.run(runs.options(tmp_path / name), llama=model, **changes)[0])
+
+    unbroken, start = train("unbroken"), runs.weights(families.model(family))
+    with pytest.raises(TerminatedError):
+        train("resumed", terminate_at=2 * 8 + 1)
+    resumed = train("resumed")
+    assert all(torch.equal(resumed[name], unbroken[name]) for name in unbroken)
+    assert not any(torch.equal(start[name], unbroken[name]) for name in unbroken)
