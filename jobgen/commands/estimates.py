@@ -125,7 +125,7 @@ def _memory(found: Sequence[Estimate]) -> str:
     rows = []
     for one in found:
         if memory := one.step.memory:
-            parts = [getattr(memory, part) / 1e9 for part in PARTS]
+            parts = [size / 1e9 for size in memory.parts.values()]
             rows.append([one.step.name, *(f"{part:.1f}" if part else "-" for part in parts), f"{memory.total / 1e9:.1f}"])
             rows[-1].append(f"{usable(one.step.pool) / 1e9:.1f}")
     return table(["GB of one GPU", *PARTS, "in all", "usable"], rows)
@@ -159,7 +159,7 @@ def _notes(found: Sequence[Estimate]) -> list[str]:
 
 def _row(one: Estimate, price: float | None) -> dict[str, Any]:
     step = one.step
-    memory = {part: round(getattr(step.memory, part)) for part in (*PARTS, "total")} if step.memory else None
+    memory = step.memory.rounded if step.memory else None
     row = {
         "stage": step.name,
         "verb": step.verb,

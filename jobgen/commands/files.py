@@ -88,8 +88,6 @@ def _security(templates: Mapping[str, Any], pools: Mapping[str, str]) -> Iterato
 
 
 def _row(step: Step, template: Mapping[str, Any] | None) -> dict[str, Any]:
-    parts = ("weights", "gradients", "optimizer", "teacher", "activations", "total")
-    memory = {part: round(getattr(step.memory, part)) for part in parts} if step.memory else None
     row = {
         "stage": step.name,
         "verb": step.verb,
@@ -100,7 +98,7 @@ def _row(step: Step, template: Mapping[str, Any] | None) -> dict[str, Any]:
         "needs": list(step.needs),
         "output_dir": step.output_dir,
         "zero_stage": getattr(step.options, "zero_stage", None),
-        "memory": memory,
+        "memory": step.memory.rounded if step.memory else None,
         "gpu_memory": round(amount(step.pool.gpu_memory)) if step.pool.gpu_memory else None,
         "pod_security": security.level(template) if template else None,
         "hindered_by": [what for _, what in security.hindrances(template)] if template else [],

@@ -8,17 +8,18 @@ from jobgen.pipeline.pipeline import Stage
 from jobgen.pipeline.pools import Pool, amount
 from minima.errors import UsageError
 from minima.models.shape import Shape
-from minima.options import Distill, Prune, Training
+from minima.options import Distill, Options, Prune, Training
 
 LARGER = (16, 24, 40, 48, 80, 96, 141, 192)
 """GB of GPUs that there are."""
 
 
-def fit(stage: Stage, pool: Pool, model: Shape | None, teacher: Shape | None) -> tuple[int, Memory | None]:
+def fit(stage: Stage, made: Options, pool: Pool, model: Shape | None, teacher: Shape | None) -> tuple[int, Memory | None]:
     """The lowest ZeRO stage under which a stage fits its pool, 0 if it has none, and its memory, where all shapes are known.
 
     Args:
-        stage: whose options are the pipeline file's.
+        stage: as the pipeline file has it.
+        made: its options with absolute paths.
         pool: where it runs.
         model: what it trains or scores.
         teacher: a frozen model beside it.
@@ -26,7 +27,6 @@ def fit(stage: Stage, pool: Pool, model: Shape | None, teacher: Shape | None) ->
     Raises:
         UsageError: it does not fit.
     """
-    made = stage.options
     if pool.pods > 1 and not (made.elastic or made.independent):
         raise UsageError(f"{stage.verb} runs in one pod, pool {pool.name} has {pool.pods}; choose a pool with pods: 1")
     if pool.gpus > 1 and not made.elastic:

@@ -91,7 +91,7 @@ def plan(pipeline: Pipeline, workspace: str | None = None) -> list[Step]:
         model = shapes[stage.name] = None if found else lineage.shape_of(stage, shapes)
         teacher = lineage.read(stage, "teacher_model_name_or_path", shapes) if step.options.elastic else None
         try:
-            zero_stage, memory = fit.fit(stage, step.pool, model, teacher)
+            zero_stage, memory = fit.fit(stage, step.options, step.pool, model, teacher)
             step = replace(step, model=model, teacher=teacher, memory=memory)
             if isinstance(step.options, Training):
                 step = replace(step, options=replace(step.options, zero_stage=zero_stage))

@@ -16,6 +16,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from jobgen.pipeline import speed
 from jobgen.pipeline.memory import ACCUMULATED_BYTES, USABLE, Memory, training
 from minima.models import pretrained
 from minima.models.shape import Shape, training_flops
@@ -51,6 +52,9 @@ def measure(verb: str, place: Place, *, attention: str = "sdpa", most_layers: in
     flops = training_flops(trained, options.max_seq_length, teacher=teacher)
     yield Row("cost", flops / 1e9, "GFLOP/token: backward = 2 × forward, half of attention's square, nothing recomputed")
     if (known := clock.peak()) is not None:
+        if kind := speed.KINDS.get(known[0]):
+            planned = 1 / kind.seconds(speed.work(options, trained, teacher), 1)
+            yield Row("speed, planned", planned, "tokens/s, as `jobgen plan` has it from others' trainings")
         yield Row("MFU", 100 * rate * flops / known[1], f"% of the {known[0]}'s {known[1] / 1e12:.0f} TFLOP/s")
     yield from memory(watch, predicted, trained)
     total = sum(watch.families.values())

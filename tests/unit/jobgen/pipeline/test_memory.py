@@ -2,7 +2,10 @@
 
 import dataclasses
 import gc
+import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,7 @@ from minima.training.group import Group
 from minima.training.loss import cross_entropy
 from minima.training.steps import Steps
 from tests.unit import tiny
+from tests.unit.jobgen.pipeline import allocated
 from tests.unit.training import runs
 
 CPU = torch.device("cpu")
@@ -64,7 +68,7 @@ def test_memory_of_the_published_distillation() -> None:
     assert (found.weights + found.gradients + found.optimizer) / 1e9 == pytest.approx(14.3 + 12.1, abs=0.1)
     assert found.teacher / 1e9 == pytest.approx(13.8, abs=0.05)
     parts = [float(part) for part in re.findall(r"[a-z] (\d+\.\d)", str(found))]
-    assert len(parts) == 5
+    assert len(parts) == 6
     assert found.total / 1e9 == pytest.approx(sum(parts), abs=0.3)
 
 
@@ -102,7 +106,8 @@ def test_weights_gradients_and_optimizer_are_what_deepspeed_holds(
     steps.make(1, 1e-3)
     shape = pretrained.shape(llama.config)
     found = memory.training(chosen, shape, None, processes=1, zero_stage=zero_stage)
-    assert peak == pytest.approx(found.weights + found.gradients + found.optimizer, rel=0.03)
+    shards = 2 if zero_stage == 2 else 1  # At its fullest a backward pass under ZeRO 2 has one more, which is gone here.
+    assert peak == pytest.approx(found.weights + found.gradients / shards + found.optimizer, rel=0.03)
 
 
 def test_one_process_holds_what_the_step_of_its_optimizer_copies() -> None:
@@ -163,6 +168,7 @@ def test_activations_are_what_autograd_keeps() -> None:
 def test_evaluation_may_need_more_than_training() -> None:
     """At the least the three matrices of one feed-forward layer live at once for each token, and not ten times as much."""
     small = dataclasses.replace(DISTILL, use_act_ckpt=True, per_device_train_batch_size=1, per_device_eval_batch_size=1)
+    small = dataclasses.replace(small, dev_record_path_or_regex="/d")
     sizes = [dataclasses.replace(small, per_device_eval_batch_size=size) for size in (1, 64, 128)]
     first, second, third = (memory.training(made, STUDENT, TEACHER, processes=16, zero_stage=1).activations for made in sizes)
     least = 64 * DISTILL.max_seq_length * 2 * 3 * STUDENT.intermediate
@@ -176,8 +182,11 @@ def test_evaluation_may_need_more_than_training() -> None:
     st.booleans(),
     st.sampled_from([Adapt, Finetune]),
     st.integers(0, 8),
+    st.booleans(),
 )
-def test_more_sharding_never_needs_more(world: int, micro: int, ckpt: bool, stage: type[Adapt | Finetune], rank: int) -> None:
+def test_more_sharding_never_needs_more(
+    world: int, micro: int, ckpt: bool, stage: type[Adapt | Finetune], rank: int, bf16: bool
+) -> None:
     records = "record_path_or_regex" if stage is Adapt else "train_record_path_or_regex"
     extra = {"lora_r": rank} if stage is Finetune else {}
     made = stage(
@@ -188,8 +197,21 @@ def test_more_sharding_never_needs_more(world: int, micro: int, ckpt: bool, stag
         **{records: "/r"},  # type: ignore[arg-type]
         **extra,  # type: ignore[arg-type]
     )
-    one, two = (memory.training(made, STUDENT, None, processes=world, zero_stage=z).total for z in (1, 2))
-    assert one >= two
-    assert (one == two) == (world == 1)
+    made = dataclasses.replace(made, use_bf16=bf16)
+    one = memory.training(made, STUDENT, None, processes=world, zero_stage=1).total
+    for zero in (1, 2):
+        twice = memory.training(made, STUDENT, None, processes=2 * world, zero_stage=zero).total
+        assert twice <= memory.training(made, STUDENT, None, processes=world, zero_stage=zero).total
     without = dataclasses.replace(made, use_act_ckpt=False)
     assert memory.training(without, STUDENT, None, processes=world, zero_stage=1).total >= one
+
+
+@pytest.mark.long
+def test_the_plan_is_within_a_tenth_of_what_torch_allocates() -> None:
+    """minima's real steps on fake tensors, from 134 million to 7 billion parameters; docs/plan.md has the errors."""
+    program = [sys.executable, "-m", "tests.unit.jobgen.pipeline.allocated"]
+    done = subprocess.run(program, stdout=subprocess.PIPE, text=True, check=True, cwd=Path(__file__).parents[4])
+    rows = [json.loads(line) for line in done.stdout.splitlines() if line.startswith('{"case"')]
+    assert {row["case"] for row in rows} == {*allocated.CASES, "prune"}
+    errors = {row["case"]: row["planned"] / row["allocated"] - 1 for row in rows}
+    assert all(abs(error) < 0.1 for error in errors.values()), errors
