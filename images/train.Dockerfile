@@ -2,8 +2,6 @@
 # capability 8.0 by nvcc of PyPI. Nodes need NVIDIA's driver 580 or newer.
 # Build from the project's root: docker build -f images/train.Dockerfile -t REGISTRY/minima:train .
 ARG BASE=python:3.11-slim-bookworm
-# ib: InfiniBand and RoCE; efa: Amazon's network too.
-ARG FABRIC=ib
 
 FROM $BASE AS flash
 RUN apt-get update && apt-get install -y --no-install-recommends g++=4:12.2.0-3 \
@@ -15,7 +13,7 @@ COPY constraints.txt ./
 RUN pip install --no-cache-dir --constraint constraints.txt torch numpy packaging psutil ninja setuptools wheel \
         nvidia-cuda-nvcc nvidia-cuda-crt nvidia-nvvm nvidia-cuda-cccl \
     && ln -s lib "$CUDA_HOME/lib64" && ln -s libcudart.so.13 "$CUDA_HOME/lib/libcudart.so"
-# No wheel exists for this torch. A job takes up to 7 GB of memory (docs/images.md), so MAX_JOBS=8 wants 56.
+# No wheel exists for this torch. A job takes up to 6.5 GB of memory (docs/images.md), so 8 want 52.
 ARG MAX_JOBS=8
 # Of one job, for several compute capabilities; there is one.
 ARG NVCC_THREADS=1
@@ -32,23 +30,11 @@ COPY --from=flash /wheels /wheels
 RUN /opt/minima/bin/pip install --no-cache-dir --constraint constraints.txt --find-links /wheels '.[train,gpu]'
 
 # nvcc stays behind: DeepSpeed is used with torch's AdamW, and compiles nothing at run time.
-FROM $BASE AS fabric-ib
-# Without the libraries of verbs NCCL takes TCP and says nothing.
+FROM $BASE
+# Without the libraries of InfiniBand and RoCE NCCL takes TCP, and says nothing.
 RUN apt-get update && apt-get install -y --no-install-recommends \
         libibverbs1=44.0-2 ibverbs-providers=44.0-2 librdmacm1=44.0-2 \
     && rm -rf /var/lib/apt/lists/*
-
-# Amazon's installer: libfabric, the plugin that NCCL finds it by, and its own libraries of verbs. 1.51.0 is of October 2026
-# (EFA's release notes); EFA_CHECKSUM is what you have checked by its signature, as sha256:….
-FROM fabric-ib AS fabric-efa
-ARG EFA_VERSION=1.51.0
-ARG EFA_CHECKSUM
-ADD --checksum=$EFA_CHECKSUM https://efa-installer.amazonaws.com/aws-efa-installer-$EFA_VERSION.tar.gz /tmp/efa.tar.gz
-WORKDIR /tmp/aws-efa-installer
-RUN tar -xzf /tmp/efa.tar.gz -C /tmp && apt-get update && ./efa_installer.sh --yes --skip-kmod --skip-limit-conf \
-    && ldconfig && rm -rf /tmp/efa.tar.gz /tmp/aws-efa-installer /var/lib/apt/lists/*
-
-FROM fabric-$FABRIC
 COPY --from=build /opt/minima /opt/minima
 ARG BASE
 ARG MINIMA_COMMIT=unknown

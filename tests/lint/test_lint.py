@@ -128,5 +128,7 @@ def test_kube_score(objects: Path, tmp_path: Path) -> None:
 
 
 def test_a_finding_without_a_reason_is_left() -> None:
-    assert left("hadolint", {("DL3008", "Dockerfile"), ("DL3006", "images/train.Dockerfile")}) == ["DL3008: Dockerfile"]
-    assert left("hadolint", {("DL3006", "Dockerfile")}) == ["DL3006: Dockerfile", "DL3006: not found"]
+    check, object_ = "CKV_DOCKER_4", "images/efa.Dockerfile.ADD"
+    assert left("checkov", {(check, object_)}, check) == []
+    assert left("checkov", {(check, object_), ("CKV_DOCKER_8", "Dockerfile.FROM")}, check) == ["CKV_DOCKER_8: Dockerfile.FROM"]
+    assert left("checkov", {(check, "Dockerfile.ADD")}, check) == [f"{check}: Dockerfile.ADD", f"{check}: not found"]
