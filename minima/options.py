@@ -240,6 +240,7 @@ class ExpandVocab(Options):
 @dataclass(frozen=True, kw_only=True)
 class BuildData(Options):
     verb = "build-data"
+    revision = 2
     summary = "Tokenise, shuffle and pack running text into TFRecord shards with an index."
     independent = True
     makes = RECORDS

@@ -6,6 +6,7 @@ therefore spells the model out as a `tokenizer.json` that AutoTokenizer, any oth
 vLLM load as it is.
 """
 
+import functools
 import hashlib
 import json
 import os
@@ -18,7 +19,7 @@ from google.protobuf.message import DecodeError
 from huggingface_hub.errors import StrictDataclassError
 from sentencepiece import sentencepiece_model_pb2 as sentencepiece_model
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, processors
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, LlamaTokenizer, PreTrainedTokenizerBase
 
 from minima.errors import DataError
 from minima.workspace.marker import artifact_folder, read_marker
@@ -110,15 +111,42 @@ def _append_nothing(tokenizer: PreTrainedTokenizerBase) -> None:
 def encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
     """Token ids of running text, without a beginning or an end of sequence.
 
-    `<s>` or `</s>` within a text are text, as they are for SentencePiece: HTML has a tag of that name.
+    `<s>` or `</s>` within a text are text, as they are for SentencePiece: HTML has a tag of that name. Where a folder of
+    transformers' LlamaTokenizer has a SentencePiece model the ids are that model's own, with which LLaMAs were trained: what
+    transformers makes of it drops a space at the beginning, and goes by the order of pieces of equal scores (Chinese-LLaMA's).
     """
     if not texts:
         return []
+    if isinstance(tokenizer, LlamaTokenizer) and (processor := _processor(tokenizer.name_or_path)):
+        found: list[list[int]] = processor.encode(list(texts))
+        return found
     coded = tokenizer(
         list(texts), add_special_tokens=False, split_special_tokens=True, return_attention_mask=False, verbose=False
     )
     ids: list[list[int]] = coded["input_ids"]
     return ids
+
+
+@functools.cache
+def _processor(folder: str) -> Any:
+    """SentencePiece with the model in a folder, if the ids of its tokenizer are that model's; else None.
+
+    `add_prefix_space: false` of the folder's configuration is heeded, as transformers does.
+    """
+    place = Path(folder) / MODEL_FILE
+    if not place.is_file():
+        return None
+    try:
+        proto = parse_model(place.read_bytes(), str(place))
+    except DataError:
+        return None  # Llama 3's file of that name is something else.
+    tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    ids = tokenizer.get_vocab()
+    if any(ids.get(piece.piece) != number for number, piece in enumerate(proto.pieces)):
+        return None
+    if tokenizer.init_kwargs.get("add_prefix_space") is False:
+        proto.normalizer_spec.add_dummy_prefix = False
+    return sentencepiece.SentencePieceProcessor(model_proto=proto.SerializeToString())
 
 
 def fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:

@@ -9,6 +9,7 @@ import pytest
 import sentencepiece
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from minima.data import sample, tokenization
 from minima.errors import DataError
@@ -215,3 +216,93 @@ def test_records_of_another_tokenizer_with_as_many_pieces(model: bytes, tmp_path
         tokenization.check_same(one, two, "x")
     place.unlink()
     tokenization.check_records(paths, "record_path_or_regex", two)  # Of records without a marker nobody knows.
+
+
+HUB = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "clean_up_tokenization_spaces": False}
+"""What the configurations of hub folders have in common."""
+
+
+def hub_folder(folder: Path, model: bytes, **described: Any) -> Path:
+    """A model folder as people upload it, with `tokenizer.model` and a configuration."""
+    folder.mkdir()
+    (folder / "config.json").write_text('{"model_type": "llama"}')
+    (folder / tokenization.MODEL_FILE).write_bytes(model)
+    (folder / tokenization.CONFIG_FILE).write_text(json.dumps({**HUB, **described}))
+    return folder
+
+
+@pytest.mark.parametrize(
+    "described",
+    [
+        {"tokenizer_class": "LlamaTokenizer", "legacy": True},
+        {"tokenizer_class": "LlamaTokenizer", "legacy": False, "use_fast": False},
+        {"tokenizer_class": "LlamaTokenizer", "add_eos_token": True, "add_prefix_space": True},
+        {"tokenizer_class": "LlamaTokenizerFast", "legacy": None},
+    ],
+)
+def test_folders_of_the_hub_give_the_ids_of_sentencepiece(
+    described: dict[str, Any], model: bytes, folder: Path, tmp_path: Path
+) -> None:
+    """transformers' own class drops a space at the beginning of a text, with any of these settings."""
+    judge = sentencepiece.SentencePieceProcessor(model_proto=model)
+    hub = hub_folder(tmp_path / "hub", model, **described)
+    (hub / "added_tokens.json").write_text(json.dumps({"<pad>": judge.vocab_size()}))
+    (hub / "special_tokens_map.json").write_text(json.dumps({"pad_token": "<pad>"}))
+    loaded = tokenization.load(hub)
+    lines = [*sample.documents("english", 20_000), *ODD_LINES, " leading", "<pad> is text"]
+    assert tokenization.encode(loaded, lines) == judge.encode(lines)
+    assert tokenization.encode(loaded, [" leading"])[0][0] == judge.piece_to_id("▁")
+    assert tokenization.fingerprint(loaded) == tokenization.fingerprint(tokenization.load(folder))
+    loaded.save_pretrained(tmp_path / "again")
+    shutil.copy(hub / "config.json", tmp_path / "again")
+    shutil.copy(hub / tokenization.MODEL_FILE, tmp_path / "again")
+    assert tokenization.encode(tokenization.load(tmp_path / "again"), lines) == judge.encode(lines)
+
+
+def test_no_space_in_front_where_the_folder_says_so(model: bytes, tmp_path: Path) -> None:
+    hub = hub_folder(tmp_path / "hub", model, tokenizer_class="LlamaTokenizer", legacy=False, add_prefix_space=False)
+    loaded = tokenization.load(hub)
+    lines = ["the of", "a", " leading", "x\n y"]
+    by_transformers = loaded(lines, add_special_tokens=False)["input_ids"]
+    assert tokenization.encode(loaded, lines) == by_transformers
+
+
+def test_pieces_of_equal_score_as_in_chinese_llama(model: bytes, tmp_path: Path) -> None:
+    """Its pieces were appended with the score 0: SentencePiece takes the leftmost first, whatever their order."""
+    proto = tokenization.parse_model(model, "")
+    there = {piece.piece for piece in proto.pieces}
+    for text in ("人", "国", "中", "人民", "国人", "中国", "中国人民"):
+        if text not in there:
+            proto.pieces.add(piece=text, score=0.0, type=tokenization.NORMAL)
+    grown = proto.SerializeToString()
+    judge = sentencepiece.SentencePieceProcessor(model_proto=grown)
+    loaded = tokenization.load(hub_folder(tmp_path / "hub", grown, tokenizer_class="LlamaTokenizer"))
+    lines = ["中国人", "国人民", "the 中国人民 of", "人民中国"]
+    assert tokenization.encode(loaded, lines) == judge.encode(lines)
+    assert [judge.id_to_piece(i) for i in tokenization.encode(loaded, ["中国人"])[0]] == ["▁", "中国", "人"]
+
+
+def test_a_folder_with_byte_pieces_in_tokenizer_json_alone(tmp_path: Path) -> None:
+    """As Llama 3's: `tokenizer.model`, where there is one, is no SentencePiece model, or another one than the ids are of."""
+    made = Tokenizer(models.BPE())
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = decoders.ByteLevel()
+    special = ["<|begin_of_text|>", "<|end_of_text|>", "<|eot_id|>"]
+    trainer = trainers.BpeTrainer(
+        vocab_size=500, special_tokens=special, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+    )
+    made.train_from_iterator(sample.documents("english", 20_000), trainer)
+    made.save(str(tmp_path / tokenization.TOKENIZER_FILE))
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    described = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": special[0], "eos_token": special[1]}
+    (tmp_path / tokenization.CONFIG_FILE).write_text(json.dumps(described))
+    lines = [" leading", "the of <|eot_id|> and", "汉字 is text\n"]
+    for content in (None, b"IQ== 0\nIg== 1\n", train("english", 500)):
+        if content:
+            (tmp_path / tokenization.MODEL_FILE).write_bytes(content)
+        tokenization._processor.cache_clear()
+        loaded = tokenization.load(tmp_path)
+        found = tokenization.encode(loaded, lines)
+        assert [made.decode(ids, skip_special_tokens=False) for ids in found] == lines
+        assert loaded.convert_tokens_to_ids("<|eot_id|>") not in found[1], "what people type stays text"
+        assert found[0] == made.encode(lines[0], add_special_tokens=False).ids
