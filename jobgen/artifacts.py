@@ -3,6 +3,7 @@
 import contextlib
 import glob
 import os
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -94,18 +95,54 @@ def check_needs(steps: list[Step], part: list[Step], from_stage: str | None = No
     return markers
 
 
+@dataclass(frozen=True)
+class Outside:
+    """What no stage makes.
+
+    Attributes:
+        place: where the pipeline file names it.
+        path: absolute, as its first reader sees it.
+        what: is expected there, in the words of `option`'s `input`.
+        readers: the stages that read it.
+    """
+
+    place: str
+    path: str
+    what: str
+    readers: tuple[str, ...]
+
+    @property
+    def there(self) -> bool:
+        """Whether something is there, as far as can be seen from here."""
+        return Path(self.path).exists() or bool(glob.glob(self.path))
+
+
+def outside(pipeline: Pipeline, steps: list[Step]) -> list[Outside]:
+    """All that these steps read and no stage makes, in the order in which it is wanted."""
+    made = tuple(step.output_dir for step in steps)
+    found: dict[tuple[str, str], Outside] = {}
+    for step in steps:
+        for option, what in inputs(type(step.options)).items():
+            path = split_digest(getattr(step.options, option))[0]
+            if not path or path.startswith(made):
+                continue
+            reference = pipeline.stages[step.name].references.get(option)
+            key = ("inputs", reference.name) if reference else ("stages", step.name, "options", option)
+            place = pipeline.place(*key)
+            before = found.get((place, path), Outside(place, path, what, ()))
+            found[place, path] = replace(before, readers=tuple(dict.fromkeys((*before.readers, step.name))))
+    return list(found.values())
+
+
 def check_outside_inputs(pipeline: Pipeline, steps: list[Step], below: str = "/") -> None:
     """Check that what no stage makes is there, as far as it lies `below` a folder that can be seen from here.
 
     Raises:
-        NotReadyError: something is not.
+        NotReadyError: something is not; a line for each.
     """
-    made = tuple(step.output_dir for step in steps)
-    for step in steps:
-        for option in inputs(type(step.options)):
-            path = split_digest(getattr(step.options, option))[0]
-            if not path.startswith(below) or path.startswith(made) or Path(path).exists() or glob.glob(path):
-                continue
-            reference = pipeline.stages[step.name].references.get(option)
-            key = ("inputs", reference.name) if reference else ("stages", step.name, "options", option)
-            raise NotReadyError(f"{pipeline.place(*key)}: nothing at {path}; put it there or correct the path")
+    missing = [one for one in outside(pipeline, steps) if one.path.startswith(below) and not one.there]
+    if missing:
+        remedy = "put it there, correct the path, or let a stage fetch it (`minima fetch --help`)"
+        wanted = [f"{one.path}, where {', '.join(one.readers)} wants {one.what}" for one in missing]
+        lines = [f"{one.place}: nothing at {what}; {remedy}" for one, what in zip(missing, wanted, strict=True)]
+        raise NotReadyError("\n".join(lines))

@@ -99,7 +99,8 @@ def headline(result: Result) -> str:
         parts.append(f"perplexity {_number(found['dev_perplexity_start'])} → {_number(found['dev_perplexity'])}")
     elif (perplexity := found.get("dev_perplexity", found.get("perplexity"))) is not None:
         parts.append(f"perplexity {_number(perplexity)}")
-    for metric, unit in (("vocab_size", "pieces"), ("train_examples", "examples"), ("parameters", "parameters")):
+    units = {"vocab_size": "pieces", "train_examples": "examples", "parameters": "parameters", "files": "files"}
+    for metric, unit in units.items():
         if metric in found and not parts:
             parts.append(f"{found[metric]:,} {unit}")
     if found.get("tokens_per_second"):

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from jobgen.artifacts import outside
 from jobgen.commands.arguments import VALIDATE_KEYS, local_workspace
 from jobgen.manifests import conductor, network, render, security
 from jobgen.pipeline import spec
@@ -55,6 +56,8 @@ def validate(given: argparse.Namespace) -> int:
         memory = f"{step.memory.total / 1e9:.1f} of {amount(step.pool.gpu_memory) / 1e9:.1f}" if step.memory else "-"
         rows.append([step.name, step.verb, step.pool.name, f"{step.pods}×{step.processes}", step.key, zero, memory])
     print(table(["stage", "verb", "pool", "pods×processes", "key", "ZeRO", "GB of a GPU"], rows))
+    for line in _wants(pipeline, steps, templates):
+        print(line)
     print(": ".join(filter(None, (f"cluster {pipeline.profile.name}", pipeline.profile.about))))
     sizes = {f"{step.pool.gpu} of {round(amount(step.pool.gpu_memory) / 2**30)} GB".strip() for step in steps if step.memory}
     if sizes:
@@ -64,6 +67,21 @@ def validate(given: argparse.Namespace) -> int:
             templates[render.CONDUCTOR] = conductor.objects(pipeline)[-1]["spec"]["template"]
         print("\n".join(_security(templates, {step.name: step.pool.name for step in steps})))
     return 0
+
+
+def _wants(pipeline: Pipeline, steps: list[Step], templates: Mapping[str, Any]) -> Iterator[str]:
+    """What must be there before the pipeline runs, and is made by none of its stages."""
+    for one in outside(pipeline, steps):
+        absent = "" if templates or one.there else "; nothing is there"
+        yield f"wants {one.path} ({one.what}), for {', '.join(one.readers)}{absent}"
+    secrets: dict[tuple[str, str], list[str]] = {}
+    for name, template in templates.items():
+        variables = [each for container in template["spec"]["containers"] for each in container.get("env", [])]
+        for each in variables:
+            if found := each.get("valueFrom", {}).get("secretKeyRef"):
+                secrets.setdefault((found["name"], found["key"]), []).append(name)
+    for (secret, key), names in secrets.items():
+        yield f"wants the Secret {secret} with the key {key}, for {', '.join(names)}"
 
 
 def _template(job: Mapping[str, Any]) -> dict[str, Any]:

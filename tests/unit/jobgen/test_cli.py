@@ -126,6 +126,28 @@ def test_validate_prints_the_plan(capsys: pytest.CaptureFixture[str]) -> None:
     assert lines[-3:-1] == ["cluster none: " + spec.load("minima-3b").profile.about, "every stage fits its GPUs, A100 of 80 GB"]
 
 
+def test_validate_says_what_must_be_there_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cli.run(["validate", "minima-3b"]) == 0
+    assert [line for line in capsys.readouterr().out.splitlines() if line.startswith("wants ")] == [
+        "wants /workspace/inputs/chinese_sp.model (sentencepiece), for expand-vocab",
+        "wants /workspace/inputs/wudao (text), for build-data",
+        "wants /workspace/inputs/benchmarks (benchmarks), for evaluate",
+        "wants the Secret hub with the key token, for llama",
+    ]
+    (tmp_path / "work/inputs/wudao").mkdir(parents=True)
+    assert cli.run(["validate", "minima-3b", "--local"]) == 0
+    said = [line.endswith("; nothing is there") for line in capsys.readouterr().out.splitlines() if line.startswith("wants ")]
+    assert said == [True, False, True]
+    assert cli.run(["run", "minima-3b", "--local"]) == 75
+    told = capsys.readouterr().err.splitlines()
+    assert len(told) == 2
+    assert f"inputs.chinese-sp: nothing at {tmp_path}/work/inputs/chinese_sp.model, where expand-vocab wants" in told[0]
+    assert "or let a stage fetch it" in told[1]
+
+
 def test_init_for_a_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """`validate` says which A100s these are."""
     monkeypatch.chdir(tmp_path)
