@@ -181,6 +181,7 @@ class Fetch(Options):
     )
     include: tuple[str, ...] = option("Which files, as globs such as '*.json' or '**/*.parquet'; empty for all.", ())
     exclude: tuple[str, ...] = option("Which of them not, as globs.", ())
+    unpack: bool = option("Put the files of archives (.zip, .tar, .tar.gz, …) where their archive lay, in its place.", False)
     layer: int = option(
         "Of a model: its layers, for the memory plan and checked; 0 for none said.", 0, execution=True, minimum=0
     )

@@ -23,7 +23,7 @@ from minima.addresses import Address
 from minima.errors import DataError, DiskFullError, NotReadyError, UsageError, listed
 from minima.options import Fetch
 from minima.process import workers
-from minima.sources import source, transfer
+from minima.sources import archive, source, transfer
 from minima.sources.opened import opened
 from minima.sources.source import File, Source
 from minima.workspace.artifact import Output
@@ -51,11 +51,24 @@ SIZES = {
 
 @dataclass(frozen=True)
 class Wanted:
-    """One file to fetch: its name in the artifact, and where it is."""
+    """One file to fetch.
+
+    Attributes:
+        name: in the artifact.
+        file: of the source.
+        origin: the source.
+        unpack: whether it is an archive, and the files in it are what is wanted.
+    """
 
     name: str
     file: File
     origin: Source
+    unpack: bool = False
+
+    @property
+    def kept(self) -> str:
+        """Where it is put, in the artifact's folder: an archive goes with the checkpoints when the artifact is finished."""
+        return f"{CHECKPOINTS}/{self.name}" if self.unpack else self.name
 
 
 def run(options: Fetch, output: Output) -> dict[str, Any]:
@@ -81,7 +94,7 @@ def _fetch(options: Fetch, output: Output, connections: contextlib.ExitStack) ->
     _check_patterns(wanted, options)
     transfer.check_names([one.name for one in wanted], RESERVED)
     wanted.sort(key=lambda one: (one.name != CONFIGURATION, one.name))
-    if options.shape and not any(one.name == CONFIGURATION for one in wanted):
+    if options.shape and not options.unpack and not any(one.name == CONFIGURATION for one in wanted):
         raise DataError(f"--layer: a model's shape is stated, and {listed(list(options.source))} has no {CONFIGURATION}")
     if pod == 0:
         for stranger in {place.relative_to(output.place).as_posix() for place in artifact_files(output.place)}:
@@ -101,10 +114,16 @@ def _fetch(options: Fetch, output: Output, connections: contextlib.ExitStack) ->
     output.progress.phase("verifying")
     for address, origin, files in by_address:
         _check_digest(address, origin, files, output)
-    output.promised = {one.name: (output.place / one.name).stat().st_size for one in wanted}
+    names = [one.name for one in wanted if not one.unpack]
+    for one in wanted:
+        if one.unpack:
+            names += _unpack(one, names, told)
+    if options.shape and options.unpack:
+        _check_shape(output.place / CONFIGURATION, options)
+    output.promised = {name: (output.place / name).stat().st_size for name in names}
     return {
         "sources": [f"{address.into}={address}" if address.into else str(address) for address, _, _ in by_address],
-        "files": len(wanted),
+        "files": len(names),
         "bytes": sum(output.promised.values()),
     }
 
@@ -120,7 +139,8 @@ def _listed(address: Address, options: Fetch, connections: contextlib.ExitStack)
     if not found:
         names = listed(sorted(into + file.name for file in files))
         raise UsageError(f"--include: no file of {address} is asked for; it has {names}")
-    return origin, [Wanted(into + file.name, file, origin) for file in found]
+    unpack = [options.unpack and archive.is_one(file.name) for file in found]
+    return origin, [Wanted(into + file.name, file, origin, is_one) for file, is_one in zip(found, unpack, strict=True)]
 
 
 def _check_patterns(wanted: list[Wanted], options: Fetch) -> None:
@@ -146,9 +166,9 @@ class _Told:
         place = self.output.place
         there = [one for one in wanted if _in_place(place, one)]
         for one in self.output.progress.track(there, "verifying", len(there), "files"):
-            if what := source.wrong(one.file, place / one.name):
+            if what := source.wrong(one.file, place / one.kept):
                 print(f"fetch: {one.name}: {what}; it comes again", file=sys.stderr)
-                self.take(one.name)
+                self.take(one.kept)
         rest = [one for one in wanted if not _in_place(place, one)]
         if len(rest) < len(wanted):
             print(f"fetch: {len(wanted) - len(rest)} of {len(wanted)} files are there already", file=sys.stderr)
@@ -187,7 +207,7 @@ class _Told:
 
 
 def _in_place(folder: Path, one: Wanted) -> bool:
-    place = folder / one.name
+    place = folder / one.kept
     return place.is_file() and one.file.size in (None, place.stat().st_size)
 
 
@@ -209,7 +229,7 @@ def _bring(one: Wanted, output: Output, told: _Told, options: Fetch) -> None:
     Raises:
         DataError: what comes, twice, is not what the source says of it.
     """
-    place = output.folder / one.name
+    place = output.folder / one.kept
     place.parent.mkdir(parents=True, exist_ok=True)
     for again in (False, True):
         _receive(one, place, output, told)
@@ -225,7 +245,7 @@ def _bring(one: Wanted, output: Output, told: _Told, options: Fetch) -> None:
     if one.name == CONFIGURATION and options.shape:
         _check_shape(place, options)
     sync(place)
-    told.put(one.name)
+    told.put(one.kept)
     for name, _, _ in _slices(one):
         told.take(name)
 
@@ -269,6 +289,8 @@ def _check_shape(place: Path, options: Fetch) -> None:
     try:
         config: Mapping[str, Any] = json.loads(place.read_text(encoding="utf-8"))
         found = {name: config.get(key) for name, key in SIZES.items()}
+    except FileNotFoundError:
+        raise DataError(f"--layer: a model's shape is stated, and the archive has no {CONFIGURATION}") from None
     except (ValueError, AttributeError) as error:
         raise DataError(f"{CONFIGURATION}: is no configuration of a model ({error})") from None
     found["kv_head"] = found["kv_head"] or found["head"]
@@ -276,6 +298,26 @@ def _check_shape(place: Path, options: Fetch) -> None:
         raise DataError(
             f"--{differ[0].split()[0]}: {CONFIGURATION} says {', '.join(differ)}; state the shape that the model has"
         )
+
+
+def _unpack(one: Wanted, names: list[str], told: _Told) -> list[str]:
+    """Put the files of an archive in place, beside those of these names.
+
+    Raises:
+        DataError: it cannot be unpacked.
+        UsageError: a name of it is taken.
+    """
+    output, below = told.output, Path(one.name).parent
+    output.progress.phase("unpacking", unit="files")
+    found: list[str] = []
+    for inside in archive.unpack(output.place / one.kept, one.name, output.folder / below):
+        found.append((below / inside).as_posix())
+        output.progress.at(len(found))
+    transfer.check_names([*names, *found], RESERVED)
+    for name in found:
+        sync(output.folder / name)
+        told.put(name)
+    return found
 
 
 def _check_digest(address: Address, origin: Source, files: list[Wanted], output: Output) -> None:
@@ -286,12 +328,12 @@ def _check_digest(address: Address, origin: Source, files: list[Wanted], output:
     """
     if not address.digest:
         return
-    found = source.folder_digest({one.file.name: source.digest(output.place / one.name) for one in files}, one=origin.one)
+    found = source.folder_digest({one.file.name: source.digest(output.place / one.kept) for one in files}, one=origin.one)
     if found == address.digest:
         return
     assert output.lease is not None
     for one in files:
-        output.lease.take(one.name)
+        output.lease.take(one.kept)
     raise DataError(
         f"--source: {address} has not the declared digest; found {address}@sha256:{found}, of {len(files)} files. If that is "
         "what it should be, declare it; else find out who changed it"

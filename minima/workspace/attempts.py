@@ -9,7 +9,7 @@ from typing import Any
 
 from minima.errors import NO_FAILURE, NOT_READY, AttemptsError, NoPeerError, NotReadyError, StageError
 from minima.workspace.lease import Lease
-from minima.workspace.marker import CHECKPOINTS, MARKER, SLICE, STEP, STEPS, artifact_files
+from minima.workspace.marker import CHECKPOINTS, MARKER, STEP, STEPS, artifact_files
 
 PREFIX = "_attempts"
 FILE = f"{PREFIX}.json"
@@ -30,8 +30,8 @@ def _unit(folder: Path) -> str:
 
 
 def _fetched(folder: Path) -> list[Path]:
-    """What is in place of what comes from outside: whole files, and slices of others."""
-    return [*artifact_files(folder), *(folder / CHECKPOINTS).glob(f"{SLICE}*")]
+    """What is in place of what comes from outside: whole files, archives to be unpacked, and slices of others."""
+    return [*artifact_files(folder), *(place for place in (folder / CHECKPOINTS).rglob("*") if place.is_file())]
 
 
 def _fetched_bytes(folder: Path) -> int:

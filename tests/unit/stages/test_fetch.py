@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import io
 import logging
 import os
 import shutil
@@ -9,8 +10,11 @@ import signal
 import ssl
 import subprocess
 import sys
+import tarfile
 import threading
 import time
+import warnings
+import zipfile
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
@@ -547,6 +551,101 @@ class TestNetwork:
         monkeypatch.delenv("SSL_CERT_FILE")
         monkeypatch.setenv("HTTP_PROXY", "socks9://x")
         assert "an address such as http://proxy:3128 is valid" in said(tmp_path, source, kind=UsageError)
+
+
+def zipped(entries: dict[str, bytes], *, link: str = "") -> bytes:
+    made = io.BytesIO()
+    with zipfile.ZipFile(made, "w") as out, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # A name that comes twice.
+        for name, what in entries.items():
+            out.writestr(name.rstrip("*"), what)
+        if link:
+            entry = zipfile.ZipInfo(link)
+            entry.external_attr = 0o120777 << 16
+            out.writestr(entry, "/etc/passwd")
+    return made.getvalue()
+
+
+def tarred(entries: dict[str, bytes], kind: str = "w:gz", **special: bytes) -> bytes:
+    made = io.BytesIO()
+    with tarfile.open(fileobj=made, mode=kind) as out:  # type: ignore[call-overload]
+        for name, what in entries.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(what)
+            out.addfile(entry, io.BytesIO(what))
+        for name, form in special.items():
+            entry = tarfile.TarInfo(name)
+            entry.type, entry.linkname = form, "/etc/passwd"
+            out.addfile(entry)
+    return made.getvalue()
+
+
+class TestArchives:
+    FILES = {"data/a.csv": b"a", "b.txt": BIG, ".DS_Store": b"x", "__MACOSX/b.txt": b"x"}
+
+    @pytest.mark.parametrize(
+        ("name", "made"),
+        [("x.zip", zipped(FILES)), ("x.tar.gz", tarred(FILES)), ("x.tgz", tarred(FILES)), ("x.tar", tarred(FILES, "w"))],
+        ids=lambda value: value if isinstance(value, str) else "",
+    )
+    def test_its_files_take_its_place(self, tmp_path: Path, site: Site, name: str, made: bytes) -> None:
+        site.files[f"/{name}"] = made
+        found = fetched(tmp_path, f"a={site.url}/{name}@sha256:{sha(made)}", unpack=True)
+        assert found == {"a/data/a.csv": b"a", "a/b.txt": BIG}
+        assert fetched(tmp_path / "whole", f"{site.url}/{name}@sha256:{sha(made)}") == {name: made}
+
+    @pytest.mark.parametrize(
+        ("name", "made", "words"),
+        [
+            ("x.zip", zipped({"a": b"", "../up": b"x"}), "holds '../up', which leads out of its folder; nothing of it is used"),
+            ("x.zip", zipped({"/etc/cron": b"x"}), "holds '/etc/cron', which leads out"),
+            ("x.zip", zipped({"a\\..\\b": b"x"}), "which leads out"),
+            ("x.zip", zipped({"a": b"x", "a*": b"y"}), "holds 'a' twice"),
+            ("x.zip", zipped({"a": b"x"}, link="l"), "holds 'l', which is no file and no folder"),
+            ("x.zip", zipped({"a": b"x", "a/b": b"y"}), "x.zip holds a file and a folder of one name (a)"),
+            ("x.zip", zipped({"a/b": b"x", "a": b"y"}), "x.zip holds a file and a folder of one name (a)"),
+            ("x.zip", zipped({"a": BIG})[:-100], "x.zip cannot be unpacked"),
+            ("x.zip", zipped({}), "x.zip holds no file"),
+            ("x.tar.gz", tarred({"a/../../up": b"x"}), "which leads out"),
+            ("x.tar.gz", tarred({"a": b"x"}, l=tarfile.SYMTYPE), "holds 'l', which is no file and no folder"),
+            ("x.tar.gz", tarred({"a": b"x"}, l=tarfile.LNKTYPE), "holds 'l', which is no file and no folder"),
+            ("x.tar.gz", tarred({"a": b"x"}, l=tarfile.CHRTYPE), "holds 'l', which is no file and no folder"),
+            ("x.tar.gz", tarred({"a": BIG})[:500], "x.tar.gz cannot be unpacked"),
+            ("x.tar.gz", b"no archive", "x.tar.gz cannot be unpacked"),
+        ],
+    )
+    def test_one_that_is_wrong_leaves_nothing(self, tmp_path: Path, site: Site, name: str, made: bytes, words: str) -> None:
+        site.files[f"/{name}"] = made
+        assert words in said(tmp_path, f"{site.url}/{name}@sha256:{sha(made)}", kind=DataError, unpack=True)
+        assert {part for part in content(tmp_path / "work" / "p" / "s") if not part.startswith(CHECKPOINTS)} == set()
+        assert not (tmp_path / "work" / "p" / "up").exists()
+
+    def test_a_name_that_is_taken(self, tmp_path: Path, site: Site) -> None:
+        site.files |= {"/x.zip": (made := zipped({"small.txt": b"x"}))}
+        sources = [
+            f"{site.url}/dir/small.txt@sha256:{sha(site.files['/dir/small.txt'])}",
+            f"{site.url}/x.zip@sha256:{sha(made)}",
+        ]
+        assert "several sources have small.txt" in said(tmp_path, *sources, kind=UsageError, unpack=True)
+
+    def test_ended_while_it_is_unpacked_it_is_not_asked_for_again(
+        self, tmp_path: Path, site: Site, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        site.files["/x.zip"] = made = zipped(self.FILES)
+        source = f"{site.url}/x.zip@sha256:{sha(made)}"
+        sync = stage.sync
+        monkeypatch.setattr(stage, "sync", lambda place: _fail(place.name == "a.csv"))
+        with pytest.raises(OSError, match="ended"):
+            fetched(tmp_path, source, unpack=True)
+        monkeypatch.setattr(stage, "sync", sync)
+        site.asked.clear()
+        assert fetched(tmp_path, source, unpack=True) == {"data/a.csv": b"a", "b.txt": BIG}
+        assert [asked for _, asked in site.asked] == ["bytes=0-0"]
+
+
+def _fail(now: bool) -> None:
+    if now:
+        raise OSError("ended")
 
 
 class TestDigest:
