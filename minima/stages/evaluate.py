@@ -95,6 +95,12 @@ def _run(options: Evaluate, output: artifact.Output, found: list[Data], asked: d
         paths = records.find(split_digest(options.dev_record_path_or_regex)[0], "dev")
         tokenization.check_records(paths, "dev_record_path_or_regex", tokenizer)
         held_out = records.Records(paths)
+        longest = max((len(held_out[number]["indices"]) for number in range(len(held_out))), default=0)
+        if longest > config.max_position_embeddings:
+            raise DataError(
+                f"--dev_record_path_or_regex: a record holds {longest} tokens, the model has {config.max_position_embeddings} "
+                "positions (max_position_embeddings); build records with a --max_seq_length of at most that"
+            )
     prompt = _prompt(tokenizer, options.question, config.max_position_embeddings) if options.question else []
     output.progress.phase("loading")
     model = models.load(

@@ -10,7 +10,7 @@ from pathlib import Path
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
 
-from minima.data import records
+from minima.data import framing
 from minima.workspace.lease import Lease
 
 FILE = "metrics.jsonl"
@@ -70,7 +70,7 @@ class Metrics:
 
     def _event(self, event: Event) -> None:
         event.wall_time = time.time()
-        self._events.write(records.frame(event.SerializeToString()))
+        self._events.write(framing.frame(event.SerializeToString()))
         self._events.flush()
 
     def close(self) -> None:

@@ -16,7 +16,7 @@ from tfrecord import example_pb2, reader
 from tfrecord.tools.tfrecord2idx import create_index
 from tfrecord.writer import TFRecordWriter
 
-from minima.data import records
+from minima.data import framing, records
 from minima.data.records import Records
 from minima.errors import DataError, UsageError
 
@@ -57,25 +57,25 @@ def file(tmp_path: Path) -> Path:
 @given(features=FEATURES)
 def test_encoder_gives_protobuf_bytes_and_decoding_them_the_values(features: dict[str, list[int]]) -> None:
     arrays = {name: np.array(values, np.int64) for name, values in features.items()}
-    message = records.encode(arrays)
+    message = framing.encode(arrays)
     assert message == protobuf(features)
-    assert equal(records.decode(message), arrays)
+    assert equal(framing.decode(message), arrays)
 
 
 @pytest.mark.parametrize("value", EDGES)
 def test_encoder_at_the_edges_of_varints(value: int) -> None:
-    assert records.encode({"indices": np.array([value, 5, value])}) == protobuf({"indices": [value, 5, value]})
+    assert framing.encode({"indices": np.array([value, 5, value])}) == protobuf({"indices": [value, 5, value]})
 
 
 def test_one_feature_is_what_serialize_to_string_gives_by_itself() -> None:
     ids = np.arange(0, 60_000, 7)
-    assert records.encode({"indices": ids}) == TFRecordWriter.serialize_tf_example({"indices": (ids, "int")})
+    assert framing.encode({"indices": ids}) == TFRecordWriter.serialize_tf_example({"indices": (ids, "int")})
 
 
 @pytest.mark.parametrize("wrong", [np.zeros(3), np.zeros((2, 2), np.int64), np.array(["a"]), np.array([2**63], np.uint64)])
 def test_other_features_are_refused(wrong: np.ndarray) -> None:
     with pytest.raises(ValueError, match="a vector of int64 is valid"):
-        records.encode({"indices": wrong})
+        framing.encode({"indices": wrong})
 
 
 def test_round_trip_over_several_files_in_any_order(tmp_path: Path) -> None:
@@ -223,9 +223,9 @@ def test_index_of_another_file_is_found(file: Path, tmp_path: Path) -> None:
 def test_what_is_no_example_is_refused(file: Path) -> None:
     for message, what in [
         (b"\xff\xff", "not a tf.train.Example"),
-        (records.encode({"ids": np.arange(3)}), "'indices', only ids"),
+        (framing.encode({"ids": np.arange(3)}), "'indices', only ids"),
     ]:
-        file.write_bytes(records.frame(message))
+        file.write_bytes(framing.frame(message))
         Path(f"{file}.index").unlink(missing_ok=True)
         with pytest.raises(DataError, match=f"record 0 at byte 0: .*{what}"):
             Records([file])[0]

@@ -464,6 +464,15 @@ def test_broken_weights_have_no_perplexity(tmp_path: Path, folder: Path) -> None
         evaluated(tmp_path, broken, Reporter(), dev_record_path_or_regex=str(tmp_path / "dev.tfrecord"))
 
 
+def test_records_longer_than_the_positions_are_refused_before_the_model_is_loaded(
+    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pretrained, "load", lambda *_, **__: pytest.fail("the model was loaded"))
+    records.write(tmp_path / "dev.tfrecord", [{"indices": np.full(n, 5)} for n in (64, 65)])
+    with pytest.raises(DataError, match="--dev_record_path_or_regex: a record holds 65 tokens, the model has 64 positions"):
+        evaluated(tmp_path, folder, Reporter(), dev_record_path_or_regex=str(tmp_path / "dev.tfrecord"))
+
+
 def test_a_generated_body_keeps_its_first_space(folder: Path) -> None:
     """LLaMA's decoder drops the first space: four of an indent become three, and Python refuses the body."""
     words = tokenization.load(folder)
