@@ -134,6 +134,7 @@ def _annotations(step: Step) -> dict[str, str]:
     start all stages of a folder at once: only the conductor's objects are for them.
     """
     read = [getattr(step.options, option) for option in options.inputs(type(step.options))]
+    read += step.options.source if isinstance(step.options, Fetch) else ()
     return {
         "minima/summary": step.options.summary,
         "minima/reads": " ".join(value for value in read if value),

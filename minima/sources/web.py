@@ -143,9 +143,20 @@ def read(http: httpx2.Client, file: File, start: int, stop: int | None, headers:
         part = _RANGE.fullmatch(answer.headers.get("Content-Range", ""))
         if part and (int(part[1]) != start or (file.size is not None and int(part[3]) != file.size)):
             raise TransientError(f"{_host(file.handle)}: asked for bytes from {start}, sent {part[0]}")
-        if "Range" in asked and not part and (start or stop != file.size):
+        skip = 0 if part else start  # Some servers that know a file's size begin at its beginning whatever they are asked.
+        if not part and "If-Range" in asked and (start or stop != file.size):
             raise NotReadyError(f"{_host(file.handle)}: {file.name} changed while it was read; run again")
-        yield from answer.iter_raw()
+        left = None if stop is None or (stop == file.size and not skip) else stop - start
+        for chunk in answer.iter_raw():
+            wanted = chunk[skip:]
+            skip -= len(chunk) - len(wanted)
+            if left is not None:
+                wanted = wanted[:left]
+                left -= len(wanted)
+            if wanted:
+                yield wanted
+            if left == 0:
+                return
 
 
 def check(status: int, headers: Mapping[str, str], url: str) -> None:

@@ -346,6 +346,16 @@ class TestHub:
         (folder / "config.json").write_bytes(b"[]")
         assert fetched(tmp_path, self.SOURCE)["config.json"] == b"{}"
 
+    def test_a_hub_that_always_begins_at_the_beginning(
+        self, tmp_path: Path, hub: HubSite, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(stage, "SLICE_BYTES", 100_000)
+        hub.ranges = False
+        hub.faults = deque([("cut", 1), ("cut", 50_000), ("cut", 150_000)])
+        found = fetched(tmp_path, self.SOURCE, num_connections=1)
+        assert found["model-1.safetensors"] == BIG
+        assert found["config.json"] == b"{}"
+
     def test_gated(self, tmp_path: Path, hub: HubSite, monkeypatch: pytest.MonkeyPatch) -> None:
         hub.login = "Bearer hf_hunter2"
         told = said(tmp_path, self.SOURCE, kind=NotReadyError)
