@@ -1,11 +1,15 @@
 """Programs that a model wrote, run in a pod of the level `restricted`: what the jail of the evaluation refuses there."""
 
 import json
+import re
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
-from tests.cluster.conftest import execute
+from tests.cluster.conftest import SHORT, execute
 
 pytestmark = pytest.mark.cluster
 
@@ -44,3 +48,20 @@ def test_what_a_program_may_do_in_a_restricted_pod(cluster: Any) -> None:
     assert said.pop("a network call")["reason"].startswith("ModuleNotFoundError")
     assert {what: verdict["reason"][: len(refused)] for what, verdict in said.items()} == dict.fromkeys(said, refused)
     assert not any(verdict["passed"] for verdict in said.values())
+
+
+@pytest.mark.long
+def test_humaneval_as_a_stage(cluster: Any, jobgen: Callable[..., Any], tmp_path: Path) -> None:
+    """The paper's protocol on a model that knows nothing: three programs are written and run, none passes."""
+    copied = "import shutil; shutil.copytree('tests/fixtures/benchmarks', '/workspace/benchmarks', dirs_exist_ok=True)"
+    execute(cluster, "minima:cpu", ["python", "-c", copied])
+    document = yaml.safe_load(SHORT.read_text(encoding="utf-8"))
+    options = {"model_name_or_path": "${init-model}/model", "data_dir": "${benchmarks}"}
+    options |= {"tasks": ["humaneval", "gsm8k"], "protocol": "paper"}
+    document["name"] = "jailed"
+    document["inputs"] = {"benchmarks": "${workspace}/benchmarks"}
+    document["stages"] = {"init-model": document["stages"]["init-model"], "evaluate": {"pool": "small", "options": options}}
+    place = tmp_path / "jailed.yaml"
+    place.write_text(yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
+    said = jobgen("run", str(place)).stdout
+    assert re.search(r"humaneval +0\.000\nhumaneval_items +3\n", said), said
