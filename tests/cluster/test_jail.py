@@ -56,7 +56,7 @@ def test_humaneval_as_a_stage(cluster: Any, jobgen: Callable[..., Any], tmp_path
     copied = "import shutil; shutil.copytree('tests/fixtures/benchmarks', '/workspace/benchmarks', dirs_exist_ok=True)"
     execute(cluster, "minima:cpu", ["python", "-c", copied])
     document = yaml.safe_load(SHORT.read_text(encoding="utf-8"))
-    options = {"model_name_or_path": "${init-model}/model", "data_dir": "${benchmarks}"}
+    options: dict[str, Any] = {"model_name_or_path": "${init-model}/model", "data_dir": "${benchmarks}"}
     options |= {"tasks": ["humaneval", "gsm8k"], "protocol": "paper"}
     document["name"] = "jailed"
     document["inputs"] = {"benchmarks": "${workspace}/benchmarks"}
