@@ -88,12 +88,17 @@ def in_queue(job: Mapping[str, Any], pods: Sequence[Any], workload: Mapping[str,
         if pods and workload is None and now - seconds(job["metadata"]["creationTimestamp"]) > SILENT:
             yield Wait(
                 words=f"{job['metadata']['name']}: not in queue {queue}, and runs without: no Kueue made a Workload of it; "
-                "its admin can turn on the integration kubeflow.org/pytorchjob (Kueue 0.19 has it off) and let it manage "
-                "this namespace"
+                "its admin can turn on the integration kubeflow.org/pytorchjob, which is off from 0.19 on"
             )
         return
     if workload == UNKNOWN:
         yield Wait(words=f"queue {queue}: `kubectl get workloads` says why, which the conductor may not see")
+        return
+    if workload is None and now - seconds(job["metadata"]["creationTimestamp"]) > SILENT:
+        yield Wait(
+            words=f"{job['metadata']['name']}: held back for queue {queue}, but no Kueue made a Workload of it; its admin can "
+            "look whether Kueue runs, and let it manage this namespace (managedJobsNamespaceSelector)"
+        )
         return
     conditions = {c["type"]: c for c in (workload or {}).get("status", {}).get("conditions", [])}
     told = next((c for kind in ("QuotaReserved", "Admitted") if (c := conditions.get(kind)) and c["status"] == "False"), None)

@@ -303,6 +303,19 @@ def test_a_queue_that_another_than_its_user_has_to_mend(said: str, code: int, wo
     assert words in found.words
 
 
+def test_a_job_that_kueue_holds_back_and_does_not_look_at() -> None:
+    """As in a namespace that Kueue's own configuration leaves out: its webhook suspends the job all the same."""
+    found = of("queue2", workload=None)
+    assert found is not None
+    assert "held back for queue full, but no Kueue made a Workload of it" in found.words
+    assert found.exit_code == 0
+    young = json.loads(json.dumps(RECORDED["queue2"]["job"]))
+    young["metadata"]["creationTimestamp"] = datetime.fromtimestamp(AT - 5, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    now = of("queue2", job=young, workload=None)
+    assert now is not None
+    assert "Kueue has not said why" in now.words
+
+
 def test_a_workload_that_the_conductor_may_not_see() -> None:
     """A namespace's own queue, which the pipeline does not name: no reason to end, or to say that there is none."""
     found = of("queue2", workload=UNKNOWN)
