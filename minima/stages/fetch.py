@@ -177,7 +177,7 @@ class _Told:
         free = shutil.disk_usage(place).free + sum(part.stat().st_size for part in (place / CHECKPOINTS).glob(f"{SLICE}*"))
         if needed > free:
             raise DiskFullError(
-                f"{place}: {needed / 1e9:,.1f} GB are to come, {free / 1e9:,.1f} are free; make room, the same command goes on"
+                f"{place}: {needed / 1e6:,.1f} MB are to come, {free / 1e6:,.1f} are free; make room, the same command goes on"
             )
         self.total = 0 if None in sizes else needed
         self.output.progress.phase("fetching", self.total, "bytes")

@@ -306,7 +306,7 @@ class TestWeb:
     def test_no_room(self, tmp_path: Path, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(shutil, "disk_usage", lambda place: shutil._ntuple_diskusage(10**9, 10**9, 1000))
         told = said(tmp_path, f"{site.url}/big.bin@sha256:{sha(BIG)}", kind=DiskFullError)
-        assert "0.0 GB are to come, 0.0 are free; make room, the same command goes on" in told
+        assert "0.3 MB are to come, 0.0 are free; make room, the same command goes on" in told
 
 
 class TestHub:
