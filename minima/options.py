@@ -429,6 +429,7 @@ class Distill(Training):
 @dataclass(frozen=True, kw_only=True)
 class BuildChatData(Options):
     verb = "build-chat-data"
+    revision = 2
     summary = "Tokenise conversations by the chat template into train and dev TFRecords."
     makes = RECORDS
 

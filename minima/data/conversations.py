@@ -3,7 +3,7 @@
 - tutorial: `[{"User": …, "Assistant": …}, …]`
 - sharegpt: `{"conversations": [{"from": "human", "value": …}, {"from": "gpt", "value": …}, …]}`
 - openai: `{"messages": [{"role": "user", "content": …}, {"role": "assistant", "content": …}, …]}`
-- alpaca, also BELLE's: `{"instruction": …, "input": …, "output": …}`
+- alpaca, also BELLE's: `{"instruction": …, "input": …, "output": …}`, with earlier turns as `"history": [[…, …], …]`
 """
 
 import json
@@ -23,7 +23,7 @@ KEYS = ("User", "Assistant")
 SPEAKERS = {
     **dict.fromkeys(("human", "user"), "user"),
     **dict.fromkeys(("gpt", "assistant", "chatgpt", "bing", "bard", "model"), "assistant"),
-    "system": "system",
+    **dict.fromkeys(("system", "developer"), "system"),
 }
 _NO_TOOLS = ("", "[]", "{}", "null")
 """Texts of the key `tools` that name none; ShareGPT has JSON there, as a text."""
@@ -32,7 +32,7 @@ _KNOWN = {
     TUTORIAL: set(KEYS),
     SHAREGPT: {"conversations", "system", "from", "value"},
     OPENAI: {"messages", "system", "role", "content"},
-    ALPACA: {"instruction", "input", "output", "system"},
+    ALPACA: {"instruction", "input", "output", "system", "history"},
 }
 
 Turn = dict[str, str]
@@ -108,7 +108,7 @@ def understood(value: Any, form: str = "auto") -> Found:
             if isinstance(given, str) and not given.strip():
                 given = ""
             question = _text(value["instruction"], "instruction") + (f"\n{_text(given, 'input')}" if given else "")
-            turns = [{"User": question, "Assistant": _text(value["output"], "output")}]
+            turns = [*_history(value.get("history") or []), {"User": question, "Assistant": _text(value["output"], "output")}]
         case _:
             speaker, content, turn_key = (
                 ("from", "value", "conversations") if told == "sharegpt" else ("role", "content", "messages")
@@ -159,11 +159,19 @@ def _turn(turn: Any, number: int) -> Turn:
     return {key: _text(turn[key], f"turn {number}: {key}") for key in KEYS}
 
 
+def _history(pairs: Any) -> list[Turn]:
+    """The turns before an instruction."""
+    if not isinstance(pairs, list) or not all(isinstance(pair, list) and len(pair) == len(KEYS) for pair in pairs):
+        raise ValueError(f"history is {_kind(pairs)}; valid: a list of pairs of a question and an answer")
+    named = enumerate(pairs)
+    return [{key: _text(said, f"history {n}") for key, said in zip(KEYS, pair, strict=True)} for n, pair in named]
+
+
 def _spoken(one: Any, number: int, speaker: str, content: str) -> tuple[str, str]:
     """Who speaks, and what."""
     if not isinstance(one, dict) or speaker not in one or content not in one:
         raise ValueError(f"message {number}: found {_kind(one)}; valid: an object with {speaker} and {content}")
-    who = SPEAKERS.get(one[speaker]) if isinstance(one[speaker], str) else None
+    who = SPEAKERS.get(one[speaker].lower()) if isinstance(one[speaker], str) else None
     if who is None or one.get("tool_calls"):
         known = ", ".join(SPEAKERS)
         raise ValueError(

@@ -44,7 +44,7 @@ def run(options: BuildChatData, output: Output) -> dict[str, Any]:
     output.progress.phase("reading")
     folder = Path(split_digest(options.input_dir)[0])
     names = corpus.files(folder, options.input_regex, conversations.KINDS)
-    read, bad = _read(folder, names, options)
+    read, bad, ignored = _read(folder, names, options)
     good = len(read)
     if options.deduplicate:
         read = list({_whole(conversation): conversation for conversation in read}.values())
@@ -87,6 +87,8 @@ def run(options: BuildChatData, output: Output) -> dict[str, Any]:
     for what in ("dropped_turns", "cut_answers", "dropped_conversations"):
         if counts[what]:
             _say(f"{counts[what]} {what.replace('_', ' ')}, which are more than --max_seq_length {options.max_seq_length}")
+    if ignored:
+        _say("keys that were left out: " + listed([f"{key} ({count})" for key, count in ignored.most_common()]))
     return {
         "conversations": len(read),
         "bad_conversations": bad,
@@ -94,12 +96,13 @@ def run(options: BuildChatData, output: Output) -> dict[str, Any]:
         "train_examples": written["train"],
         "dev_examples": written.get("dev", 0),
         **counts,
+        "left_out_keys": sum(ignored.values()),
         "tokenizer": tokenization.fingerprint(tokenizer),
     }
 
 
-def _read(folder: Path, names: list[str], options: BuildChatData) -> tuple[list[Conversation], int]:
-    """The conversations of all files, and how many are bad; says their formats, and which keys mean nothing."""
+def _read(folder: Path, names: list[str], options: BuildChatData) -> tuple[list[Conversation], int, Counter[str]]:
+    """The conversations of all files, how many are bad, and how many have each key that means nothing; says their formats."""
     found: list[Conversation] = []
     bad: list[Bad] = []
     forms: Counter[str] = Counter()
@@ -119,9 +122,7 @@ def _read(folder: Path, names: list[str], options: BuildChatData) -> tuple[list[
     _say("read " + ", ".join(f"{count} conversations in the format {form}" for form, count in forms.most_common()))
     if bad:
         _say(f"left out {len(bad)} bad ones of {total}")
-    if ignored:
-        _say("keys that were left out: " + listed([f"{key} ({count})" for key, count in ignored.most_common()]))
-    return found, len(bad)
+    return found, len(bad), ignored
 
 
 def _say(what: str) -> None:

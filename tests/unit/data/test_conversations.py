@@ -57,6 +57,19 @@ WAYS: dict[str, tuple[Any, str, Conversation, set[str]]] = {
         set(),
     ),
     "alpaca": ({"instruction": "你好", "input": "", "output": "Hello."}, "alpaca", Conversation(ONE), set()),
+    "openai, as other tools write it": (
+        {"messages": [{**SYSTEM, "role": "developer"}, *messages("role", "content", ("User", "ASSISTANT"))]},
+        "openai",
+        Conversation(TURNS, "Be kind."),
+        set(),
+    ),
+    "alpaca, history": (
+        {"instruction": "And </s>?", "output": "It ends.", "history": [["你好", "Hello."]]},
+        "alpaca",
+        Conversation(TURNS),
+        set(),
+    ),
+    "alpaca, no history": ({"instruction": "你好", "output": "Hello.", "history": None}, "alpaca", Conversation(ONE), set()),
     "alpaca, blank": ({"instruction": "你好", "input": " \n", "output": "Hello."}, "alpaca", Conversation(ONE), set()),
     "belle": (
         {"instruction": "a", "input": "b", "output": "c", "topic": 1},
@@ -156,3 +169,12 @@ def test_whatever_a_line_holds_it_is_a_conversation_or_bad(tmp_path: Path, conte
             if isinstance(one, Found):
                 assert one.conversation.turns
                 assert all(set(turn) == {"User", "Assistant"} for turn in one.conversation.turns)
+
+
+@pytest.mark.parametrize(
+    "history", ["a", [["a"]], [["a", "b", "c"]], [{"User": "a", "Assistant": "b"}], [["a", None]], [["", "b"]]]
+)
+def test_a_history_that_is_none_is_bad(history: Any) -> None:
+    """Turns are never dropped silently."""
+    with pytest.raises(ValueError, match="history"):
+        conversations.understood({"instruction": "a", "output": "b", "history": history})

@@ -240,6 +240,7 @@ def test_bad_conversations_are_counted_and_left_out_where_that_is_allowed(
     err = capsys.readouterr().err
     assert "build-chat-data: read 20 conversations in the format sharegpt" in err
     assert "left out 12 bad ones of 32" in err
+    assert metrics["left_out_keys"] == 40
     assert "keys that were left out: id (20), markdown (20)" in err or "markdown (20), id (20)" in err
 
 
