@@ -67,25 +67,26 @@ def test_the_published_run_fits_every_cluster_that_ships(name: str) -> None:
 
 
 def test_none_is_as_without() -> None:
-    assert [render.job(on("none"), step) for step in plan.plan(on("none"))] == [
-        render.job(spec.load("minima-3b"), step) for step in plan.plan(spec.load("minima-3b"))
-    ]
+    named, unnamed = on("none"), spec.load("minima-3b")
+    assert [render.job(named, step) for step in plan.plan(named)] == [render.job(unnamed, step) for step in plan.plan(unnamed)]
 
 
 def test_a_profile_says_what_its_nodes_want() -> None:
-    made = pod(job(on("eks-p4de"), "adapt"))
+    pipeline = on("eks-p4de")
+    made = pod(job(pipeline, "adapt"))
     assert made["nodeSelector"] == {"node.kubernetes.io/instance-type": "p4de.24xlarge"}
     limits = made["containers"][0]["resources"]["limits"]
     assert limits["vpc.amazonaws.com/efa"] == "4"
     assert limits["hugepages-2Mi"] == "5120Mi"
     assert env(made)["FI_PROVIDER"] == "efa"
-    assert "affinity" in pod(job(on("eks-p4de"), "build-data"))
-    assert "affinity" in conductor.objects(on("eks-p4de"))[-1]["spec"]["template"]["spec"]
+    assert "affinity" in pod(job(pipeline, "build-data"))
+    assert "affinity" in conductor.objects(pipeline)[-1]["spec"]["template"]["spec"]
 
 
 def test_openshift_leaves_users_to_the_platform() -> None:
-    pods = [pod(job(on("openshift"), step.name)) for step in plan.plan(on("openshift"))]
-    pods.append(conductor.objects(on("openshift"))[-1]["spec"]["template"]["spec"])
+    pipeline = on("openshift")
+    pods = [pod(render.job(pipeline, step)) for step in plan.plan(pipeline)]
+    pods.append(conductor.objects(pipeline)[-1]["spec"]["template"]["spec"])
     for made in pods:
         assert not {"runAsUser", "runAsGroup", "fsGroup"} & made["securityContext"].keys()
         assert made["securityContext"]["runAsNonRoot"] is True
@@ -193,10 +194,11 @@ def test_a_second_document_has_one_meaning(tmp_path: Path) -> None:
 def test_pods_fit_the_machine(name: str) -> None:
     """As the scheduler sees it, which tests/cluster/test_profiles.py asks: whole nodes, and eight pods of one GPU each."""
     machine, other = (each.allocatable for each in NODES[name])
-    tolerated = {(each.get("key"), each.get("value")) for pool in on(name).profile.pools.values() for each in pool.tolerations}
+    pools = profile.load(name, "", Path()).pools.values()
+    tolerated = {(each.get("key"), each.get("value")) for pool in pools for each in pool.tolerations}
     for taint in NODES[name][0].taints:
         assert {(taint["key"], None), (taint["key"], taint["value"])} & tolerated
-    for pool in on(name).profile.pools.values():
+    for pool in pools:
         node, times = (machine, 8 // pool.gpus) if pool.gpus else (other, 1)
         wanted = {"cpu": pool.cpu, "memory": pool.memory, **pool.resources}
         for resource, size in wanted.items():
