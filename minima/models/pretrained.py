@@ -279,11 +279,15 @@ def save(
         weights = {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in weights.items()}
     logging.disable_progress_bar()
     model.save_pretrained(folder, state_dict=weights, max_shard_size="5GB")
+    place = folder / model_folder.CONFIG
+    raw = json.loads(place.read_text(encoding="utf-8"))
     if dtype is not None:  # save_pretrained has written the type of the live weights.
-        place = folder / "config.json"
-        raw = json.loads(place.read_text(encoding="utf-8"))
         raw["dtype"] = str(dtype).removeprefix("torch.")
-        place.write_text(json.dumps(raw, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    # Programs with transformers 4 know no rope_parameters, and would turn LLaMA-3's heads by LLaMA-2's angles, silently.
+    rope = dict(raw["rope_parameters"])
+    raw["rope_theta"] = rope.pop("rope_theta")
+    raw["rope_scaling"] = rope if rope.get("rope_type", "default") != "default" else None
+    place.write_text(json.dumps(raw, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     if isinstance(tokenizer, PreTrainedTokenizerBase):
         tokenizer.save_pretrained(folder)
     elif tokenizer is not None:

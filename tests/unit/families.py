@@ -1,5 +1,6 @@
 """Tiny random models of the families that people have, with the quirks of their real configurations and tokenizers."""
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -12,17 +13,22 @@ from tests.unit import tiny
 
 VOCAB = 288
 """Rows of the embeddings; for some more than the tokenizer has pieces."""
-LLAMA_3_ROPE = {
+LLAMA_3_SCALING = {
     "factor": 8.0,
     "high_freq_factor": 4.0,
     "low_freq_factor": 1.0,
     "original_max_position_embeddings": 64,
-    "rope_theta": 500000.0,
     "rope_type": "llama3",
 }
 FAMILIES: dict[str, dict[str, Any]] = {
     "LLaMA-2": {"model_type": "llama", "num_key_value_heads": 6},
-    "LLaMA-3.2": {"model_type": "llama", "tie_word_embeddings": True, "rope_parameters": LLAMA_3_ROPE, "head_dim": 8},
+    "LLaMA-3.2": {
+        "model_type": "llama",
+        "tie_word_embeddings": True,
+        "rope_scaling": LLAMA_3_SCALING,
+        "rope_theta": 5e5,
+        "head_dim": 8,
+    },
     "TinyLlama": {"model_type": "llama"},
     "SmolLM2": {"model_type": "llama", "tie_word_embeddings": True, "rms_norm_eps": 1e-5, "rope_theta": 100000.0},
     "biased LLaMA": {"model_type": "llama", "attention_bias": True, "mlp_bias": True},
@@ -50,7 +56,7 @@ TEXTS = [
 
 def model(family: str, seed: int = 0, dtype: torch.dtype = torch.float32, **changes: Any) -> Any:
     """A model in evaluation mode whose weights, norms and biases too, are random: a lost or swapped one shows."""
-    raw = {**SHAPE, **FAMILIES[family], **changes}
+    raw = copy.deepcopy({**SHAPE, **FAMILIES[family], **changes})  # A configuration adds to the dicts that it gets.
     config, made = pretrained.FAMILIES[raw["model_type"]]
     found = made(config(**raw)).eval()
     generator = torch.Generator().manual_seed(seed)

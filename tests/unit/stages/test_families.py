@@ -104,8 +104,12 @@ def test_prune_reorders_and_changes_nothing(place: Path) -> None:
     # Norms compute in fp32, also here.
     torch.testing.assert_close(pruned(IDS).logits, teacher(IDS).logits, rtol=1e-5, atol=5e-6)
     raw = [json.loads((place / name / "config.json").read_text()) for name in ("teacher", "pruned")]
+    rope = raw[1]["rope_parameters"]
+    # As transformers 4 reads it.
+    assert raw[1]["rope_theta"] == rope["rope_theta"]
+    assert raw[1]["rope_scaling"] == (families.LLAMA_3_SCALING if rope["rope_type"] == "llama3" else None)
     for one in raw:  # What `<s>` and `</s>` are is said by the tokenizer.
-        for name in ("bos_token_id", "eos_token_id", "dtype"):
+        for name in ("bos_token_id", "eos_token_id", "dtype", "rope_theta", "rope_scaling"):
             one.pop(name, None)
     assert raw[0] == raw[1]
 
