@@ -14,6 +14,7 @@ from pathlib import Path
 from types import FrameType
 
 from jobgen.artifacts import ASIDE, LOGS, check_needs, check_outside_inputs, set_aside
+from jobgen.pipeline.estimate import expected
 from jobgen.pipeline.pipeline import Pipeline
 from jobgen.pipeline.plan import ALL, Part, Step, plan
 from jobgen.report import Result, headline, report, titled
@@ -75,7 +76,7 @@ def run_local(pipeline: Pipeline, *, workspace: str, from_stage: str | None, par
             marker = artifact.finished(step.options)
             if marker is None:
                 raise NotReadyError(f"{step.output_dir}: {step.name} ended with 0 but left no {MARKER}")
-        results[step.name] = result = Result.of(marker, os.path.relpath(step.output_dir))
+        results[step.name] = result = Result.of(marker, os.path.relpath(step.output_dir), expected(step, marker["metrics"]))
         screen.say(f"{title}  {'kept' if kept else duration(result.seconds):>6}  {headline(result)}".rstrip())
         for words in artifact.measured_otherwise(marker, step.options):
             screen.say(f"{title}          {words}")

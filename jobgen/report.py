@@ -39,6 +39,8 @@ class Result:
         folder: where they are, as the reader should see it.
         metrics: what it measured.
         question: that it was asked, of an evaluation.
+        planned_rate: tokens per second that were planned, where it ran on what the plan knows.
+        planned_bytes: of one GPU, likewise.
     """
 
     verb: str
@@ -49,10 +51,12 @@ class Result:
     folder: str
     metrics: dict[str, Any]
     question: str = ""
+    planned_rate: float | None = None
+    planned_bytes: float | None = None
 
     @classmethod
-    def of(cls, marker: Mapping[str, Any], folder: str) -> "Result":
-        """That of a marker."""
+    def of(cls, marker: Mapping[str, Any], folder: str, planned: tuple[float | None, float | None] = (None, None)) -> "Result":
+        """That of a marker; `planned` are tokens per second and bytes of one GPU."""
         return cls(
             verb=marker["verb"],
             key=marker["key"],
@@ -62,6 +66,8 @@ class Result:
             folder=folder,
             metrics=marker["metrics"],
             question=marker["identity"].get("question", ""),
+            planned_rate=planned[0],
+            planned_bytes=planned[1],
         )
 
 
@@ -74,6 +80,8 @@ def report(results: Mapping[str, Result]) -> str:
             [name, f"{result.seconds:.1f}", f"{pace:,.0f}" if pace else "-", f"{result.bytes / 2**20:.1f}", result.folder]
         )
     parts = [table(["stage", "seconds", "tokens/s", "MiB", "artifact"], rows)]
+    if planned := [row for name, result in results.items() for row in _planned(name, result)]:
+        parts.append(table(["beside the plan", "tokens/s", "planned", "GB of a GPU", "planned"], planned))
     perplexities = [row for name, result in results.items() for row in _perplexities(name, result)]
     if perplexities:
         parts.append(table(["perplexity on held-out records", "before", "after"], perplexities))
@@ -106,6 +114,15 @@ def headline(result: Result) -> str:
     if found.get("tokens_per_second"):
         parts.append(f"{found['tokens_per_second']:,.0f} tokens/s")
     return "  ".join(parts)
+
+
+def _planned(name: str, result: Result) -> list[list[str]]:
+    """What was measured on GPUs, each beside what `jobgen plan` said of it."""
+    rate, peak = result.metrics.get("tokens_per_second"), result.metrics.get("peak_gpu_bytes")
+    if not result.planned_rate and not result.planned_bytes:
+        return []
+    rates = [f"{one:,.0f}" if one else "-" for one in (rate, result.planned_rate)]
+    return [[name, *rates, *(f"{one / 1e9:.1f}" if one else "-" for one in (peak, result.planned_bytes))]]
 
 
 def _perplexities(name: str, result: Result) -> list[list[str]]:

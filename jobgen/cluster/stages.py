@@ -17,6 +17,7 @@ from jobgen.cluster.refusals import Wait
 from jobgen.cluster.state import FAILED, FINISHED, QUEUED, RESTARTING, RUNNING, STARTING, WAITING, StageState, keeper
 from jobgen.manifests import render
 from jobgen.manifests.conductor import VERDICTS
+from jobgen.pipeline.estimate import expected
 from jobgen.pipeline.pipeline import Pipeline
 from jobgen.pipeline.plan import ALL, Part, Step, plan
 from jobgen.report import Result, say
@@ -71,7 +72,7 @@ class Stages:
         for step in self.all_steps:
             if step not in self.steps:
                 marker = self.markers.get(step.name)
-                result = Result.of(marker, step.output_dir) if marker else None
+                result = Result.of(marker, step.output_dir, expected(step, marker["metrics"])) if marker else None
                 waits = "" if marker else f"another run: this one is {' '.join(self.part.words)}"
                 self.kept.stage(step.name, state=FINISHED if marker else WAITING, waits_for=waits, result=result)
 
@@ -193,7 +194,7 @@ class Stages:
             self.read_out(step, self.watched[step.name])
         self.markers[step.name] = marker
         self.settled.discard(step.name)
-        result = Result.of(marker, step.output_dir)
+        result = Result.of(marker, step.output_dir, expected(step, marker["metrics"]))
         self.kept.stage(step.name, state=FINISHED, waits_for="", exit_code=0, progress=None, result=result)
         word = "finished" if step.name in self.watched else "finished already"
         say(f"{self.title(step)}: {word} ({artifact.summary(marker, step.options)})")

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from jobgen.pipeline import speed
 from jobgen.pipeline.plan import Step
@@ -75,6 +76,18 @@ def estimates(steps: Sequence[Step], tokens: Mapping[str, float]) -> list[Estima
     for step in steps:
         widths[step.name] = _width(step, widths)
     return [_estimate(step, _read(step, steps, sizes), sizes[step.name], widths[step.name]) for step in steps]
+
+
+def expected(step: Step, metrics: Mapping[str, Any]) -> tuple[float | None, float | None]:
+    """Tokens per second and bytes of one GPU that were planned for a stage, given what it measured.
+
+    None of it where the stage ran on other devices than its pool has, as on this machine.
+    """
+    kind, device = step.pool.gpu, str(metrics.get("device", ""))
+    if not kind or kind not in device or metrics.get("processes", 1) != step.pods * step.processes:
+        return None, None
+    estimate = _estimate(step, None, None, 2)
+    return estimate.rate if "tokens_per_second" in metrics else None, step.memory.total if step.memory else None
 
 
 def records_of(step: Step) -> str | None:

@@ -10,7 +10,9 @@ import torch
 from jobgen import cli
 from jobgen.commands.arguments import PLAN_KEYS
 from jobgen.pipeline import spec
+from jobgen.pipeline.estimate import estimates, expected
 from jobgen.pipeline.plan import plan
+from jobgen.report import Result, report
 
 TOKENS = ["--tokens", "build-data=125e9", "--tokens", "build-chat-data=4e8"]
 
@@ -130,3 +132,18 @@ def test_a_pipeline_without_gpus_has_no_times(capsys: pytest.CaptureFixture[str]
     assert all(row["hours"] is None and row["error"] is None for row in planned(capsys, "smoke").values())
     assert cli.run(["plan", "smoke"]) == 0
     assert "tokens/s: of" not in capsys.readouterr().out
+
+
+def test_what_ran_on_the_planned_gpus_stands_beside_the_plan() -> None:
+    steps = {step.name: step for step in plan(spec.load("minima-3b"))}
+    measured: dict[str, Any] = {"tokens_per_second": 70000.0, "processes": 16, "peak_gpu_bytes": 52e9}
+    marker = {"verb": "distill", "key": "k", "seconds": 1.0, "files": {}, "identity": {}}
+    for device, there in (("NVIDIA A100-SXM4-80GB", True), ("cpu", False), ("NVIDIA H100 80GB HBM3", False)):
+        metrics = measured | {"device": device}
+        made = Result.of(marker | {"metrics": metrics}, "/o", expected(steps["distill"], metrics))
+        assert ("beside the plan" in report({"distill": made})) == there
+        assert (made.planned_rate is not None) == there
+    rate, held = expected(steps["distill"], measured | {"device": "NVIDIA A100-SXM4-80GB"})
+    (row,) = (one for one in estimates(list(steps.values()), {}) if one.step.name == "distill")
+    assert (rate, held) == (row.rate, steps["distill"].memory and steps["distill"].memory.total)
+    assert expected(steps["distill"], measured | {"device": "NVIDIA A100-SXM4-80GB", "processes": 8}) == (None, None)
