@@ -10,6 +10,7 @@ import hashlib
 import io
 import mmap
 import os
+import sys
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
@@ -106,7 +107,11 @@ def find(path_or_regex: str | Path, split: str = "") -> list[Path]:
         raise DataError(f"{place}: no record file; looked in {folder}, {inside}; name a folder, a file or a glob of *{SUFFIX}")
     if not held_out or len(held_out) == len(found) or not split:
         return found
-    return held_out if split == "dev" else [p for p in found if p not in held_out]
+    if split == "dev":
+        return held_out
+    if os.environ.get("RANK", "0") == "0":
+        print(f"{place}: {listed([p.name for p in held_out], 3)}: held out, so left out here", file=sys.stderr, flush=True)
+    return [p for p in found if p not in held_out]
 
 
 def check_apart(train: list[Path], dev: list[Path], option: str) -> None:

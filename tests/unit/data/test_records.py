@@ -310,10 +310,13 @@ def made(folder: Path, **files: list[int]) -> Path:
 
 
 @pytest.mark.parametrize("form", ["{}", "{}/*", "{}/*.tfrecord", "{}/**/*.tfrecord"])
-def test_the_train_side_of_a_folder_or_glob_is_its_train_shards(tmp_path: Path, form: str) -> None:
+def test_the_train_side_of_a_folder_or_glob_is_its_train_shards(
+    tmp_path: Path, form: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = made(tmp_path / "data", train_0=[1], train_1=[2], dev_0=[3], dev_1=[4])
     path = form.format(folder)
     assert [p.stem for p in records.find(path, "train")] == ["train-0", "train-1"]
+    assert "dev-0.tfrecord, dev-1.tfrecord: held out, so left out here" in capsys.readouterr().err
     assert [p.stem for p in records.find(path, "dev")] == ["dev-0", "dev-1"]
     assert len(records.find(path)) == 4
     assert [p.stem for p in records.find(f"{folder}/dev-*.tfrecord", "train")] == ["dev-0", "dev-1"], "asked for by name"
