@@ -149,9 +149,10 @@ def _notes(found: Sequence[Estimate]) -> list[str]:
         if unknown := [one.step for one in timed if not one.tokens]:
             sources = {Path(records_of(step) or "").parent.name.rpartition("-")[0] for step in unknown} - {""}
             how = " ".join(f"--tokens {name}=N" for name in sorted(sources))
-            notes.append(
-                f"of a billion tokens, since nothing says how many: {', '.join(s.name for s in unknown)}; say it: {how}"
-            )
+            notes += [
+                f"hours and cost of a billion tokens, since nothing says how many: {', '.join(s.name for s in unknown)};",
+                f"  say it: {how}",
+            ]
     if without := [one.step.name for one in found if one.step.pool.gpus and not one.rate and one.flops]:
         notes.append(f"no time of {', '.join(without)}: the pool's `gpu` names no kind whose speed is known")
     return [*notes, "checkpoints are removed when their stage is done; a model stays"]

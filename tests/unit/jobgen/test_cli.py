@@ -121,7 +121,7 @@ def test_validate_prints_the_plan(capsys: pytest.CaptureFixture[str]) -> None:
     lines = capsys.readouterr().out.splitlines()
     rows = {line.split()[0]: line.split() for line in lines}
     assert rows["distill"][1:4] == ["distill", "a100-16", "2×8"]
-    assert rows["distill"][5:] == ["1", "55.4", "of", "85.9"]
+    assert rows["distill"][5:] == ["1", "51.4", "of", "85.9"]
     assert max(map(len, lines)) <= 100
     assert lines[-3:-1] == ["cluster none: " + spec.load("minima-3b").profile.about, "every stage fits its GPUs, A100 of 80 GB"]
 
