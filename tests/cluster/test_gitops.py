@@ -67,8 +67,14 @@ class Kustomization:
     def patch(self, **body: Any) -> None:
         self.custom.patch_namespaced_custom_object(*self.there, self.name, body)
 
+    def exists(self) -> bool:
+        return bool(
+            self.custom.list_namespaced_custom_object(*self.there, field_selector=f"metadata.name={self.name}")["items"]
+        )
+
     def delete(self) -> None:
         self.custom.delete_namespaced_custom_object(*self.there, self.name)
+        wait("the Kustomization is gone", lambda: not self.exists(), 60)
 
     def status(self) -> dict[str, Any]:
         found: dict[str, Any] = self.custom.get_namespaced_custom_object(*self.there, self.name).get("status", {})
@@ -167,7 +173,7 @@ def repository(cluster: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     assert made.settled(revision) == "ReconciliationSucceeded"
     assert made.conducts()
     yield made
-    if cluster.custom.list_namespaced_custom_object(*made.there, field_selector=f"metadata.name={made.name}")["items"]:
+    if made.exists():
         made.delete()
     source = ("source.toolkit.fluxcd.io", "v1", "flux-system", "gitrepositories")
     cluster.custom.delete_namespaced_custom_object(*source, made.name)
