@@ -1,6 +1,7 @@
 """Options of the test program."""
 
 import os
+import signal
 
 import pytest
 from hypothesis import settings
@@ -8,6 +9,8 @@ from hypothesis import settings
 # Before torch is imported, and for all programs that tests start: threads that wait for each other while two test programs
 # share two cores took four times as long as one.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Under nohup it is ignored, also in all programs that tests start; some tests send it.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 # An example's time says how busy the machine is, not whether the code is right.
 settings.register_profile("minima", deadline=None)
 settings.load_profile("minima")

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from minima.evaluation.protocol import Protocol
     from minima.models.pretrained import Model
 
-RESULTS, TABLE, SAMPLES, ANSWER = "results.json", "results.md", "samples", "answer.txt"
+RESULTS, TABLE, SAMPLES, ANSWER = "results.json", "results.md", "samples.jsonl", "answer.txt"
 LOGIT_TOKENS = 1024
 """Tokens whose logits exist at once in perplexity."""
 ANSWER_TOKENS = 128
@@ -44,8 +44,8 @@ def run(options: Evaluate, output: artifact.Output) -> dict[str, Any]:
     """Evaluate a model folder.
 
     Writes `results.json` (every number with its protocol), `results.md` (a table, beside the paper's where it is by the
-    same protocol), `samples/BENCHMARK.jsonl` (every item with its prompt and what the model said) and, for a question,
-    `answer.txt`.
+    same protocol), `samples.jsonl` (every item with its benchmark, its prompt and what the model said) and, for a
+    question, `answer.txt`.
 
     Returns:
         the headline metric of each benchmark (0 to 1) and its number of items, `dev_perplexity`, `answer`.
@@ -128,7 +128,7 @@ def _run(options: Evaluate, output: artifact.Output, found: list[Data], asked: d
         from minima.evaluation.protocol import Protocol
 
         lm = LanguageModel(model, tokenizer, options.per_device_eval_batch_size, output.progress)
-        (output.folder / SAMPLES).mkdir()
+        samples: list[dict[str, Any]] = []
         for data in found:
             name = data.benchmark.name
             protocol = Protocol(
@@ -141,7 +141,7 @@ def _run(options: Evaluate, output: artifact.Output, found: list[Data], asked: d
             score = harness.score(lm, data, protocol, seed=options.seed, judge=_passes)
             results["benchmarks"][name] = _described(data, protocol, score)
             metrics |= {name: score.value, f"{name}_items": data.items}
-            _write_lines(output.folder / SAMPLES / f"{name}.jsonl", score.samples)
+            samples += [{"benchmark": name, **sample} for sample in score.samples]
             partial = " (partial)" if data.partial else ""
             error = "" if score.stderr is None else f" ± {100 * score.stderr:.2f}"
             _say(f"{name}: {100 * score.value:.2f}{error} % on {data.items} items{partial}")
@@ -149,7 +149,8 @@ def _run(options: Evaluate, output: artifact.Output, found: list[Data], asked: d
             part, lines = _judged(lm, name, questions, left_out, options, output)
             results["judged"][name] = part
             metrics |= {name: part["score"], f"{name}_items": part["items"]}
-            _write_lines(output.folder / SAMPLES / f"{name}.jsonl", lines)
+            samples += [{"benchmark": name, **line} for line in lines]
+        _write_lines(output.folder / SAMPLES, samples)
     if held_out is not None:
         results["perplexity"] = _perplexity(model, held_out, options, output.progress)
         metrics["dev_perplexity"] = results["perplexity"]["dev_perplexity"]

@@ -239,6 +239,14 @@ def evaluated(tmp_path: Path, folder: Path, progress: Reporter, **options: Any) 
     return evaluate.run(settings, artifact.Output(tmp_path, settings, {}, None, 0.0, progress))
 
 
+def by_benchmark(folder: Path) -> dict[str, list[dict[str, Any]]]:
+    """The samples of an evaluation, those of each benchmark for themselves."""
+    samples: dict[str, list[dict[str, Any]]] = {}
+    for line in (folder / "samples.jsonl").read_text(encoding="utf-8").splitlines():
+        samples.setdefault(json.loads(line)["benchmark"], []).append(json.loads(line))
+    return samples
+
+
 def test_a_real_model_end_to_end(
     tmp_path: Path, folder: Path, dev: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -260,7 +268,7 @@ def test_a_real_model_end_to_end(
         *pretrained.placement(tiny.llama()),
     }
     assert all(isinstance(value, (int, float, str)) for value in metrics.values())
-    assert sorted(p.name for p in (tmp_path / "a").iterdir()) == ["answer.txt", "results.json", "results.md", "samples"]
+    assert sorted(p.name for p in (tmp_path / "a").iterdir()) == ["answer.txt", "results.json", "results.md", "samples.jsonl"]
     results = json.loads((tmp_path / "a/results.json").read_text(encoding="utf-8"))
     mmlu = results["benchmarks"]["mmlu"]
     assert (mmlu["items"], mmlu["partial"], mmlu["shots"], len(mmlu["missing_subjects"])) == (3, True, 5, 55)
@@ -271,10 +279,7 @@ def test_a_real_model_end_to_end(
     table = (tmp_path / "a/results.md").read_text(encoding="utf-8")
     assert "| mmlu (partial) | standard | 5 | 3 |" in table
     assert "46.00" not in table  # The paper's numbers are by another protocol.
-    samples = {
-        place.stem: [json.loads(line) for line in place.read_text(encoding="utf-8").splitlines()]
-        for place in (tmp_path / "a/samples").iterdir()
-    }
+    samples = by_benchmark(tmp_path / "a")
     counts = {"smoke_english": 40, "smoke_chinese": 40, "gsm8k": 6}  # gsm8k has two filters
     assert {name: len(lines) for name, lines in samples.items()} == dict.fromkeys(BENCHMARKS, 3) | counts
     assert all(line["prompt"].strip() or name == "smoke_chinese" for name, lines in samples.items() for line in lines)
@@ -287,7 +292,7 @@ def test_a_real_model_end_to_end(
 
     again = evaluated(tmp_path / "b", folder, Reporter(), **everything)
     assert again == metrics
-    for name in ("results.json", *(f"samples/{name}.jsonl" for name in BENCHMARKS), "answer.txt"):
+    for name in ("results.json", "samples.jsonl", "answer.txt"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 
 
@@ -327,8 +332,7 @@ def test_a_real_model_by_the_paper_as_a_chat_model(tmp_path: Path, folder: Path,
     )
     for name in tasks:
         for way, ends in (("plain", False), ("chat", True)):
-            lines = (tmp_path / way / f"samples/{name}.jsonl").read_text(encoding="utf-8").splitlines()
-            prompts = [json.loads(line)["prompt"] for line in lines]
+            prompts = [line["prompt"] for line in by_benchmark(tmp_path / way)[name]]
             assert {prompt.endswith(chat.ASSISTANT) for prompt in prompts} == {ends}
             assert {prompt.count(words.bos_token) for prompt in prompts} == {int(ends)}
 
@@ -428,7 +432,7 @@ def test_answers_are_judged(
     assert "| belle | stern | 2 | 100.00 ± 0.00 | 2 | 0 | 0 | 9.00 | 5.00 |" in (output / "results.md").read_text(
         encoding="utf-8"
     )
-    lines = [json.loads(line) for line in (output / "samples/vicuna.jsonl").read_text(encoding="utf-8").splitlines()]
+    lines = by_benchmark(output)["vicuna"]
     assert [part["prompt"][1]["content"] for line in lines for part in line["rounds"]][-1] in asked
     said = capsys.readouterr().err
     assert (
@@ -578,8 +582,7 @@ def test_lm_eval_by_itself_gives_the_same_numbers(tmp_path: Path, folder: Path) 
         assert theirs[name]["acc,none"] == ours[name]
         (file,) = (tmp_path / "theirs").rglob(f"samples_{name}_*.jsonl")
         said = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-        lines = (tmp_path / "ours" / "samples" / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
-        mine = {line["item"]: line["filtered"] for line in map(json.loads, lines)}
+        mine = {line["item"]: line["filtered"] for line in by_benchmark(tmp_path / "ours")[name]}
         assert len(said) == len(mine) == 40
         for line in said:
             likelihoods = ([float(one) for one, _ in choices] for choices in (mine[line["doc_id"]], line["filtered_resps"]))
