@@ -146,7 +146,8 @@ def test_the_conductor_passes_on_what_a_stage_says_and_why_it_waits(pipeline: Pi
     assert conductor.look() is None
     now = conductor.stage(steps[0])
     assert (now.state, now.progress) == ("queued", None)
-    assert now.waits_for.startswith("queue gpus: Kueue has not said why; ")
+    name = cluster.there[0]["metadata"]["name"]
+    assert now.waits_for.startswith(f"{name}: held back for queue gpus, but no Kueue made a Workload of it; ")
     since = now.waits_since
     time.sleep(0.01)
     assert conductor.look() is None

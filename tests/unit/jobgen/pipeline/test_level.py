@@ -85,7 +85,7 @@ def test_the_short_words() -> None:
     of_conductor = conducting(made)
     for each in of_conductor.values():
         assert each["metadata"]["labels"]["team"] == "llm"
-        assert each["metadata"]["annotations"] == {"sidecar.istio.io/inject": "false"}
+        assert each["metadata"]["annotations"]["sidecar.istio.io/inject"] == "false"
     inside = of_conductor["Job"]["spec"]["template"]
     assert inside["metadata"]["annotations"] == {"sidecar.istio.io/inject": "false"}
     assert (inside["spec"]["imagePullSecrets"], inside["spec"]["priorityClassName"]) == ([{"name": "registry"}], "high")
