@@ -348,8 +348,8 @@ class Training(Options):
             for twice in sorted({path for path in sources if sources.count(path) > 1}):
                 yield name, f"{twice} is named twice; a weight in mixture repeats records"
             if hasattr(self, name) and self.mixture and len(self.mixture) != len(sources):
-                found = f"{len(self.mixture)} weights for the {len(sources)} sources in {name}"
-                yield "mixture", f"{found}; valid: a weight for each, in their order, or none"
+                found = f"found {len(self.mixture)} for {len(sources)} in {name}"
+                yield "mixture", f"{found}; valid: a weight for each source, in their order, or none"
         if self.eval_interval and not self.dev_record_path_or_regex:
             yield "eval_interval", f"{self.eval_interval}, without held-out records; give dev_record_path_or_regex, or 0"
 

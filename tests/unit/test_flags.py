@@ -134,7 +134,7 @@ def test_the_identity_is_on_the_command_line_in_full(verb: str) -> None:
         ("mixture", [0.7, float("inf")], "found inf; a list of numbers > 0 is valid"),
         ("mixture", [0.7, "0.3"], "write the number 0.3 without quotes"),
         ("mixture", [0.7, 10**400], "found a number of"),
-        ("mixture", [0.7, 0.3], "2 weights for the 1 sources in record_path_or_regex; valid: a weight for each"),
+        ("mixture", [0.7, 0.3], "found 2 for 1 in record_path_or_regex; valid: a weight for each source"),
         *((name, 1, reason) for name, reason in REFUSED.items()),
     ],
 )

@@ -182,7 +182,7 @@ def test_one_source_in_a_list_is_that_source() -> None:
         (
             "[4, 3, 0.5, 2.5]",
             "[4, 3]",
-            "stages.adapt.options.mixture: 2 weights for the 4 sources in record_path_or_regex; valid:",
+            "stages.adapt.options.mixture: found 2 for 4 in record_path_or_regex; valid:",
         ),
         ("[4, 3, 0.5, 2.5]", "[4, 3, 0, 2.5]", "stages.adapt.options.mixture: found 0.0; a list of numbers > 0 is valid"),
         ("      mixture: [", "      mixtures: [", "mixtures: no such option of adapt; did you mean 'mixture'?"),
