@@ -182,9 +182,18 @@ def _template(pipeline: Pipeline, step: Step, labels: dict[str, str]) -> dict[st
     place = pipeline.place("stages", step.name)
     if names := level.changed(own, made, CONTAINER):
         raise UsageError(f"{place}: pod: {', '.join(names)} would not be what jobgen needs; leave it as it is")
+    _complete(made["spec"], step)
     if wrong := [f"{place}: pod.{'.'.join(where)}: {what}" for where, what in fragment.lacks(made)]:
         raise UsageError("\n".join(wrong))
     return made
+
+
+def _complete(pod: dict[str, Any], step: Step) -> None:
+    """What holds whatever fragments say: Kubernetes' rules replace a list of tolerations by the one laid over it."""
+    if pod.get("nodeSelector") == {}:
+        del pod["nodeSelector"]
+    if needed := [dict(toleration) for toleration in step.pool.tolerations]:
+        pod["tolerations"] = [*needed, *(each for each in pod.get("tolerations") or [] if each not in needed)]
 
 
 _STAY = {"cluster-autoscaler.kubernetes.io/safe-to-evict": "false", "karpenter.sh/do-not-disrupt": "true"}
@@ -199,7 +208,7 @@ def _pod(pipeline: Pipeline, step: Step) -> dict[str, Any]:
         "securityContext": POD_SECURITY,
     }
     if pool.node_selector:
-        pod["nodeSelector"] = dict(pool.node_selector)
+        pod["nodeSelector"] = {}  # Its place; what is in it comes with the fragments, each level's at its own.
     if pool.tolerations:
         pod["tolerations"] = [dict(toleration) for toleration in pool.tolerations]
     pod["containers"] = [_container(pipeline, step)]

@@ -58,7 +58,7 @@ class Pool:
     node_selector: Mapping[str, str] = field(default_factory=dict)
     tolerations: tuple[Mapping[str, str], ...] = ()
     image: str = ""
-    """Empty for the pipeline's."""
+    """Empty for the pipeline's; one that a profile says is below that."""
     queue: str = ""
     """Kueue's LocalQueue; empty for none."""
     fragment: Fragment = field(default_factory=Fragment)
@@ -120,7 +120,7 @@ def build(below: Pool, values: Mapping[str, Any], place: Callable[[str], str]) -
 
     Args:
         below: a built-in pool, one of a cluster's profile, or a new one of which only the name is said.
-        values: field to value, as YAML gives them.
+        values: field to value, as YAML gives them; a `node_selector` is merged by its labels, `tolerations` are added.
         place: for a field's name, where it stands.
 
     Raises:
@@ -138,6 +138,12 @@ def build(below: Pool, values: Mapping[str, Any], place: Callable[[str], str]) -
             errors.append(f"{place(key)}: {error}")
     if errors:
         raise UsageError("\n".join(errors))
+    # What the nodes of the pool below need is needed still: a label gets another value, but is not lost, and no toleration is.
+    if "node_selector" in checked:
+        checked["node_selector"] = {**below.node_selector, **checked["node_selector"]}
+    if "tolerations" in checked:
+        more = (each for each in checked["tolerations"] if each not in below.tolerations)
+        checked["tolerations"] = (*below.tolerations, *more)
     pool = replace(below, **checked)
     if problem := _problem(pool):
         raise UsageError(f"{place('')}: {problem}")

@@ -107,6 +107,9 @@ class Reader:
             fields = {key: item for key, item in given.items() if key not in own}
             made = self.pool(below.get(name, Pool(name=name)), fields)
             fragment = self.level(given, "pools", name)
+            if made and "node_selector" in fields:  # At this level: below it are the profile and the pipeline, as a whole.
+                selector = {"spec": {"nodeSelector": dict(fields["node_selector"])}}
+                fragment = replace(fragment, templates=(selector, *fragment.templates))
             known[name] = replace(made, fragment=fragment) if made else None
         return {name: pool for name, pool in known.items() if pool}
 

@@ -89,19 +89,26 @@ class _Reader(Reader):
     def pipeline(self, below: Profile) -> Pipeline:
         root = self.mapping(self.document.value, valid=(*KEYS, *level.KEYS, level.SCHEDULING))
         complete = bool(below.workspace.claim and below.workspace.path)
-        for key in ("name", "image", *([] if complete else ["workspace"]), "stages"):
+        images = any(pool.image for pool in below.pools.values())
+        for key in ("name", *([] if images else ["image"]), *([] if complete else ["workspace"]), "stages"):
             if key not in root:
                 self.error("missing", key)
         name = self.dns(root.get("name", "x"), "name")
-        image = self.image(root.get("image", "x"), "image")
+        image = "" if images and "image" not in root else self.image(root.get("image", "x"), "image") or "x"
         conductor = self.conductor(root["conductor"], below.conductor) if "conductor" in root else None
         if conductor is None and below.conductor.image:
             conductor = replace(below.conductor, fragment=Fragment())
         fragment = self.level(root)
         workspace = self.workspace(root["workspace"], below.workspace) if "workspace" in root else below.workspace
         inputs = {k: self.input(k, v) for k, v in self.mapping(root.get("inputs", {}), "inputs").items()}
-        unsaid = {key: replace(pool, fragment=Fragment()) for key, pool in below.pools.items()}
-        known = {key: pools.settled(pool) for key, pool in self.pools(root.get("pools", {}), unsaid).items()}
+        # The profile's images lie below the pipeline's `image`, and its fragments below the pipeline's own.
+        unsaid = {key: replace(pool, fragment=Fragment(), image="") for key, pool in below.pools.items()}
+        known = {
+            key: replace(
+                pools.settled(pool), image=pool.image or image or (below.pools[key].image if key in below.pools else "")
+            )
+            for key, pool in self.pools(root.get("pools", {}), unsaid).items()
+        }
         given = self.mapping(root.get("stages", {"x": None}), "stages")
         if not given:
             self.error("found no stage; at least one is valid", "stages")
@@ -111,7 +118,7 @@ class _Reader(Reader):
                 self.error(f"{WORKSPACE} is the folder of all artifacts; choose another name", "stages", key)
             if key in inputs:
                 self.error("an input has this name too; a reference would not say which", "stages", key)
-            stage = self.stage(key, value, name, image, known, {*inputs, *given}) if "stages" in root else None
+            stage = self.stage(key, value, name, known, {*inputs, *given}) if "stages" in root else None
             if stage:
                 stages[key] = stage
         if not self.errors:
@@ -165,9 +172,7 @@ class _Reader(Reader):
             shape = Shape(**sizes, head_dim=max(1, sizes["hidden"] // sizes["head"]))
         return Input(path=self.outside(found.get("path", "/x"), *path, "path"), shape=shape, line=line)
 
-    def stage(
-        self, name: str, value: Any, pipeline: str, image: str, known: dict[str, Pool], referable: set[str]
-    ) -> Stage | None:
+    def stage(self, name: str, value: Any, pipeline: str, known: dict[str, Pool], referable: set[str]) -> Stage | None:
         path = ("stages", name)
         before = len(self.errors)
         self.dns(name, *path)
@@ -192,6 +197,8 @@ class _Reader(Reader):
                 if asked not in self.own_pools:  # A wrong one was reported where it is defined.
                     self.error(f"{asked}: {error}", *path, "pool")
         own = self.image(found["image"], *path, "image") if "image" in found else ""
+        if pool and not own and not pool.image:
+            self.error(f"image is missing; one here, of the pool {pool.name} or of the whole pipeline is valid", *path)
         given = self.mapping(found.get("options", {}), *path, "options")
         fragment = self.level(found, *path)
         if verb not in VERBS:
@@ -211,7 +218,7 @@ class _Reader(Reader):
             name=name,
             verb=verb,
             pool=pool,
-            image=own or pool.image or image,
+            image=own or pool.image,
             options=built,
             references=found_references,
             stated=frozenset(given),

@@ -310,3 +310,83 @@ def test_what_is_missing_after_merging_is_said_with_the_stage() -> None:
         UsageError, match=r"stages\.distill: pod\.spec\.volumes\.0\.persistentVolumeClaim: claimName is missing"
     ):
         job(made)
+
+
+def placed(pod: dict[str, Any], profile: str = "", folder: Path | None = None, /, **pool: Any) -> dict[str, Any]:
+    """A pod of the pool `cpu`, with the pipeline's `pod` and a site's profile."""
+    content = {**yaml.safe_load(SMALL), "pod": pod, "pools": {"cpu": pool}}
+    content["stages"]["distill"]["pool"] = "cpu"
+    if folder:
+        (folder / "site.yaml").write_text(profile, encoding="utf-8")
+        content["cluster"] = "./site.yaml"
+    made = spec.parse(yaml.safe_dump(content, sort_keys=False), str((folder or Path()) / "p.yaml"))
+    spec_: dict[str, Any] = template(made)["spec"]
+    return spec_
+
+
+def test_a_pools_short_selector_is_of_the_pools_level(tmp_path: Path) -> None:
+    """Over the pipeline and over all of the profile, below the pool's own fragment, label by label."""
+    of_all = {"spec": {"nodeSelector": {"disk": "pipeline", "rack": "a"}}}
+    assert placed(of_all, node_selector={"disk": "pool"})["nodeSelector"] == {"disk": "pool", "rack": "a"}
+    above = {"spec": {"nodeSelector": {"disk": "fragment"}}}
+    made = placed(of_all, node_selector={"disk": "pool", "net": "b"}, pod=above)
+    assert made["nodeSelector"] == {"disk": "fragment", "rack": "a", "net": "b"}
+    site = "pod: {spec: {nodeSelector: {disk: site}}}\npools: {cpu: {node_selector: {rack: site, gone: site}}}\n"
+    made = placed(of_all, site, tmp_path, node_selector={"disk": "pool"}, pod={"spec": {"nodeSelector": {"gone": None}}})
+    assert made["nodeSelector"] == {"disk": "pool", "rack": "a"}
+    assert "nodeSelector" not in placed({}, node_selector={"a": "b"}, pod={"spec": {"nodeSelector": None}})
+
+
+GPUS = {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}
+LOST = {"key": "node.kubernetes.io/unreachable", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 30}
+SKU = {"key": "sku", "operator": "Equal", "value": "gpu", "effect": "NoSchedule"}
+
+
+def test_what_a_pool_tolerates_is_never_lost(tmp_path: Path) -> None:
+    """Kubernetes' rules would replace the list."""
+    lost = {"spec": {"tolerations": [LOST, SKU]}}
+    assert placed(lost, tolerations=[GPUS])["tolerations"] == [GPUS, LOST, SKU]
+    assert placed({}, tolerations=[GPUS], pod=lost)["tolerations"] == [GPUS, LOST, SKU]
+    assert placed(lost)["tolerations"] == [LOST, SKU]
+    assert placed(lost, tolerations=[SKU], pod={"spec": {"tolerations": None}})["tolerations"] == [SKU]
+    assert placed(lost, "pools: {cpu: {tolerations: [{key: site, operator: Exists}]}}", tmp_path)["tolerations"] == [
+        {"key": "site", "operator": "Exists"},
+        LOST,
+        SKU,
+    ]
+
+
+def test_the_tolerations_of_a_built_in_pool_are_kept() -> None:
+    content = yaml.safe_load(spec.read("minima-3b"))
+    content |= {"cluster": "aks-nd96-a100", "pod": {"spec": {"tolerations": [LOST]}}}
+    assert template(spec.parse(yaml.safe_dump(content), "p.yaml"), "adapt")["spec"]["tolerations"] == [GPUS, SKU, LOST]
+    content["pools"] = {"a100-32": {"tolerations": [{"key": "spot", "operator": "Exists"}]}}
+    assert template(spec.parse(yaml.safe_dump(content), "p.yaml"), "adapt")["spec"]["tolerations"] == [
+        GPUS,
+        SKU,
+        {"key": "spot", "operator": "Exists"},
+        LOST,
+    ]
+
+
+def test_a_profiles_image_is_below_the_pipelines(tmp_path: Path) -> None:
+    (tmp_path / "site.yaml").write_text("pools: {small-pair: {image: site:1}}", encoding="utf-8")
+    content = {**yaml.safe_load(SMALL), "cluster": "./site.yaml"}
+
+    def image() -> str:
+        made = spec.parse(yaml.safe_dump(content), str(tmp_path / "p.yaml"))
+        return str(template(made)["spec"]["containers"][0]["image"])
+
+    assert image() == "minima:cpu"
+    content["pools"] = {"small-pair": {"image": "pool:1"}}
+    assert image() == "pool:1"
+    del content["pools"], content["image"]
+    with pytest.raises(UsageError) as caught:
+        image()
+    assert [line.partition(": ")[2] for line in str(caught.value).splitlines()] == [
+        f"stages.{name}: image is missing; one here, of the pool small or of the whole pipeline is valid"
+        for name in ("build-data", "init-model")
+    ]
+    for name in ("build-data", "init-model"):
+        content["stages"][name]["image"] = "stage:1"
+    assert image() == "site:1"
