@@ -189,11 +189,15 @@ def _template(pipeline: Pipeline, step: Step, labels: dict[str, str]) -> dict[st
 
 
 def _complete(pod: dict[str, Any], step: Step) -> None:
-    """What holds whatever fragments say: Kubernetes' rules replace a list of tolerations by the one laid over it."""
+    """What holds whatever fragments say: Kubernetes' rules replace a list of tolerations by the one laid over it, and in its
+    node's network a pod asks the node's DNS, which does not know the name of the rendezvous' service.
+    """
     if pod.get("nodeSelector") == {}:
         del pod["nodeSelector"]
     if needed := [dict(toleration) for toleration in step.pool.tolerations]:
         pod["tolerations"] = [*needed, *(each for each in pod.get("tolerations") or [] if each not in needed)]
+    if pod.get("hostNetwork") and "dnsPolicy" not in pod:
+        pod["dnsPolicy"] = "ClusterFirstWithHostNet"
 
 
 _STAY = {"cluster-autoscaler.kubernetes.io/safe-to-evict": "false", "karpenter.sh/do-not-disrupt": "true"}

@@ -390,3 +390,13 @@ def test_a_profiles_image_is_below_the_pipelines(tmp_path: Path) -> None:
     for name in ("build-data", "init-model"):
         content["stages"][name]["image"] = "stage:1"
     assert image() == "site:1"
+
+
+def test_a_pod_in_its_nodes_network_knows_the_clusters_names() -> None:
+    """The rendezvous is at the name of a service."""
+    on_host = {"hostNetwork": True}
+    assert template(pipeline(stage={"pod": {"spec": on_host}}))["spec"]["dnsPolicy"] == "ClusterFirstWithHostNet"
+    said = template(pipeline(pool={"pod": {"spec": {**on_host, "dnsPolicy": "Default"}}}))["spec"]
+    assert said["dnsPolicy"] == "Default"
+    not_there = pipeline(pool={"pod": {"spec": on_host}}, stage={"pod": {"spec": {"hostNetwork": False}}})
+    assert "dnsPolicy" not in template(not_there)["spec"]
