@@ -4,6 +4,7 @@ The short ones are what nearly everybody needs; all else is said in Kubernetes' 
 decide is refused with the reason.
 """
 
+import posixpath
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -21,6 +22,8 @@ OBJECT_NAME = re.compile(r"[a-z0-9](?:[-a-z0-9.]{0,251}[a-z0-9])?")
 """DNS-1123 subdomain, which the names of most objects are."""
 FORMS = {"secret": ("secret", "key"), "config_map": ("config_map", "key"), "field": ("field",), "resource": ("resource",)}
 """Where the value of a variable may come from, and what each form holds."""
+MAY_GO = {"HF_HUB_OFFLINE"}
+"""Variables of jobgen's that a fragment may remove."""
 SECRET_WORDS = {"TOKEN", "SECRET", "PASSWORD", "PASSWD", "CREDENTIAL", "CREDENTIALS", "KEY", "APIKEY"}
 HARMLESS_ENDS = {"PATH", "FILE", "DIR", "NAME", "ID", "URL"}
 SECRET_VALUE = re.compile(
@@ -28,6 +31,8 @@ SECRET_VALUE = re.compile(
 )
 QUEUE = "kueue.x-k8s.io/queue-name"
 OUR_LABELS = re.compile(r"minima/.*|training\.kubeflow\.org/.*|app\.kubernetes\.io/(name|instance|component|managed-by)")
+OUR_ANNOTATIONS = {"argocd.argoproj.io/hook", "kustomize.toolkit.fluxcd.io/ssa"}
+"""By which a stage's job is left alone in a folder that Argo CD or Flux syncs, and the conductor's is once it is made."""
 GRACE = 600
 """Seconds that a training pod has to save; a fragment may give more."""
 IN_CONTAINER = {
@@ -35,12 +40,15 @@ IN_CONTAINER = {
     "args": "jobgen writes the stage's command line; its words are the stage's `options`",
     "image": "the key `image` says it",
     "ports": "the operator looks for a port of its own",
+    "restartPolicy": "the pod's restart is decided by exit codes",
+    "restartPolicyRules": "the pod's restart is decided by exit codes",
     "terminationMessagePath": "stages leave their last words at the default place",
     "terminationMessagePolicy": "stages leave their last words in their log",
 }
 IN_POD = {
     "restartPolicy": "the operator restarts pods by exit codes",
     "hostname": "pods find the host of their rendezvous by it",
+    "hostnameOverride": "pods find the host of their rendezvous by their own name",
     "subdomain": "the operator's services need it",
 }
 OF_POOL = {"cpu": "cpu", "memory": "memory", GPU: "gpus"}
@@ -83,8 +91,10 @@ def _problems(values: Mapping[str, Any], path: Path_, container: str) -> Problem
                 yield here, f"found {name!r}; a name such as team or example.com/team is valid"
             elif OUR_LABELS.fullmatch(name):
                 yield here, "jobgen, the operator or Argo CD find their objects by it; choose another name"
-            elif name == QUEUE and container == CONTAINER:
+            elif name == QUEUE and key == "labels" and container == CONTAINER:
                 yield here, "refused: a pool's `queue` says it"
+            elif name in OUR_ANNOTATIONS and key == "annotations":
+                yield here, "refused: jobgen says by it what Argo CD and Flux leave alone; take it out"
             if not isinstance(value, str) or (pattern and not pattern.fullmatch(value)):
                 yield here, f"found {value!r}; {what} is valid, in quotes if need be"
     names = values.get("image_pull_secrets")
@@ -173,6 +183,8 @@ def _owned(pod: Mapping[str, Any], path: Path_, container: str) -> Problems:
                 (*path, "metadata", "labels", key),
                 "jobgen, the operator or Argo CD find their objects by it; choose another name",
             )
+        elif key == QUEUE and container == CONTAINER:
+            yield (*path, "metadata", "labels", key), "refused: a pool's `queue` says it"
         elif value is not None and not LABEL_VALUE.fullmatch(value):
             yield (*path, "metadata", "labels", key), f"found {value!r}; a label's value is valid"
     spec, here = pod.get("spec") or {}, (*path, "spec")
@@ -213,6 +225,8 @@ def _of_container(one: Mapping[str, Any], path: Path_, container: str) -> Proble
         name = variable.get("name", "")
         yield from ((where, f"{name}: {what}") for what in _of_variable(name, variable.get("value", "")))
     for number, mount in enumerate(one.get("volumeMounts") or []):
+        if (mount.get("mountPath") or "").startswith("/") and posixpath.normpath(mount["mountPath"]).strip("/") == "":
+            yield (*path, "volumeMounts", str(number)), "refused: the image's programs are at /; a folder below it is valid"
         if mount.get("name") in {"workspace", "shm"} or mount.get("mountPath") in {"/dev/shm"}:
             yield (*path, "volumeMounts", str(number)), "refused: jobgen mounts the workspace and /dev/shm"
 
@@ -232,7 +246,8 @@ def _decided(template: Mapping[str, Any], ours: Mapping[str, Any], container: st
     own = next(each for each in ours["spec"]["containers"] if each["name"] == container)
     volumes = {mount["name"] for mount in own["volumeMounts"]} - {"tmp"}
     paths = {mount["mountPath"] for mount in own["volumeMounts"] if mount["name"] in volumes}
-    variables = {each["name"] for each in own["env"] if OURS.fullmatch(each["name"]) or "valueFrom" in each}
+    kept = {each["name"] for each in own["env"] if OURS.fullmatch(each["name"]) or "valueFrom" in each}
+    needed = {each["name"] for each in own["env"]} - kept - MAY_GO
     resources = one.get("resources") or {}
     return {
         "labels": {name: value for name, value in labels.items() if OUR_LABELS.fullmatch(name)},
@@ -244,7 +259,11 @@ def _decided(template: Mapping[str, Any], ours: Mapping[str, Any], container: st
             (each for each in one.get("volumeMounts") or [] if each.get("mountPath", "").rstrip("/") in paths),
             key=lambda mount: mount["mountPath"],
         ),
-        "env": {each["name"]: each for each in one.get("env") or [] if each.get("name") in variables},
+        "env": {  # Of some of them, such as HOME, another value is as good, but none is not.
+            each["name"]: each if each["name"] in kept else {}
+            for each in one.get("env") or []
+            if each.get("name") in kept | needed
+        },
         "resources": {
             side: {name: (resources.get(side) or {}).get(name) for name in OF_POOL} for side in ("requests", "limits")
         }
