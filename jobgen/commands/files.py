@@ -14,7 +14,7 @@ from jobgen.manifests import conductor, network, render, security
 from jobgen.pipeline import spec
 from jobgen.pipeline.pipeline import NAME, Pipeline
 from jobgen.pipeline.plan import Step, plan
-from jobgen.pipeline.pools import amount
+from jobgen.pipeline.pools import BUILT_IN, amount
 from jobgen.report import table
 from minima.errors import UsageError, did_you_mean
 from minima.workspace.files import write_atomically
@@ -59,6 +59,8 @@ def validate(given: argparse.Namespace) -> int:
     for line in _wants(pipeline, steps, templates):
         print(line)
     print(": ".join(filter(None, (f"cluster {pipeline.profile.name}", pipeline.profile.about))))
+    for line in _own_pools(pipeline) if templates else ():
+        print(line)
     sizes = {f"{step.pool.gpu} of {round(amount(step.pool.gpu_memory) / 2**30)} GB".strip() for step in steps if step.memory}
     if sizes:
         print(f"every stage fits its GPUs, {', '.join(sorted(sizes))}")
@@ -82,6 +84,19 @@ def _wants(pipeline: Pipeline, steps: list[Step], templates: Mapping[str, Any]) 
                 secrets.setdefault((found["name"], found["key"]), []).append(name)
     for (secret, key), names in secrets.items():
         yield f"wants the Secret {secret} with the key {key}, for {', '.join(names)}"
+
+
+def _own_pools(pipeline: Pipeline) -> Iterator[str]:
+    """A line for each pool that stages use, of which the cluster's profile says nothing."""
+    cluster = pipeline.profile
+    if cluster.pools == BUILT_IN:
+        return
+    for name in dict.fromkeys(stage.pool.name for stage in pipeline.stages.values()):
+        if name not in cluster.pools:
+            yield (
+                f"pool {name} is your own: of what cluster {cluster.name} says of its pools it has nothing; say selectors, "
+                f"taints and devices in pools.{name}, or change one of {', '.join(sorted(cluster.pools))}"
+            )
 
 
 def _template(job: Mapping[str, Any]) -> dict[str, Any]:

@@ -192,6 +192,23 @@ def test_validate_says_what_hinders_restricted_for_each_pool(here: Path, capsys:
     assert stages["adapt"]["hindered_by"] == ["containers.pytorch: capability IPC_LOCK"]
 
 
+def test_validate_says_which_pools_a_profile_does_not_reach(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    document = yaml.safe_load(spec.read("smoke"))
+    document["pools"] = {"mine": {"cpu": 1, "memory": "4Gi"}, "unused": {"cpu": 1, "memory": "4Gi"}}
+    document["stages"]["prune"]["pool"] = document["stages"]["adapt"]["pool"] = "mine"
+    said = {}
+    for cluster in ("none", "eks-p4d"):
+        (here / "mine.yaml").write_text(yaml.safe_dump({**document, "cluster": cluster}, sort_keys=False), encoding="utf-8")
+        assert cli.run(["validate", "mine.yaml"]) == 0
+        said[cluster] = [line for line in capsys.readouterr().out.splitlines() if "your own" in line]
+    assert said["none"] == []
+    (line,) = said["eks-p4d"]
+    assert line == (
+        "pool mine is your own: of what cluster eks-p4d says of its pools it has nothing; say selectors, "
+        "taints and devices in pools.mine, or change one of a100-1, a100-16, a100-32, a100-8, cpu, cpu-8, small, small-pair"
+    )
+
+
 def test_validate_for_this_machine_takes_any_path(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = spec.read("minima-3b").replace("${workspace}/inputs/wudao", "/data/wudao")
     (here / "mine.yaml").write_text(text, encoding="utf-8")
