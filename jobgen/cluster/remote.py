@@ -51,6 +51,7 @@ def run_remote(
     part.steps(steps)
     if from_stage is not None:
         following(steps, from_stage)
+    conductor.check(pipeline)
     objects = conductor.objects(pipeline, cluster.namespace, from_stage, part)
     name = objects[-1]["metadata"]["name"]
     conductors = cluster.conductors(pipeline.name)

@@ -161,6 +161,7 @@ def write_manifests(given: argparse.Namespace) -> int:
     if not output:
         raise UsageError("--output: found an empty path; a folder, or - for standard output, is valid")
     pipeline = spec.load(given.pipeline)
+    conductor.check(pipeline)  # Also the objects that this form leaves out.
     files = _files(given, pipeline)
     if output == "-":
         sys.stdout.buffer.write("---\n".join(files.values()).encode())

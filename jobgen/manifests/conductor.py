@@ -10,7 +10,7 @@ from jobgen.manifests import render
 from jobgen.manifests.render import CONDUCTOR
 from jobgen.pipeline import fragment, level
 from jobgen.pipeline.pipeline import Pipeline
-from jobgen.pipeline.plan import ALL, Part
+from jobgen.pipeline.plan import ALL, Part, plan
 from jobgen.pipeline.pools import DISK
 from minima.errors import PERMANENT, UsageError
 
@@ -119,6 +119,18 @@ def objects(
         if notes:
             each["metadata"]["annotations"] = notes
     return made
+
+
+def check(pipeline: Pipeline) -> None:
+    """Make all objects of a pipeline, of which some are only made later, in a pod.
+
+    Raises:
+        UsageError: one of them would be wrong.
+    """
+    for step in plan(pipeline):
+        render.job(pipeline, step)
+    if pipeline.conductor:
+        objects(pipeline)
 
 
 def rules(pipeline: Pipeline) -> list[dict[str, Any]]:

@@ -271,6 +271,24 @@ def test_render_leaves_other_renderings_of_the_pipeline(here: Path) -> None:
     assert not (here / "o/jobs/10-evaluate.yaml").exists()
 
 
+@pytest.mark.parametrize("wrong", ["stages", "conductor"])
+@pytest.mark.parametrize("form", [[], ["--format", "conductor"], ["--format", "network", "--api-server", "10.0.0.1:443"]])
+def test_render_checks_also_what_its_form_leaves_out(
+    here: Path, capsys: pytest.CaptureFixture[str], form: list[str], wrong: str
+) -> None:
+    document = yaml.safe_load(spec.read("smoke"))
+    pod = {"pod": {"spec": {"volumes": [{"name": "site", "persistentVolumeClaim": {}}]}}}
+    if wrong == "stages":
+        document["stages"]["adapt"].update(pod)
+    else:
+        document["conductor"] = {"image": "minima:jobgen", **pod}
+    (here / "mine.yaml").write_text(yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
+    assert cli.run(["render", "mine.yaml", "--output", "o", *form]) == USAGE
+    place = "stages.adapt" if wrong == "stages" else "conductor"
+    assert f": {place}: pod.spec.volumes.0.persistentVolumeClaim: claimName is missing" in capsys.readouterr().err
+    assert not (here / "o").exists()
+
+
 def test_stop_takes_a_folder_for_no_pipeline_file(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from jobgen.cluster import pipelines
     from jobgen.commands import clusters

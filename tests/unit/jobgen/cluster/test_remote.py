@@ -97,6 +97,13 @@ def test_nothing_changes_before_somebody_agreed(monkeypatch: pytest.MonkeyPatch)
     assert run(monkeypatch, Namespace(name=name), False, **options) == ["watched"]
 
 
+def test_nothing_is_started_whose_stage_would_be_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else its pod would say so, minutes later."""
+    text = PIPELINE.text + "    pod: {spec: {volumes: [{name: site, persistentVolumeClaim: {}}]}}\n"
+    monkeypatch.setattr("tests.unit.jobgen.cluster.test_remote.PIPELINE", spec.parse(text, "p.yaml"))
+    assert run(monkeypatch, Namespace(ended="Complete"), True, from_stage=None) == ["refused"]
+
+
 @pytest.mark.parametrize("part", [plan.Part(until="distill"), plan.Part(only="distill")])
 def test_a_part_does_not_end_another_run(monkeypatch: pytest.MonkeyPatch, part: plan.Part) -> None:
     options = {"from_stage": None, "part": part}
