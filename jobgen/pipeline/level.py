@@ -191,6 +191,8 @@ def _owned(pod: Mapping[str, Any], path: Path_, container: str) -> Problems:
     for key, why in IN_POD.items():
         if key in spec:
             yield (*here, key), f"refused: {why}"
+    if container != CONTAINER and spec.get("automountServiceAccountToken") is False:
+        yield (*here, "automountServiceAccountToken"), "refused: the conductor asks the cluster's API by its token"
     grace = spec.get("terminationGracePeriodSeconds", GRACE)
     if container == CONTAINER and (grace is None or grace < GRACE):
         yield (*here, "terminationGracePeriodSeconds"), f"found {grace}; at least {GRACE} is valid, in which a stage saves"

@@ -225,6 +225,13 @@ def test_no_directive_reaches_what_jobgen_decides(pod: dict[str, Any], what: str
     assert what in str(caught.value)
 
 
+def test_the_conductor_keeps_its_token() -> None:
+    made = pipeline(pod={"spec": {"automountServiceAccountToken": False, "schedulerName": "mine"}})
+    inside = conducting(made)["Job"]["spec"]["template"]["spec"]
+    assert (inside.get("automountServiceAccountToken"), inside["schedulerName"]) == (None, "mine")
+    assert template(made)["spec"]["automountServiceAccountToken"] is False
+
+
 def test_nothing_is_nothing() -> None:
     assert job(pipeline(stage={"pod": None}))["spec"] == job(pipeline())["spec"]
 
@@ -310,6 +317,11 @@ IN_CONTAINER = {"spec": {"containers": [{"name": "pytorch", "command": ["sh"]}]}
         ({"service_account": "A b"}, "service_account", "the name of one"),
         ({"scheduling_policy": {"minAvailible": 1}}, "scheduling_policy.minAvailible", "did you mean 'minAvailable'?"),
         ({"conductor": {"labels": {}}}, "conductor", "image is missing"),
+        (
+            {"conductor": {"image": "x", "pod": {"spec": {"automountServiceAccountToken": False}}}},
+            "conductor.pod.spec.automountServiceAccountToken",
+            "asks the cluster's API by its token",
+        ),
         ({"conductor": {"image": "x", "pod": {"spec": {"containers": [{"name": "pytorch"}]}}}}, "conductor.pod", "conductor"),
     ],
 )
