@@ -8,7 +8,6 @@ from typing import Any
 
 from jobgen.pipeline import fragment
 from jobgen.pipeline.pipeline import CONTAINER, LONGEST_JOB, NAME
-from jobgen.pipeline.pools import QUANTITY
 from minima.errors import did_you_mean
 
 POLICIES = {
@@ -89,10 +88,23 @@ def _replica(replica: Mapping[str, Any], kind: str, path: str) -> Iterator[str]:
         names = ", ".join(str(c.get("name")) for c in containers)
         yield f"{path}.template.spec.containers: found {names or 'none'}; one container named {CONTAINER} is valid"
     for container in containers:
-        yield from _container(container, pod, f"{path}.template.spec.containers.{container.get('name')}")
+        yield from _container(container, f"{path}.template.spec.containers.{container.get('name')}")
+    yield from unmounted(template, f"{path}.template.")
 
 
-def _container(container: Mapping[str, Any], pod: Mapping[str, Any], path: str) -> Iterator[str]:
+def unmounted(template: Mapping[str, Any], path: str = "") -> Iterator[str]:
+    """Mounts of a pod's template that have no volume, each with its place below `path`."""
+    pod = template.get("spec", {})
+    volumes = {volume.get("name") for volume in pod.get("volumes", [])}
+    for kind in ("initContainers", "containers"):
+        for container in pod.get(kind, []):
+            for name in (mount.get("name") for mount in container.get("volumeMounts", [])):
+                if name not in volumes:
+                    where = f"{path}spec.{kind}.{container.get('name')}.volumeMounts"
+                    yield f"{where}: no volume {name!r}; {did_you_mean(str(name), volumes)}"
+
+
+def _container(container: Mapping[str, Any], path: str) -> Iterator[str]:
     if not container.get("image"):
         yield f"{path}.image: missing"
     for key in ("command", "args"):
@@ -103,22 +115,19 @@ def _container(container: Mapping[str, Any], pod: Mapping[str, Any], path: str) 
     for entry in container.get("env", []):
         if names.count(entry.get("name")) > 1:
             yield f"{path}.env: found {entry.get('name')} twice"
-        if not (isinstance(entry.get("value"), str) or "valueFrom" in entry):
+        if not isinstance(entry.get("value", ""), str):  # None at all is an empty one.
             yield f"{path}.env.{entry.get('name')}: found {entry.get('value')!r}; a string is valid"
     if [p.get("name") for p in container.get("ports", [])] != ["pytorchjob-port"]:
         yield f"{path}.ports: the operator looks for one named pytorchjob-port"
-    volumes = {volume.get("name") for volume in pod.get("volumes", [])}
-    for mount in container.get("volumeMounts", []):
-        if mount.get("name") not in volumes:
-            yield f"{path}.volumeMounts: no volume {mount.get('name')!r}; {did_you_mean(str(mount.get('name')), volumes)}"
     resources = container.get("resources", {})
     requests, limits = resources.get("requests", {}), resources.get("limits", {})
     for key in sorted({"cpu", "memory"} | set(requests) | set(limits)):
         for side, values in (("requests", requests), ("limits", limits)):
             if key not in values and key not in {"cpu", "memory"}:
                 continue  # Kubernetes takes the other side.
-            if not isinstance(values.get(key), str) or not QUANTITY.fullmatch(values[key]):
-                yield f"{path}.resources.{side}.{key}: found {values.get(key)!r}; a quantity as a string is valid"
+            value = values.get(key)
+            if not isinstance(value, str) or not fragment.QUANTITY.fullmatch(value) or value.startswith("-"):
+                yield f"{path}.resources.{side}.{key}: found {value!r}; a quantity as a string is valid"
         same = key == "memory" or "/" in key
         if same and key in requests and key in limits and requests[key] != limits[key]:
             yield f"{path}.resources.{key}: found {requests.get(key)!r} and {limits.get(key)!r}; request and limit are the same"

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from jobgen.manifests import render
+from jobgen.manifests import checks, render
 from jobgen.manifests.render import CONDUCTOR
 from jobgen.pipeline import fragment, level
 from jobgen.pipeline.pipeline import Pipeline
@@ -212,7 +212,9 @@ def _job_spec(pipeline: Pipeline, labels: dict[str, str], held: str, words: list
     if names := level.changed(own, template, CONDUCTOR):
         place = pipeline.place("conductor")
         raise UsageError(f"{place}: pod: {', '.join(names)} would not be what jobgen needs; leave it as it is")
-    if wrong := [f"pod.{'.'.join(where)}: {what}" for where, what in fragment.lacks(template)]:
+    if wrong := [f"pod.{'.'.join(where)}: {what}" for where, what in fragment.lacks(template)] or [
+        f"pod.{what}" for what in checks.unmounted(template)
+    ]:
         raise UsageError("\n".join(f"{pipeline.place('conductor')}: {text}" for text in wrong))
     return {
         "backoffLimit": BACKOFF_LIMIT,

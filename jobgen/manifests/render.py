@@ -85,6 +85,9 @@ def job(pipeline: Pipeline, step: Step, namespace: str | None = None) -> dict[st
     placed = {"namespace": namespace} if namespace is not None else {}
     rendered["metadata"] = {"name": f"{pipeline.name}-{step.name}-{digest[:KEY_LENGTH]}", **placed, **metadata}
     if found := checks.problems(rendered):
+        if any(each.said for each in step.fragments):
+            told = "the pod that its fragments make (labels, env, pod, … of pipeline, pool and stage) is wrong"
+            raise UsageError("\n".join(f"{pipeline.place('stages', step.name)}: {told}: {what}" for what in found))
         raise StageError(f"{pipeline.source}: {step.name}: jobgen made a wrong object, please report it: " + "; ".join(found))
     return copy.deepcopy(rendered)  # Nothing of it is also part of another one.
 

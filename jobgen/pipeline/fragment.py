@@ -50,6 +50,11 @@ class Fragment:
     templates: tuple[Mapping[str, Any], ...] = ()
     scheduling_policy: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def said(self) -> bool:
+        """Whether it adds anything to a pod."""
+        return any(each.get("spec") or any((each.get("metadata") or {}).values()) for each in self.templates)
+
 
 @functools.cache
 def _definitions() -> dict[str, Any]:

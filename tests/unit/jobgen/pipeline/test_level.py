@@ -9,7 +9,7 @@ import yaml
 from jobgen.manifests import conductor, render
 from jobgen.pipeline import spec
 from jobgen.pipeline.plan import plan
-from minima.errors import UsageError
+from minima.errors import BUG, StageError, UsageError
 
 SMALL = (Path(__file__).parents[3] / "cluster" / "short.yaml").read_text(encoding="utf-8")
 
@@ -434,3 +434,51 @@ def test_a_pod_in_its_nodes_network_knows_the_clusters_names() -> None:
     assert said["dnsPolicy"] == "Default"
     not_there = pipeline(pool={"pod": {"spec": on_host}}, stage={"pod": {"spec": {"hostNetwork": False}}})
     assert "dnsPolicy" not in template(not_there)["spec"]
+
+
+@pytest.mark.parametrize(
+    ("pod", "what"),
+    [
+        (fragment_of(volumeMounts=[{"name": "ca", "mountPath": "/etc/site"}]), "no volume 'ca'"),
+        (
+            {"spec": {"initContainers": [{"name": "i", "volumeMounts": [{"name": "ca", "mountPath": "/etc/site"}]}]}},
+            "initContainers.i.volumeMounts: no volume 'ca'",
+        ),
+        ({"spec": {"volumes": [{"name": "tmp", "$patch": "delete"}]}}, "no volume 'tmp'"),
+        (
+            fragment_of(resources={"limits": {"example.com/x": 2}, "requests": {"example.com/x": 1}}),
+            "example.com/x: found '1' and '2'; request and limit are the same",
+        ),
+        (fragment_of(resources={"limits": {"hugepages-2Mi": "-1Mi"}}), "limits.hugepages-2Mi: found '-1Mi'"),
+    ],
+)
+@pytest.mark.parametrize("level", ["pipeline", "pool", "stage"])
+def test_a_wrong_pod_of_fragments_is_no_bug_of_jobgen(level: str, pod: dict[str, Any], what: str) -> None:
+    made = pipeline(**({"pod": pod} if level == "pipeline" else {level: {"pod": pod}}))
+    line = made.text.splitlines().index("  distill:") + 1
+    with pytest.raises(UsageError) as caught:
+        job(made)
+    assert f"p.yaml:{line}: stages.distill: the pod that its fragments make" in str(caught.value)
+    assert what in str(caught.value)
+
+
+def test_a_wrong_pod_without_fragments_is_a_bug_of_jobgen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("jobgen.manifests.checks.CONTAINER", "other")
+    with pytest.raises(StageError, match="distill: jobgen made a wrong object, please report it") as caught:
+        job(pipeline())
+    assert caught.value.exit_code == BUG
+
+
+def test_what_kubernetes_takes_is_no_wrong_pod() -> None:
+    amounts = {"hugepages-2Mi": "1Ei", "hugepages-1Gi": "1e3"}
+    pod = template(pipeline(pod=fragment_of(env=[{"name": "EMPTY"}], resources={"limits": amounts})))["spec"]
+    (one,) = pod["containers"]
+    assert {"name": "EMPTY"} in one["env"]
+    assert amounts.items() <= one["resources"]["limits"].items()
+
+
+def test_a_mount_of_the_conductor_has_a_volume() -> None:
+    mount = {"name": "conductor", "volumeMounts": [{"name": "ca", "mountPath": "/etc/site"}]}
+    made = pipeline(conductor={"image": "minima:jobgen", "pod": {"spec": {"containers": [mount]}}})
+    with pytest.raises(UsageError, match=r"conductor: pod\.spec\.containers\.conductor\.volumeMounts: no volume 'ca'"):
+        conducting(made)
