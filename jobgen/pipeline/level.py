@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from jobgen.pipeline import fragment
+from jobgen.pipeline import credentials, fragment
 from jobgen.pipeline.fragment import Fragment, Path_, Problems
 from jobgen.pipeline.pipeline import CONTAINER
 from jobgen.pipeline.pools import GPU, LABEL_NAME, LABEL_VALUE, OURS, VARIABLE
@@ -24,11 +24,6 @@ FORMS = {"secret": ("secret", "key"), "config_map": ("config_map", "key"), "fiel
 """Where the value of a variable may come from, and what each form holds."""
 MAY_GO = {"HF_HUB_OFFLINE"}
 """Variables of jobgen's that a fragment may remove."""
-SECRET_WORDS = {"TOKEN", "SECRET", "PASSWORD", "PASSWD", "CREDENTIAL", "CREDENTIALS", "KEY", "APIKEY"}
-HARMLESS_ENDS = {"PATH", "FILE", "DIR", "NAME", "ID", "URL"}
-SECRET_VALUE = re.compile(
-    r"hf_\w{20,}|gh[pousr]_\w{20,}|sk-[\w-]{20,}|AKIA[0-9A-Z]{16}|eyJ[\w-]+\.eyJ.*|-----BEGIN .*", re.DOTALL
-)
 QUEUE = "kueue.x-k8s.io/queue-name"
 OUR_LABELS = re.compile(r"minima/.*|training\.kubeflow\.org/.*|app\.kubernetes\.io/(name|instance|component|managed-by)")
 OUR_ANNOTATIONS = {"argocd.argoproj.io/hook", "kustomize.toolkit.fluxcd.io/ssa"}
@@ -141,9 +136,7 @@ def _of_variable(name: str, value: Any) -> Iterator[str]:
     if OURS.fullmatch(name):
         yield "it is set by jobgen, the operator or torchrun; remove it"
     if isinstance(value, str):
-        words = name.upper().split("_")
-        secret = set(words) & SECRET_WORDS and words[-1] not in HARMLESS_ENDS
-        if (secret and value) or SECRET_VALUE.fullmatch(value):
+        if credentials.literal(name, value):
             yield f"a literal credential stands in Git for ever; {name}: {{secret: NAME, key: KEY}} takes it from a Secret"
         if "\0" in value:
             yield "found a NUL character; text without it is valid"
@@ -200,6 +193,11 @@ def _owned(pod: Mapping[str, Any], path: Path_, container: str) -> Problems:
         if volume.get("name") in {"workspace", "shm"}:
             instead = "the key `workspace` says it" if volume["name"] == "workspace" else "a pool's `shm` says its size"
             yield (*here, "volumes", str(number)), f"refused: {instead}"
+    for number, one in enumerate(spec.get("initContainers") or []):
+        for place, variable in enumerate(one.get("env") or []):
+            if credentials.literal(name := variable.get("name", ""), variable.get("value") or ""):
+                where = (*here, "initContainers", str(number), "env", str(place))
+                yield where, f"{name}: a literal credential stands in Git for ever; `valueFrom: {{secretKeyRef: …}}` takes it"
     for number, one in enumerate(spec.get("containers") or []):
         yield from _of_container(one, (*here, "containers", str(number)), container)
 
