@@ -1,6 +1,7 @@
 """The conductor's objects: what they may hold, and which rights they ask for."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -66,3 +67,22 @@ def test_the_examples_for_git_leave_what_others_change_of_a_conductor_and_remove
     if place.stem == "argocd":  # Nothing here runs one: what its documentation says.
         assert found["ignoreDifferences"] == [{"group": "batch", "kind": "Job", "jsonPointers": ["/spec"]}]
         assert found["syncPolicy"]["syncOptions"] == ["RespectIgnoreDifferences=true"]
+
+
+def test_the_conductor_of_the_page_of_networks_has_what_is_said_there() -> None:
+    """Of the whole pipeline's variables, containers and volumes it has none: what it must have stands under `conductor`."""
+    page = (Path(__file__).parents[4] / "docs" / "network.md").read_text(encoding="utf-8")
+    (example,) = [block for block in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL) if block.startswith("conductor:")]
+    said = {"name": "pytorch", "volumeMounts": [{"name": "other", "mountPath": "/other"}]}
+    whole = {"containers": [said], "volumes": [{"name": "other", "emptyDir": {}}], "tolerations": [{"operator": "Exists"}]}
+    document = {**yaml.safe_load(SHORT), **yaml.safe_load(example), "env": {"OTHER": "x"}, "pod": {"spec": whole}}
+    pod = conductor.objects(spec.parse(yaml.safe_dump(document), "p.yaml"))[-1]["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    env = {each["name"]: each.get("value") for each in container["env"]}
+    assert (env["NO_PROXY"], "OTHER" in env) == ("10.0.0.0/8", False)
+    mounted = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
+    assert (mounted["ca"], "other" in mounted) == ("/etc/site", False)
+    volumes = {volume["name"] for volume in pod["volumes"]}
+    assert "ca" in volumes
+    assert "other" not in volumes
+    assert pod["tolerations"] == [{"operator": "Exists"}]
