@@ -17,6 +17,8 @@ FORMS = (
     "https://HOST/FILE@sha256:… or /FOLDER@sha256:…"
 )
 KINDS: dict[str, Kind] = {"hf": "hub", "s3": "bucket", "gs": "bucket", "https": "web", "http": "web"}
+ENDPOINTS = {"HF_ENDPOINT": "hf", "AWS_ENDPOINT_URL": "s3", "AWS_ENDPOINT_URL_S3": "s3"}
+"""Variables that name another server, by URL, for the addresses of a scheme."""
 _INTO = re.compile(r"(?P<into>[A-Za-z0-9][A-Za-z0-9_.-]*)=(?P<rest>[a-z0-9]+://.*|/.*)", re.DOTALL)
 _DIGEST = re.compile(r"(?P<rest>.+)@sha256:(?P<digest>[0-9a-f]{64})")
 _COMMIT = re.compile(r"(?P<rest>.+)@(?P<commit>[^/@:]+)")

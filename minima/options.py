@@ -540,7 +540,7 @@ class Evaluate(Options):
     attn_implementation: str = _attention()
 
     def asks(self) -> frozenset[int]:
-        return frozenset(_port(self.judge_base_url) for name in self.tasks if name in benchmarks.JUDGED)
+        return frozenset(web_port(self.judge_base_url) for name in self.tasks if name in benchmarks.JUDGED)
 
     def problems(self) -> Iterator[tuple[str, str]]:
         if not self.tasks and not self.dev_record_path_or_regex and not self.question:
@@ -571,7 +571,7 @@ class Evaluate(Options):
             yield "tasks", f"{name} needs data_dir, a folder with {benchmarks.JUDGED[name]} in {name}/"
         if not self.judge_base_url:
             yield "tasks", f"{name} is judged by another model; give judge_base_url, such as https://api.openai.com/v1"
-        elif not _port(self.judge_base_url):
+        elif not web_port(self.judge_base_url):
             # Not shown: it may hold a password.
             yield (
                 "judge_base_url",
@@ -600,7 +600,7 @@ def _leads_out(pattern: str, of: str = "input_dir") -> Iterator[tuple[str, str]]
         yield "input_regex", f"{pattern!r} leads out of {of}; valid: a glob below it, such as '*.jsonl'"
 
 
-def _port(url: str) -> int:
+def web_port(url: str) -> int:
     """The port of an address of the web; 0 where it is none, or holds a login."""
     try:
         parts = urlsplit(url)

@@ -10,8 +10,10 @@ from typing import Any
 from jobgen.manifests import render
 from jobgen.manifests.render import CONDUCTOR
 from jobgen.pipeline.pipeline import Pipeline
-from jobgen.pipeline.plan import plan
+from jobgen.pipeline.plan import Step, plan
+from minima import addresses
 from minima.errors import UsageError
+from minima.options import Fetch, web_port
 
 DNS = [{"protocol": protocol, "port": port} for port in (53, 5353) for protocol in ("UDP", "TCP")]
 """OpenShift's servers listen on 5353. To any address, since a node's own cache of DNS is no pod that a selector finds."""
@@ -51,15 +53,26 @@ def objects(pipeline: Pipeline, namespace: str | None, api_server: str) -> list[
             peers = [{"podSelector": {"matchLabels": {**all_pods, **stage}}}]
             types = {"policyTypes": ["Ingress", "Egress"], "ingress": [{"from": peers}], "egress": [{"to": peers}]}
             made.append(policy(f"{step.name}-rendezvous", step.verb, stage, **types))
-        if ports := step.options.asks():
+        if ports := step.options.asks() | _endpoints(pipeline, step):
             egress = [{"ports": [{"protocol": "TCP", "port": port} for port in sorted(ports)]}]
             made.append(policy(f"{step.name}-servers", step.verb, stage, policyTypes=["Egress"], egress=egress))
     return made
 
 
-def _servers(addresses: str) -> list[dict[str, Any]]:
+def _endpoints(pipeline: Pipeline, step: Step) -> frozenset[int]:
+    """Ports of the servers that a stage's variables name in place of those of its addresses."""
+    if not isinstance(step.options, Fetch):
+        return frozenset()
+    schemes = {addresses.parse(text).url.partition("://")[0] for text in step.options.source}
+    (replica,) = render.job(pipeline, step)["spec"]["pytorchReplicaSpecs"].values()
+    env = {each["name"]: each.get("value", "") for each in replica["template"]["spec"]["containers"][0]["env"]}
+    named = (web_port(env.get(name, "")) for name, scheme in addresses.ENDPOINTS.items() if scheme in schemes)
+    return frozenset(port for port in named if port)
+
+
+def _servers(words: str) -> list[dict[str, Any]]:
     rules = []
-    for word in addresses.split(","):
+    for word in words.split(","):
         address, _, port = word.strip().rpartition(":")
         try:
             network = ipaddress.ip_network(address.strip("[]"))

@@ -13,7 +13,9 @@ from jobgen.pipeline import credentials, fragment
 from jobgen.pipeline.fragment import Fragment, Path_, Problems
 from jobgen.pipeline.pipeline import CONTAINER
 from jobgen.pipeline.pools import GPU, LABEL_NAME, LABEL_VALUE, OURS, VARIABLE
+from minima.addresses import ENDPOINTS
 from minima.errors import did_you_mean
+from minima.options import web_port
 
 KEYS = ("labels", "annotations", "env", "image_pull_secrets", "service_account", "priority_class", "pod")
 SCHEDULING = "scheduling_policy"
@@ -138,6 +140,9 @@ def _of_variable(name: str, value: Any) -> Iterator[str]:
     if isinstance(value, str):
         if credentials.literal(name, value):
             yield f"a literal credential stands in Git for ever; {name}: {{secret: NAME, key: KEY}} takes it from a Secret"
+        elif name in ENDPOINTS and value and "$(" not in value and not web_port(value):
+            # Not shown: it may hold a password.
+            yield "found no URL of a server; http:// or https:// and a host is valid, without a login, as in https://hub.example.com"
         if "\0" in value:
             yield "found a NUL character; text without it is valid"
         return

@@ -5,6 +5,7 @@ import re
 from typing import Any
 
 import pytest
+import yaml
 
 from jobgen.manifests import conductor, network, render
 from jobgen.pipeline import spec
@@ -93,3 +94,23 @@ def test_several_addresses_and_networks() -> None:
     assert connects(policies, conducting, "10.0.0.17", 443)
     assert connects(policies, conducting, "2001:db8::1", 6443)
     assert not connects(policies, conducting, "10.0.0.33", 443)
+
+
+@pytest.mark.parametrize(
+    ("source", "variables", "open_too"),
+    [
+        ("hf://org/name@" + "a" * 40, {"HF_ENDPOINT": "https://hub.example.com:8443"}, {8443}),
+        ("s3://bucket/x@sha256:" + "a" * 64, {"AWS_ENDPOINT_URL": "http://minio:9000"}, {9000}),
+        ("s3://bucket/x@sha256:" + "a" * 64, {"HF_ENDPOINT": "https://hub.example.com:8443"}, set()),
+        ("hf://org/name@" + "a" * 40, {"HF_ENDPOINT": {"config_map": "site", "key": "hub"}}, set()),
+    ],
+)
+def test_the_port_of_a_mirror_is_open(source: str, variables: dict[str, Any], open_too: set[int]) -> None:
+    document: dict[str, Any] = {"name": "p", "image": "minima:cpu", "workspace": {"claim": "w", "path": "/w"}}
+    stage = {"verb": "fetch", "pool": "cpu", "options": {"source": source}}
+    document |= {"env": variables, "stages": {"get": stage}}
+    pipeline = spec.parse(yaml.safe_dump(document), "p.yaml")
+    policies = network.objects(pipeline, None, f"{API}:6443")
+    pod = labels(render.job(pipeline, plan(pipeline)[0]))
+    assert {port for port in (8443, 9000) if connects(policies, pod, "192.0.2.1", port)} == open_too
+    assert connects(policies, pod, "192.0.2.1", 443)

@@ -98,7 +98,7 @@ def test_its_pods_may_ask_the_hub() -> None:
 
 def test_what_the_page_on_networks_shows_is_valid() -> None:
     page = (Path(__file__).parents[4] / "docs" / "network.md").read_text(encoding="utf-8")
-    (shown,) = re.findall(r"^```yaml\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    (shown,) = re.findall(r"^```yaml\n(stages:.*?)^```", page, re.MULTILINE | re.DOTALL)
     (step,) = plan(spec.parse("name: p\nimage: minima:train\nworkspace: {claim: w, path: /workspace}\n" + shown, "p.yaml"))
     job: dict[str, Any] = render.job(spec.parse(PIPELINE, "p.yaml"), step)
     container = job["spec"]["pytorchReplicaSpecs"]["Master"]["template"]["spec"]["containers"][0]

@@ -318,6 +318,7 @@ IN_CONTAINER = {"spec": {"containers": [{"name": "pytorch", "command": ["sh"]}]}
             "pod.spec.initContainers.0.env.0",
             "DB_PASS: a literal credential",
         ),
+        ({"env": {"HF_ENDPOINT": "hub.example.com"}}, "env.HF_ENDPOINT", "http:// or https:// and a host is valid"),
         ({"image_pull_secrets": "x"}, "image_pull_secrets", "a list of names of Secrets"),
         ({"service_account": "A b"}, "service_account", "the name of one"),
         ({"scheduling_policy": {"minAvailible": 1}}, "scheduling_policy.minAvailible", "did you mean 'minAvailable'?"),
