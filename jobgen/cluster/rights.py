@@ -10,6 +10,7 @@ from jobgen.cluster.answers import RefusedError, told
 from jobgen.cluster.namespace import TIMEOUT, Cluster
 from jobgen.pipeline.pipeline import Pipeline
 from jobgen.report import say
+from minima.errors import UsageError
 
 RIGHTS = ("ServiceAccount", "Role", "RoleBinding")
 
@@ -19,28 +20,51 @@ def apply(cluster: Cluster, pipeline: Pipeline, objects: Sequence[dict[str, Any]
 
     Raises:
         RefusedError: the conductor would lack rights, or something else may not be applied.
+        UsageError: the cluster does not take its Job, and nothing was applied.
     """
     with told(f"apply the conductor to {cluster.namespace}"):
         client = DynamicClient(cluster.core.api_client)
+    for each in objects:
+        if each["kind"] == "Job":  # One that the cluster refuses leaves nothing behind.
+            _try(client, cluster, each)
     refused: list[str] = []
     for each in objects:
-        name, kind = each["metadata"]["name"], each["kind"]
+        kind = each["kind"]
         if kind not in RIGHTS and refused:
             _check(cluster, pipeline, objects, refused)
             refused = []
         try:
-            with told(f"apply {kind} {name} to {cluster.namespace}"):
-                client.server_side_apply(
-                    client.resources.get(api_version=each["apiVersion"], kind=kind),
-                    body=each,
-                    namespace=cluster.namespace,
-                    field_manager="jobgen",
-                    force_conflicts=True,
-                )
+            _apply(client, cluster, each)
         except RefusedError as error:
             if kind not in RIGHTS:
                 raise
             refused.append(str(error))
+
+
+def _try(client: DynamicClient, cluster: Cluster, each: dict[str, Any]) -> None:
+    """Ask whether the cluster takes an object.
+
+    Raises:
+        UsageError: it does not.
+    """
+    try:
+        _apply(client, cluster, each, dry_run="All")
+    except UsageError as error:
+        if "does not support dry run" not in str(error):  # What the API server says of a webhook that would change more.
+            raise
+
+
+def _apply(client: DynamicClient, cluster: Cluster, each: dict[str, Any], **options: str) -> None:
+    name, kind = each["metadata"]["name"], each["kind"]
+    with told(f"apply {kind} {name} to {cluster.namespace}"):
+        client.server_side_apply(
+            client.resources.get(api_version=each["apiVersion"], kind=kind),
+            body=each,
+            namespace=cluster.namespace,
+            field_manager="jobgen",
+            force_conflicts=True,
+            **options,
+        )
 
 
 def _check(cluster: Cluster, pipeline: Pipeline, objects: Sequence[dict[str, Any]], refused: list[str]) -> None:

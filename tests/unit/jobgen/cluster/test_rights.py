@@ -1,0 +1,58 @@
+"""What is left in a namespace by a conductor that it does not take."""
+
+import json
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from kubernetes.client import ApiException
+
+from jobgen.cluster import rights
+from jobgen.manifests import conductor
+from jobgen.pipeline import spec
+from minima.errors import UsageError
+from tests.unit.jobgen.cluster.test_conduct import SHORT
+
+PIPELINE = spec.load(str(SHORT))
+OBJECTS = conductor.objects(PIPELINE, "ns")
+CLUSTER: Any = SimpleNamespace(namespace="ns", core=SimpleNamespace(api_client=None))
+
+
+class Client:
+    """An API server that answers Jobs with an error, if one is given: those of a dry run, or all."""
+
+    def __init__(self, status: int = 0, message: str = "", *, dry_alone: bool = False) -> None:
+        self.status, self.message, self.dry_alone = status, message, dry_alone
+        self.applied: list[str] = []
+        self.resources = SimpleNamespace(get=lambda api_version, kind: kind)
+
+    def server_side_apply(self, kind: str, *, body: dict[str, Any], dry_run: str = "", **_: Any) -> None:
+        assert kind == body["kind"]
+        if kind == "Job" and self.status and (dry_run or not self.dry_alone):
+            error = ApiException(status=self.status)
+            error.body = json.dumps({"message": self.message})
+            raise error
+        if not dry_run:
+            self.applied.append(kind)
+
+
+def applied(monkeypatch: pytest.MonkeyPatch, client: Client) -> list[str]:
+    monkeypatch.setattr(rights, "DynamicClient", lambda _: client)
+    rights.apply(CLUSTER, PIPELINE, OBJECTS)
+    return client.applied
+
+
+@pytest.mark.parametrize(("status", "message"), [(422, "spec.template is invalid"), (403, "jobs is forbidden")])
+def test_a_job_that_is_refused_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch, status: int, message: str) -> None:
+    client = Client(status, message)
+    with pytest.raises(UsageError, match=f"apply Job short-conductor-.* to ns: the cluster refuses .*{message}"):
+        applied(monkeypatch, client)
+    assert client.applied == []
+
+
+def test_all_is_applied_in_its_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    kinds = [each["kind"] for each in OBJECTS]
+    assert applied(monkeypatch, Client()) == kinds
+    # A webhook that knows no dry run says nothing about the Job.
+    unable = Client(400, 'admission webhook "x" does not support dry run', dry_alone=True)
+    assert applied(monkeypatch, unable) == kinds
