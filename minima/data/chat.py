@@ -7,15 +7,14 @@ differ.
 
 import json
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from transformers import PreTrainedTokenizerBase
 
+from minima.data import tokenization
 from minima.data.conversations import KEYS, Turn
 from minima.errors import DataError
-
-if TYPE_CHECKING:  # Reading conversations needs no transformers.
-    from transformers import PreTrainedTokenizerBase
 
 TEMPLATE_FILE = "chat_template.jinja"
 """Where `build-chat-data` leaves the template beside its records, and where a model folder has it."""
@@ -83,14 +82,18 @@ def template(system: str = "", control: Sequence[str] = ()) -> str:
     return made
 
 
-def control(tokenizer: "PreTrainedTokenizerBase") -> list[str]:
-    """The tokens that a tokenizer finds in any text, but for those that the template knows by name; the longest first."""
+def control(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """The control tokens of a tokenizer, but for those that the template knows by name; the longest first.
+
+    Words that were added to it are none: they stay as they are typed.
+    """
     known = {tokenizer.bos_token, tokenizer.eos_token, tokenizer.unk_token}
     found = {str(token) for token in tokenizer.added_tokens_decoder.values()} | set(tokenizer.all_special_tokens)
-    return sorted((token for token in found - known if len(token) > 1), key=lambda token: (-len(token), token))
+    found -= known | tokenization.words(tokenizer).keys()
+    return sorted((token for token in found if len(token) > 1), key=lambda token: (-len(token), token))
 
 
-def install(tokenizer: "PreTrainedTokenizerBase", system: str = "") -> None:
+def install(tokenizer: PreTrainedTokenizerBase, system: str = "") -> None:
     """Give `tokenizer` the chat template; `save_pretrained` then writes it."""
     tokenizer.chat_template = template(system, control(tokenizer))
 
@@ -101,7 +104,7 @@ def messages(conversation: Sequence[Turn]) -> list[dict[str, str]]:
 
 
 def encode(
-    tokenizer: "PreTrainedTokenizerBase",
+    tokenizer: PreTrainedTokenizerBase,
     conversation: Sequence[Turn],
     system: str,
     max_seq_length: int,
@@ -138,7 +141,7 @@ def encode(
 
 
 def _by_template(
-    tokenizer: "PreTrainedTokenizerBase", conversation: Sequence[Turn], system: str
+    tokenizer: PreTrainedTokenizerBase, conversation: Sequence[Turn], system: str
 ) -> tuple[list[int], list[int], list[int]]:
     """Ids, mask and where each turn ends. The template ends every segment, and nothing else, with `</s>`."""
     coded: Any = tokenizer.apply_chat_template(
@@ -164,7 +167,7 @@ def _by_template(
 
 
 def _by_segment(
-    tokenizer: "PreTrainedTokenizerBase", conversation: Sequence[Turn], system: str
+    tokenizer: PreTrainedTokenizerBase, conversation: Sequence[Turn], system: str
 ) -> tuple[list[int], list[int], list[int]]:
     """Ids, mask and where each turn ends, with the system sentence, marks and what is said each tokenised on its own."""
     texts = [system or SYSTEM, USER, ASSISTANT, *(turn[key] for turn in conversation for key in KEYS)]

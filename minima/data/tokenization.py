@@ -10,6 +10,7 @@ import functools
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ SPACE = "▁"
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
 """Types of a SentencePiece piece (sentencepiece_model.proto)."""
 _BPE = 2
+_CONTROL_FORM = re.compile(r"\s*▁?(<\S+>|\[\S+\])\s*")
 PROBES = (
     "  The quick brown fox,\tdon't \"stop\"; it's 3.14 (or 1,234,567)?\n\n    def f(x): return x ** 2  # 中文 and ENGLISH",
     "二〇二六年，中国的“人工智能”…… 約３．５％《红楼梦》！",
@@ -114,6 +116,7 @@ def encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[lis
     `<s>` or `</s>` within a text are text, as they are for SentencePiece: HTML has a tag of that name. Where a folder of
     transformers' LlamaTokenizer has a SentencePiece model the ids are that model's own, with which LLaMAs were trained: what
     transformers makes of it drops a space at the beginning, and goes by the order of pieces of equal scores (Chinese-LLaMA's).
+    With words that were added to the model, which SentencePiece knows nothing of, the ids are transformers'.
     """
     if not texts:
         return []
@@ -144,25 +147,44 @@ def _processor(folder: str) -> Any:
     ids = tokenizer.get_vocab()
     if any(ids.get(piece.piece) != number for number, piece in enumerate(proto.pieces)):
         return None
+    if words(tokenizer).keys() - {piece.piece for piece in proto.pieces if piece.type == USER_DEFINED}:
+        return None
     if tokenizer.init_kwargs.get("add_prefix_space") is False:
         proto.normalizer_spec.add_dummy_prefix = False
     return sentencepiece.SentencePieceProcessor(model_proto=proto.SerializeToString())
+
+
+def words(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
+    """The ordinary words of `tokenizer.add_tokens([…])`, with their ids: parts of any text, found before the pieces are.
+
+    A control token is none, even where a folder does not call it special (`"special": false`, or an old added_tokens.json,
+    which cannot say): `<|im_end|>`, `<pad>` and `[PAD]` are told by their form.
+    """
+    special = set(tokenizer.all_special_tokens)
+    return {
+        token.content: number
+        for number, token in tokenizer.added_tokens_decoder.items()
+        if not token.special and token.content not in special and not _CONTROL_FORM.fullmatch(token.content)
+    }
 
 
 def fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
     """What the ids of a tokenizer mean, as a hash: equal for two folders just when records of one are records of the other.
 
     That is its pieces with their ids, which of them begin and end a sequence, and the ids that it gives to some text and to
-    each of its pieces: the same tokenizer may be written in several ways, so the files themselves say nothing. Tokens that
-    were added to the pieces are left out; no text gives them.
+    each of its pieces: the same tokenizer may be written in several ways, so the files themselves say nothing. Words that were
+    added to the pieces count likewise. Added control tokens are left out: running text has none, and tuning often adds one.
     """
     backend: Any = tokenizer.backend_tokenizer
     pieces: dict[str, int] = backend.get_vocab(with_added_tokens=False)
-    texts = [*PROBES, *sorted(pieces)]
+    added = words(tokenizer)
+    texts = [*PROBES, *sorted(pieces), *(text for word in sorted(added) for text in (word, f"a {word} a", f"a{word}a"))]
     coded: list[list[int]] = []
     for start in range(0, len(texts), 4096):
         coded += encode(tokenizer, texts[start : start + 4096])
-    meaning = [sorted(pieces.items()), tokenizer.bos_token_id, tokenizer.eos_token_id, coded]
+    meaning: list[Any] = [sorted(pieces.items()), tokenizer.bos_token_id, tokenizer.eos_token_id, coded]
+    if added:
+        meaning.append(sorted(added.items()))
     return hashlib.sha256(json.dumps(meaning).encode()).hexdigest()[:16]
 
 

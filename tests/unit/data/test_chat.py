@@ -170,3 +170,46 @@ def test_control_tokens_that_somebody_types_stay_text(loaded: PreTrainedTokenize
     chat.install(theirs)
     asked: Any = theirs.apply_chat_template(chat.messages(said), return_dict=True)
     assert not set(range(size, size + 3)) & set(asked["input_ids"])
+
+
+WORDS = ("the", "中国", "Ctrl+C")
+CONTROLS = ("<|im_end|>", "[PAD]", "<pad>", "<｜end▁of▁turn｜>")
+"""As folders of the hub have them: not called special."""
+
+
+@pytest.fixture(scope="module")
+def with_words(loaded: PreTrainedTokenizerBase, tmp_path_factory: pytest.TempPathFactory) -> PreTrainedTokenizerBase:
+    folder = tmp_path_factory.mktemp("words")
+    theirs = AutoTokenizer.from_pretrained(loaded.name_or_path, local_files_only=True)
+    theirs.add_tokens([*WORDS, *CONTROLS])
+    theirs.save_pretrained(folder)
+    (folder / "config.json").write_text('{"model_type": "llama"}')
+    return tokenization.load(folder)
+
+
+def test_added_words_stay_as_they_are_typed(with_words: PreTrainedTokenizerBase) -> None:
+    assert sorted(chat.control(with_words)) == sorted(CONTROLS)
+    said = [{"User": "the other 中国 and 人民中国 ?", "Assistant": "Press Ctrl+C in the end. 中国"}]
+    chat.install(with_words, "the system")
+    shown = str(with_words.apply_chat_template(chat.messages(said), tokenize=False))
+    assert shown == (
+        "<s>the system</s>[|User|] the other 中国 and 人民中国 ?</s>[|Assistant|] Press Ctrl+C in the end. 中国</s>"
+    )
+    theirs = AutoTokenizer.from_pretrained(with_words.name_or_path, local_files_only=True)
+    added = {theirs.convert_tokens_to_ids(word) for word in WORDS}
+    example = chat.encode(with_words, said, "the system", LONG)
+    assert example is not None
+    assert example.indices.tolist() == theirs(shown, add_special_tokens=False)["input_ids"][1:]
+    assert added <= set(example.indices.tolist())
+    text = "the other 中国 and 人民中国 ? Ctrl+C"
+    assert tokenization.encode(with_words, [text])[0] == theirs(text, add_special_tokens=False)["input_ids"]
+
+
+@pytest.mark.parametrize("token", CONTROLS)
+def test_control_tokens_that_are_not_called_special_stay_text(with_words: PreTrainedTokenizerBase, token: str) -> None:
+    number = with_words.convert_tokens_to_ids(token)
+    assert isinstance(number, int)
+    assert not with_words.added_tokens_decoder[number].special
+    example = chat.encode(with_words, [{"User": f"What is {token}?", "Assistant": f"{token} ends."}], "", LONG)
+    assert example is not None
+    assert number not in example.indices

@@ -10,6 +10,7 @@ import sentencepiece
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import AutoTokenizer
 
 from minima.data import sample, tokenization
 from minima.errors import DataError
@@ -166,9 +167,11 @@ def test_a_fingerprint_is_of_what_ids_mean(model: bytes, tmp_path: Path) -> None
     ours = tokenization.fingerprint(tokenization.load(write_model(tmp_path / "ours", model)))
     content = json.loads((tmp_path / "ours" / "tokenizer.json").read_text())
     added = [*content["added_tokens"], {**content["added_tokens"][-1], "id": 400, "content": "<pad>"}]
+    word = {**added[-1], "content": "heaven", "special": False, "normalized": True}
     same: dict[str, dict[str, Any]] = {
         "written otherwise": {},
         "a token beside the pieces": {"added_tokens": added},
+        "one that is not called special": {"added_tokens": [*added[:-1], {**added[-1], "special": False}]},
         "appends </s>": {
             "post_processor": {
                 "type": "TemplateProcessing",
@@ -188,6 +191,9 @@ def test_a_fingerprint_is_of_what_ids_mean(model: bytes, tmp_path: Path) -> None
         "lower case": {"normalizer": {"type": "Sequence", "normalizers": [{"type": "Lowercase"}, content["normalizer"]]}},
         "compatibility forms": {"normalizer": {"type": "Sequence", "normalizers": [{"type": "NFKC"}, content["normalizer"]]}},
         "no space in front": {"normalizer": content["normalizer"]["normalizers"][1]},
+        "an added word": {"added_tokens": [*added[:-1], word]},
+        "another added word": {"added_tokens": [*added[:-1], {**word, "content": "中国"}]},
+        "an added word, not within others": {"added_tokens": [*added[:-1], {**word, "single_word": True}]},
     }
     found = {
         name: tokenization.fingerprint(tokenization.load(changed(tmp_path / "ours", name, **c))) for name, c in others.items()
@@ -257,6 +263,20 @@ def test_folders_of_the_hub_give_the_ids_of_sentencepiece(
     shutil.copy(hub / "config.json", tmp_path / "again")
     shutil.copy(hub / tokenization.MODEL_FILE, tmp_path / "again")
     assert tokenization.encode(tokenization.load(tmp_path / "again"), lines) == judge.encode(lines)
+
+
+def test_added_words_of_a_folder_of_the_hub_get_the_ids_that_transformers_gives(model: bytes, tmp_path: Path) -> None:
+    hub = hub_folder(tmp_path / "hub", model, tokenizer_class="LlamaTokenizer")
+    theirs = AutoTokenizer.from_pretrained(hub, local_files_only=True)
+    theirs.add_tokens(["中国"])
+    theirs.save_pretrained(tmp_path / "added")
+    for name in ("config.json", tokenization.MODEL_FILE):
+        shutil.copy(hub / name, tmp_path / "added")
+    loaded = tokenization.load(tmp_path / "added")
+    assert type(loaded).__name__ == "LlamaTokenizer"
+    found = tokenization.encode(loaded, ["In 中国 and there"])[0]
+    assert found == theirs("In 中国 and there", add_special_tokens=False)["input_ids"]
+    assert theirs.convert_tokens_to_ids("中国") in found
 
 
 def test_no_space_in_front_where_the_folder_says_so(model: bytes, tmp_path: Path) -> None:
