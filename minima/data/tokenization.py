@@ -24,6 +24,7 @@ from transformers import AutoTokenizer, LlamaTokenizer, PreTrainedTokenizerBase
 
 from minima.errors import DataError
 from minima.workspace.marker import artifact_folder, read_marker
+from minima.workspace.model_folder import POINTER
 
 MODEL_FILE = "tokenizer.model"
 TOKENIZER_FILE = "tokenizer.json"
@@ -239,7 +240,9 @@ def parse_model(content: bytes, place: str) -> Any:
     Raises:
         DataError: `content` is no SentencePiece model.
     """
-    remedy = "a SentencePiece model (tokenizer.model, *.model) is needed here; fetch the file again (is it a Git LFS pointer?)"
+    if content.startswith(POINTER):
+        raise DataError(f"{place}: a Git LFS pointer, not the file; `git lfs pull` there fetches it")
+    remedy = "a SentencePiece model (tokenizer.model, *.model) is needed here; fetch the file again"
     proto = sentencepiece_model.ModelProto()  # type: ignore[attr-defined]
     try:
         proto.ParseFromString(content)
@@ -356,7 +359,10 @@ def _special_ids(proto: Any) -> tuple[int, int, int]:
 
 def _check_json(place: Path) -> None:
     try:
-        value = json.loads(place.read_text(encoding="utf-8"))
+        content = place.read_bytes()
+        if content.startswith(POINTER):
+            raise DataError(f"{place}: a Git LFS pointer, not the file; `git lfs pull` there fetches it")
+        value = json.loads(content.decode())
     except FileNotFoundError:
         raise DataError(f"{place.parent}: no {place.name}; a tokenizer is loaded from the folder of a model") from None
     except (ValueError, OSError) as error:

@@ -17,7 +17,7 @@ FAMILIES = {"llama": "LLaMA", "mistral": "Mistral", "qwen2": "Qwen2"}
 TYPES = ("BF16", "F16", "F32", "F64")
 """What weights may be, in safetensors' words."""
 EMBEDDINGS, HEAD = "model.embed_tokens.weight", "lm_head.weight"
-_POINTER = b"version https://git-lfs.github.com/spec/"
+POINTER = b"version https://git-lfs.github.com/spec/"
 _LONGEST_HEADER = 100_000_000  # As in safetensors.
 _TO_SAFETENSORS = "`AutoModelForCausalLM.from_pretrained(FOLDER).save_pretrained(NEW)`"
 _NOT_VALID = {
@@ -117,7 +117,7 @@ def is_pointer(place: Path) -> bool:
     """Whether a file is what Git LFS leaves for one that was not fetched."""
     if not place.is_file() or place.stat().st_size > 1024:
         return False
-    return place.read_bytes().startswith(_POINTER)
+    return place.read_bytes().startswith(POINTER)
 
 
 def _object(place: Path) -> dict[str, Any]:

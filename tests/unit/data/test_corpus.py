@@ -18,10 +18,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minima.data import containers, corpus, documents
+from minima.data import containers, conversations, corpus, documents
 from minima.data.corpus import Span
 from minima.data.documents import Bad, Form
 from minima.errors import DataError
+from tests.unit import damage
 
 TEXTS = ["one\ntwo", "é\u2028x", "汉字 is text", "😀", 'a "quoted" [one], {two}']
 OBJECTS: list[dict[str, Any]] = [{"id": n, "title": f"t{n}", "text": text} for n, text in enumerate(TEXTS)]
@@ -337,12 +338,23 @@ def test_columns_and_files_that_are_not_there(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"a\.parquet: no column 'txt'; --text_key names .* did you mean 'text'"):
         found(tmp_path, form=Form(("txt",)))
     (tmp_path / "a.parquet").write_text("version https://git-lfs.github.com/spec/v1\n")
-    with pytest.raises(DataError, match=r"a\.parquet: not a Parquet file .* Git LFS pointer"):
+    with pytest.raises(DataError, match=r"a\.parquet: Git LFS pointers, not the files; `git lfs pull`"):
         found(tmp_path)
     (tmp_path / "a.parquet").unlink()
     (tmp_path / "a.arrow").write_text("nothing of that sort")
     with pytest.raises(DataError, match=r"a\.arrow: damaged"):
         found(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.json", "a.jsonl.gz", "a.txt.zst", "a.arrow", "wiki_00"])
+def test_git_lfs_pointers_are_no_text(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text(damage.POINTER)
+    (tmp_path / "b.txt").write_text("In the beginning\n")
+    with pytest.raises(DataError, match=rf"{re.escape(name)}: Git LFS pointers, not the files; `git lfs pull`"):
+        found(tmp_path)
+    for kinds in (containers.KINDS, conversations.KINDS):
+        with pytest.raises(DataError, match="Git LFS pointers"):
+            corpus.files(tmp_path, "*", kinds)
 
 
 def test_files_without_a_byte(tmp_path: Path) -> None:

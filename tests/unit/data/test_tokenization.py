@@ -120,7 +120,7 @@ def test_load_says_what_is_wrong_with_a_folder(folder: Path, model: bytes, tmp_p
             tokenization.load(tmp_path)
     (tmp_path / "tokenizer.json").unlink()
     (tmp_path / "tokenizer.model").write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
-    with pytest.raises(DataError, match=r"tokenizer\.model: not a SentencePiece model.*LFS"):
+    with pytest.raises(DataError, match=r"tokenizer\.model: a Git LFS pointer, not the file; `git lfs pull`"):
         tokenization.load(tmp_path)
     empty = json.loads(content)
     empty["model"] |= {"vocab": {"<unk>": 0, "<s>": 1, "</s>": 2}, "merges": []}
