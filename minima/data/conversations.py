@@ -119,7 +119,13 @@ def understood(value: Any, form: str = "auto") -> Found:
             spoken = [_spoken(one, number, speaker, content) for number, one in enumerate(said)]
             keys |= {key for one in said for key in one}
             if spoken[0][0] == "system":
-                system = spoken.pop(0)[1]
+                first = spoken.pop(0)[1]
+                if system.strip() and system != first:
+                    raise ValueError(
+                        f"two system sentences, {_short(system)} under the key system and {_short(first)} as the first "
+                        "message; valid: one (join them, or take one out)"
+                    )
+                system = first
             turns = _paired(spoken)
     return Found(Conversation(turns, system), told, frozenset(keys - _KNOWN[told]))
 

@@ -43,6 +43,12 @@ WAYS: dict[str, tuple[Any, str, Conversation, set[str]]] = {
     "sharegpt, blank tools": ({**SHAREGPT, "tools": " "}, "sharegpt", Conversation(TURNS), {"id", "tools"}),
     "openai": (OPENAI, "openai", Conversation(TURNS), set()),
     "openai, system": ({"messages": [SYSTEM, *OPENAI["messages"]]}, "openai", Conversation(TURNS, "Be kind."), set()),
+    "openai, the same system twice": (
+        {"system": "Be kind.", "messages": [SYSTEM, *OPENAI["messages"]]},
+        "openai",
+        Conversation(TURNS, "Be kind."),
+        set(),
+    ),
     "openai, system beside": ({**OPENAI, "system": "Be kind."}, "openai", Conversation(TURNS, "Be kind."), set()),
     "openai, a list": ([SYSTEM, *OPENAI["messages"]], "openai", Conversation(TURNS, "Be kind."), set()),
     "openai, parts": (
@@ -126,6 +132,10 @@ def test_each_format_is_told_by_its_content(tmp_path: Path, way: str) -> None:
         ('{"messages": [{"role": "user", "content": "a"}, {"role": "tool", "content": "b"}]}', "message 1: by 'tool'"),
         ('{"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}', "message 0: content is a list"),
         ('{"messages": [{"role": "system", "content": "a"}]}', "a system sentence alone"),
+        (
+            '{"system": "a", "conversations": [{"from": "system", "value": "b"}, {"from": "human", "value": "c"}]}',
+            "two system sentences, 'a' under the key system and 'b' as the first message; valid: one",
+        ),
         ('{"instruction": "", "input": "", "output": "x"}', "instruction is blank text ''"),
     ],
 )
