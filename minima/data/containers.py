@@ -30,8 +30,8 @@ PACKED: dict[str, Callable[[str], Any]] = {
     ".xz": lzma.LZMAFile,
     ".zst": lambda place: io.BufferedReader(pyarrow.input_stream(place, compression="zstd"), BLOCK),
 }
-_MAGIC = {b"\x1f\x8b": ".gz", b"BZh": ".bz2", b"\xfd7zXZ": ".xz", b"\x28\xb5\x2f\xfd": ".zst"}
-"""First bytes of compressed files."""
+_MAGIC = {rb"\x1f\x8b\x08": ".gz", rb"BZh[1-9]1AY&SY": ".bz2", rb"\xfd7zXZ\x00": ".xz", rb"\x28\xb5\x2f\xfd": ".zst"}
+"""First bytes of compressed files, which no text begins with."""
 TEXT, JSON_LINES, JSON, PARQUET, ARROW = ".txt", ".jsonl", ".json", ".parquet", ".arrow"
 _ALIASES = {".ndjson": JSON_LINES}
 KINDS = (JSON_LINES, JSON, TEXT, PARQUET, ARROW)
@@ -66,15 +66,13 @@ def _ends(name: str) -> list[str]:
 def packed(place: Path) -> str:
     """How a file is compressed, so that it can only be read from its beginning: one of PACKED, or empty.
 
-    The end of its name says so, or its first bytes where the name ends in nothing that tells.
+    The end of its name says so, or its first bytes: some downloads are compressed and do not say it (`a.jsonl`).
     """
     if (end := place.suffix.lower()) in PACKED:
         return end
-    if _ends(place.name):
-        return ""
     with open(place, "rb") as file:
-        start = file.read(8)
-    return next((end for magic, end in _MAGIC.items() if start.startswith(magic)), "")
+        start = file.read(16)
+    return next((end for magic, end in _MAGIC.items() if re.match(magic, start)), "")
 
 
 def opened(place: Path) -> Any:

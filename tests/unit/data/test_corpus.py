@@ -83,6 +83,10 @@ WAYS: dict[str, bytes | Callable[[Path], None]] = {
     "A.JSONL": LINES,
     "B.JSONL.GZ": gzip.compress(LINES),
     "a.ndjson": LINES,
+    "packed.jsonl": gzip.compress(LINES),
+    "packed.json": bz2.compress(ARRAY),
+    "packed.ndjson": zstd(LINES),
+    "lines.json": lzma.compress(LINES),
     "part-00000": gzip.compress(LINES),
     "part-00001": zstd(LINES),
     "part-00002": bz2.compress(ARRAY),
@@ -355,6 +359,13 @@ def test_git_lfs_pointers_are_no_text(tmp_path: Path, name: str) -> None:
     for kinds in (containers.KINDS, conversations.KINDS):
         with pytest.raises(DataError, match="Git LFS pointers"):
             corpus.files(tmp_path, "*", kinds)
+
+
+@pytest.mark.parametrize("end", PACK)
+def test_compressed_text_whose_name_does_not_say_so(tmp_path: Path, end: str) -> None:
+    (tmp_path / "a.txt").write_bytes(PACK[end](b"one\ntwo\n"))
+    (tmp_path / "b.txt").write_text("BZh is how bzip2 begins\n")
+    assert found(tmp_path) == ["one", "two", "BZh is how bzip2 begins"]
 
 
 def test_files_without_a_byte(tmp_path: Path) -> None:
