@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from minima.data import containers
 from minima.data.containers import ARROW, BOM, JSON_LINES, PARQUET, TEXT
-from minima.errors import DataError, did_you_mean
+from minima.errors import DataError, did_you_mean, listed
 from minima.options import BuildData
 
 LINE, PARAGRAPH, FILE = "line", "paragraph", "file"
@@ -252,8 +252,7 @@ def _of_object(value: Any, form: Form) -> str:
     texts = []
     for key in form.text_key:
         if key not in value:
-            keys = did_you_mean(key, value) if value else "the object is empty"
-            raise ValueError(f"no key {key!r}; --text_key names the key of the text: {keys}")
+            raise ValueError(f"no key {key!r}; {_keys_of_text(key, value)}")
         text = value[key]
         if isinstance(text, bytes):  # A column that does not say that it is text.
             text = text.decode(form.encoding)
@@ -264,6 +263,19 @@ def _of_object(value: Any, form: Form) -> str:
             text.encode()  # An escape can name half a character.
         texts.append(text)
     return "\n".join(text for text in texts if text.strip()) if len(texts) > 1 else texts[0]
+
+
+def _keys_of_text(key: str, value: dict[str, Any]) -> str:
+    """What to do where an object has no such key: name another, or take out the list in which the documents stand."""
+    if not value:
+        return "the object is empty"
+    for name, inner in value.items():
+        if isinstance(inner, list) and inner and isinstance(inner[0], dict):
+            return f"if the documents are the objects in the list under {name!r}: `jq -c '.[\"{name}\"][]' FILE >NEW.jsonl`"
+    keys = [name for name, inner in value.items() if not isinstance(inner, list | dict)]
+    if not keys:
+        return f"and no other key holds a text, found {listed(sorted(value))}"
+    return f"--text_key names the key of the text: {did_you_mean(key, keys)}"
 
 
 def _explained(error: ValueError) -> str:

@@ -368,6 +368,38 @@ def test_compressed_text_whose_name_does_not_say_so(tmp_path: Path, end: str) ->
     assert found(tmp_path) == ["one", "two", "BZh is how bzip2 begins"]
 
 
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [
+        ("x.jsonl.part0", r"join its parts (`cat x.jsonl.* >x.jsonl`, then remove them), or choose an --input_regex without"),
+        ("x.jsonl.gz.part.a", "(`cat x.jsonl.gz.* >x.jsonl.gz`, then remove them)"),
+        ("Dr.Strange", "rename Dr.Strange if it is one of them (say Dr.Strange.jsonl), convert it if it is not"),
+        ("a.jsonl.tar.gz", "a.jsonl.tar.gz is an archive: unpack it (`minima fetch` does with --unpack true"),
+        ("in.tgz", "in.tgz is an archive"),
+    ],
+)
+def test_files_of_no_kind_get_a_remedy(tmp_path: Path, name: str, remedy: str) -> None:
+    (tmp_path / name).write_text("x")
+    with pytest.raises(DataError, match=re.escape(remedy)):
+        corpus.files(tmp_path, "*")
+
+
+@pytest.mark.parametrize(
+    ("value", "what"),
+    [
+        ({"version": "1", "data": [{"text": "a"}]}, "the list under 'data': `jq -c '.[\"data\"][]' FILE >NEW.jsonl`"),
+        ({"texts": ["a"], "txt": "a"}, "--text_key names the key of the text: did you mean 'txt'? (valid: txt)"),
+        ({"texts": ["a"]}, "no key 'text'; and no other key holds a text, found texts"),
+    ],
+)
+def test_a_key_that_holds_a_list_is_not_advised(tmp_path: Path, value: dict[str, Any], what: str) -> None:
+    (tmp_path / "a.json").write_text(json.dumps(value))
+    (bad,) = found(tmp_path)
+    assert isinstance(bad, Bad)
+    assert what in bad.what
+    assert "--text_key data" not in bad.what
+
+
 def test_files_without_a_byte(tmp_path: Path) -> None:
     (tmp_path / "a.txt").touch()
     (tmp_path / "b.jsonl").touch()
