@@ -10,6 +10,7 @@ import random
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from minima.benchmarks import Row, task_file
@@ -62,10 +63,17 @@ def _one_answer(splits: Mapping[str, list[Row]], shots: int) -> tuple[list[Row],
     """Questions with one distinct answer; of their passages none is scored that gives a shot."""
     rows = [row for row in splits["validation"] if len({span.strip() for span in row["spans"]}) == 1]
     if len(rows) <= shots:
-        raise DataError(f"drop: {len(rows)} questions have one distinct answer; {shots} shots need more")
+        raise DataError(f"{len(rows)} questions have one distinct answer; {shots} shots need more")
     shown = random.Random(0).sample(rows, k=shots)
     passages = {row["passage"] for row in shown}
-    return [row for row in rows if row["passage"] not in passages], shown
+    scored = [row for row in rows if row["passage"] not in passages]
+    if not scored:
+        raise DataError(
+            f"no question is left beside the shots' passages: each passage of the {len(rows)} questions with one "
+            f"distinct answer gives one of the {shots} shots; take a copy with more passages, or fewer shots "
+            "(--num_fewshot drop=0)"
+        )
+    return scored, shown
 
 
 def _drop(row: Row, answered: bool) -> str:
@@ -166,8 +174,13 @@ SHOTS = "shots"
 """The split in which `chosen` leaves the solved examples, in the order of the prompt unless a row has an `order`."""
 
 
-def chosen(data: Data, shots: int) -> Data:
+def chosen(data: Data, shots: int, folder: Path = Path()) -> Data:
     """What the script scores of a copy, as rows of the scored split, and what it shows, as those of `SHOTS`.
+
+    Args:
+        data: the copy.
+        shots: solved examples in a prompt.
+        folder: that of the copy, for errors.
 
     Raises:
         DataError: too few rows have what the script asks for.
@@ -175,7 +188,10 @@ def chosen(data: Data, shots: int) -> Data:
     script, scored = SCRIPTS[data.benchmark.name], data.benchmark.scored
     subjects = {}
     for name, splits in data.subjects.items():
-        items, shown = script.items(splits, shots)
+        try:
+            items, shown = script.items(splits, shots)
+        except DataError as error:
+            raise DataError(f"--data_dir: the copy of {data.benchmark.name} in {folder}: {error}") from None
         if data.benchmark.name == "gsm8k":
             shown = task_file(data.benchmark.subjects()[name])["fewshot_config"]["samples"]
             items = [{**row, "order": order} for row, order in zip(items, _orders(len(items), shots), strict=True)]

@@ -76,7 +76,9 @@ def _items(benchmark: Benchmark, data_dir: str, options: Evaluate) -> Data:
     protocol = benchmarks.protocol(benchmark, options.protocol)
     shots = benchmarks.shots(options.num_fewshot, benchmark)
     data = copies.find(benchmark, data_dir, protocol, shots)
-    return copies.limited(paper.chosen(data, shots) if protocol == PAPER else data, options.limit)
+    if protocol == PAPER:
+        data = paper.chosen(data, shots, Path(data_dir) / benchmark.name)
+    return copies.limited(data, options.limit)
 
 
 def _run(options: Evaluate, output: artifact.Output, found: list[Data], asked: dict[str, Asked]) -> dict[str, Any]:
