@@ -18,6 +18,27 @@ TYPES = ("BF16", "F16", "F32", "F64")
 """What weights may be, in safetensors' words."""
 EMBEDDINGS, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 POINTER = b"version https://git-lfs.github.com/spec/"
+_BOM = b"\xef\xbb\xbf"
+_READ_BY_TRANSFORMERS = (
+    CONFIG,
+    WEIGHTS_INDEX,
+    "generation_config.json",
+    "tokenizer_config.json",
+    "tokenizer.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+)
+_DTYPES = ("bfloat16", "float16", "half", "float32", "float", "float64", "double")
+_ROPE = {
+    "default": (),
+    "linear": ("factor",),
+    "dynamic": ("factor",),
+    "yarn": ("factor",),
+    "longrope": ("short_factor", "long_factor"),
+    "llama3": ("factor", "low_freq_factor", "high_freq_factor"),
+    "proportional": (),
+}
+"""By the type of rotary positions, what else transformers wants; the positions before the scaling it takes from the model."""
 _LONGEST_HEADER = 100_000_000  # As in safetensors.
 _TO_SAFETENSORS = "`AutoModelForCausalLM.from_pretrained(FOLDER).save_pretrained(NEW)`"
 _NOT_VALID = {
@@ -62,6 +83,7 @@ def check(folder: str | Path) -> dict[str, Any]:
     raw = _object(folder / CONFIG)
     _check_kind(folder, raw)
     _check_sizes(folder / CONFIG, raw)
+    _check_values(folder / CONFIG, raw)
     if (folder / "generation_config.json").is_file():
         _object(folder / "generation_config.json")
     _check_weights(folder, tensors(folder), expected(raw), tied=bool(raw.get("tie_word_embeddings")))
@@ -77,6 +99,11 @@ def _check_files(folder: Path) -> None:
     pointers = [name for name in names if is_pointer(folder / name)]
     if pointers:
         raise DataError(f"{folder}: {listed(pointers, 3)}: Git LFS pointers, not the files; `git lfs pull` there fetches them")
+    if marked := [name for name in names if name in _READ_BY_TRANSFORMERS and _begins(folder / name, _BOM)]:
+        raise DataError(
+            f"{folder}: {listed(marked, 3)}: begins with a UTF-8 byte order mark (BOM), which transformers does not read; save "
+            f"it without the BOM: `sed -i '1s/^\\xEF\\xBB\\xBF//' {marked[0]}` there"
+        )
     if "adapter_config.json" in names:
         where = "beside a model, which from_pretrained would put into it or into another" if CONFIG in names else "alone"
         raise DataError(
@@ -118,6 +145,13 @@ def is_pointer(place: Path) -> bool:
     if not place.is_file() or place.stat().st_size > 1024:
         return False
     return place.read_bytes().startswith(POINTER)
+
+
+def _begins(place: Path, content: bytes) -> bool:
+    if not place.is_file():
+        return False
+    with place.open("rb") as file:
+        return file.read(len(content)) == content
 
 
 def _object(place: Path) -> dict[str, Any]:
@@ -180,6 +214,32 @@ def _check_sizes(place: Path, raw: Mapping[str, Any]) -> None:
         raise DataError(f"{place}: num_key_value_heads {groups} does not divide num_attention_heads {heads}")
     if hidden % heads and (raw["model_type"] == "llama" or "head_dim" not in names):
         raise DataError(f"{place}: hidden_size {hidden} is not a multiple of num_attention_heads {heads}")
+
+
+def _check_values(place: Path, raw: Mapping[str, Any]) -> None:
+    """Refuse what transformers would: it reads config.json for the tokenizer too, which would then be blamed."""
+    positions, epsilon = "max_position_embeddings", "rms_norm_eps"
+    if positions in raw and (type(raw[positions]) is not int or raw[positions] < 1):
+        raise DataError(f"{place}: {positions} is {raw[positions]!r}; a whole number from 1 on is valid: put it right there")
+    if epsilon in raw and type(raw[epsilon]) not in {int, float}:
+        raise DataError(f"{place}: {epsilon} is {raw[epsilon]!r}; a number is valid, such as 1e-05: put it right there")
+    for name in ("dtype", "torch_dtype"):
+        if raw.get(name) is not None and raw[name] not in _DTYPES:
+            raise DataError(f"{place}: {name} is {raw[name]!r}; valid: {', '.join(_DTYPES)}: put there what the weights are")
+    for name in ("rope_parameters", "rope_scaling"):
+        rope = raw.get(name)
+        if rope is None:
+            continue
+        if not isinstance(rope, dict):
+            raise DataError(f"{place}: {name} is {rope!r}; an object or null is valid: put it right there")
+        kind = rope.get("rope_type", rope.get("type", "default"))
+        if not isinstance(kind, str) or kind not in _ROPE:
+            raise DataError(f"{place}: {name} has the rope_type {kind!r}; valid: {', '.join(_ROPE)}: fetch the file again")
+        if lacks := [key for key in _ROPE[kind] if rope.get(key) is None]:
+            raise DataError(
+                f"{place}: {name} has the rope_type {kind!r} and lacks {', '.join(lacks)}; put them there, or fetch the file "
+                "again"
+            )
 
 
 def expected(raw: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
