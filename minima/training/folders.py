@@ -8,9 +8,14 @@ import torch
 from minima.data import tokenization
 from minima.data.mixture import Mixture
 from minima.data.records import Records, check_apart, check_distinct, find
+from minima.errors import DataError
 from minima.models import pretrained
 from minima.options import Training, named, reads, split_digest
 from minima.workspace.artifact import Output
+from minima.workspace.marker import artifact_folder, read_marker
+
+_LOOKED_AT = 256
+"""Records of a folder whose length is looked at before anything is loaded."""
 
 
 def place(value: str) -> Path:
@@ -25,21 +30,42 @@ def records(train: str, model: str, options: Training) -> tuple[Records, Records
 
     Raises:
         UsageError: some are on both sides, or a file is in two sources.
-        DataError: they cannot be read, or were made with another tokenizer than that of the option named `model`.
+        DataError: they cannot be read, are longer than `max_seq_length`, or were made with another tokenizer than that of the
+            option named `model`.
     """
     tokenizer = tokenization.load(place(getattr(options, model)))
     places = [str(place(path)) for path in named(train, getattr(options, train)).values()]
     sources = {path: find(path, "train") for path in places}
     found = [file for files in sources.values() for file in files]
     tokenization.check_records(found, train, tokenizer)
+    _check_lengths(found, train, options.max_seq_length)
     check_distinct(list(sources.values()), train)
     trained = Mixture(sources, options.mixture) if options.mixture else Records(found)
     if not options.dev_record_path_or_regex:
         return trained, None
     held_out = find(place(options.dev_record_path_or_regex), "dev")
     tokenization.check_records(held_out, "dev_record_path_or_regex", tokenizer)
+    _check_lengths(held_out, "dev_record_path_or_regex", options.max_seq_length)
     check_apart(found, held_out, train)
     return trained, Records(held_out)
+
+
+def _check_lengths(files: list[Path], option: str, max_seq_length: int) -> None:
+    """Refuse records that are too long before a model is loaded, by the first of each folder, whose files are of one making.
+
+    `data.batch` refuses the others when it comes to them: chats are of all lengths.
+    """
+    for folder, file in {file.parent: file for file in reversed(files)}.items():
+        found = Records([file])
+        for number in range(min(len(found), _LOOKED_AT)):
+            length = len(found[number]["indices"])
+            if length > max_seq_length:
+                made = artifact_folder(str(folder))
+                built = read_marker(made)["identity"].get("max_seq_length") if made else None
+                raise DataError(
+                    f"--{option}: {file}: record {number} holds {length} ids, and --max_seq_length is {max_seq_length}; valid: "
+                    + (f"{built}, with which they were built" if built else f"{length} or more, as they were built")
+                )
 
 
 def model(value: str, options: Training) -> pretrained.Model:

@@ -1,17 +1,21 @@
 """finetune as a whole stage: LoRA, its merge, tied embeddings, the chat template."""
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from minima.data import records
+from minima.errors import DataError
 from minima.options import Finetune, Options
 from minima.stages import finetune
+from minima.training import folders
 from minima.workspace.artifact import Output
 from minima.workspace.lease import Lease
 from tests.unit import tiny
@@ -89,6 +93,24 @@ def test_whole_model_and_the_chat_template(options: Finetune) -> None:
     assert not (Path(options.output_dir) / "adapter").exists()
     assert metrics["trainable_parameters"] == metrics["parameters"]
     assert metrics["best_step"] == metrics["steps"] == 3
+
+
+@pytest.mark.parametrize("marked", [True, False])
+def test_records_that_are_too_long_are_refused_before_the_model_is_loaded(
+    marked: bool, options: Finetune, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(folders, "model", lambda *_: pytest.fail("the model is loaded"))
+    place = Path(options.model_name_or_path).parent / "records"
+    place.mkdir()
+    records.write(place / "a.tfrecord", [{"indices": np.arange(3, 3 + length)} for length in (4, 9)])
+    if marked:
+        whole: dict[str, Any] = {"format": 1, "verb": "", "key": "", "inputs": {}, "files": {}, "metrics": {}}
+        (place / "_SUCCESS.json").write_text(json.dumps(whole | {"identity": {"max_seq_length": 32}}))
+    valid = "32, with which they were built" if marked else "9 or more, as they were built"
+    long = dataclasses.replace(options, train_record_path_or_regex=(str(place),), max_seq_length=8)
+    message = r"--train_record_path_or_regex: \S+/a\.tfrecord: record 1 holds 9 ids, and --max_seq_length is 8; valid: "
+    with pytest.raises(DataError, match=message + valid):
+        run(long)
 
 
 def test_adapters_begin_the_same_in_each_process(options: Finetune) -> None:
