@@ -31,6 +31,8 @@ class Score:
         others: further metrics by their names in lm-evaluation-harness.
         subjects: for each subject its headline metric and number of items.
         generated_tokens: most tokens of an answer, where that was lowered to fit the model; else None.
+        cut_prompts: how many were longer than the model's positions, so that it did not see their beginning.
+        longest_cut_prompt: its tokens; 0 where none was cut.
         samples: each item with its whole prompt and what the model said.
     """
 
@@ -40,6 +42,8 @@ class Score:
     others: Mapping[str, float]
     subjects: Mapping[str, Mapping[str, float]]
     generated_tokens: int | None
+    cut_prompts: int
+    longest_cut_prompt: int
     samples: list[dict[str, Any]]
 
 
@@ -76,6 +80,7 @@ def score(lm: LM, data: Data, protocol: Protocol, *, seed: int, judge: Judge | N
     for task in by_name.values():
         task.set_fewshot_seed(seed=seed)
     if isinstance(lm, LanguageModel):
+        lm.cut.clear()
         lm.keeps_spaces, lm.answers_in_chat = benchmark.writes_programs, protocol.chat
     loaded: Any = {"tasks": by_name, "groups": {whole.name: whole}}
     results: Any = evaluate(
@@ -85,6 +90,7 @@ def score(lm: LM, data: Data, protocol: Protocol, *, seed: int, judge: Judge | N
         apply_chat_template=protocol.chat,
         fewshot_as_multiturn=protocol.chat,
     )
+    cut = lm.cut if isinstance(lm, LanguageModel) else {}
     all_items, by_task = results["groups"][whole.name], results["results"]
     value, stderr = float(all_items[headline]), _error(all_items, headline)
     if protocol.by_subject(benchmark):
@@ -106,6 +112,8 @@ def score(lm: LM, data: Data, protocol: Protocol, *, seed: int, judge: Judge | N
             for subject, task in made.items()
         },
         generated_tokens=lowered,
+        cut_prompts=len(cut),
+        longest_cut_prompt=max(cut.values(), default=0),
         samples=[_sample(subject, raw) for subject, task in made.items() for raw in results["samples"][task.task_name]],
     )
 

@@ -7,6 +7,7 @@ from typing import Any
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import CacheHook
 from lm_eval.models.huggingface import HFLM
+from lm_eval.models.utils import normalize_gen_kwargs
 from transformers import PreTrainedTokenizerBase
 
 from minima.workspace.progress import Reporter
@@ -21,6 +22,8 @@ class LanguageModel(HFLM):
         self.keeps_spaces = False
         self.answers_in_chat = False
         """Whether prompts end as the chat template says: a choice then follows as an answer does there."""
+        self.cut: dict[str, int] = {}
+        """Prompts whose beginning the model did not see, as they are longer than its positions, and how long they are."""
         self.task = ""
         """The benchmark at hand, for who watches."""
         self.progress = progress
@@ -38,7 +41,20 @@ class LanguageModel(HFLM):
     def generate_until(self, requests: Any, disable_tqdm: bool = True) -> Any:
         """As in HFLM, with our progress instead of a bar."""
         self._begin(len(requests))
+        for request in requests:
+            prompt, how = request.args
+            answer = normalize_gen_kwargs(dict(how), self.max_gen_toks)["max_gen_toks"]
+            self._note(prompt, len(self.tok_encode(prompt)), self.max_length - answer)
         return super().generate_until(requests, disable_tqdm=True)
+
+    def _loglikelihood_tokens(self, requests: Any, *args: Any, **kwargs: Any) -> Any:
+        for (prompt, _), asked, answer in requests:
+            self._note(prompt, len(asked) + len(answer), self.max_length + 1)  # Of the last one only the logits are wanted.
+        return super()._loglikelihood_tokens(requests, *args, **kwargs)
+
+    def _note(self, prompt: str, tokens: int, most: int) -> None:
+        if tokens > most:
+            self.cut[prompt] = max(tokens, self.cut.get(prompt, 0))
 
     def answers(self, texts: list[str], most_tokens: int) -> list[str]:
         """What the model says to each text alone, greedily, through the chat template if it has one."""

@@ -29,6 +29,8 @@ def markdown(results: Mapping[str, Any]) -> str:
             notes.append(f"- {name}: {metric} {100 * value:.2f}.")
         if part["generated_tokens_lowered_to"]:
             notes.append(f"- {name}: answers end after {part['generated_tokens_lowered_to']} tokens, to fit this model.")
+        if part["cut_prompts"]:
+            notes.append(f"- {name}: {cut(part)}.")
         if part["partial"]:
             missing = f", and {len(part['missing_subjects'])} subjects are missing" if part["missing_subjects"] else ""
             copy = f"its copy has {part['rows_of_the_copy']} of {benchmark.whole} items" if benchmark.whole else "few items"
@@ -44,6 +46,15 @@ def markdown(results: Mapping[str, Any]) -> str:
         quoted = results["answer"]["answer"].replace("\n", "\n> ")
         lines += ["", f"Asked “{results['answer']['question']}”, it said:", "", f"> {quoted}"]
     return "\n".join(lines) + "\n"
+
+
+def cut(part: Mapping[str, Any]) -> str:
+    """What to say of a benchmark whose prompts were cut."""
+    return (
+        f"{part['cut_prompts']} prompts are longer than this model's positions allow (the longest has "
+        f"{part['longest_cut_prompt']} tokens), and their beginnings were cut off"
+        + ("; fewer shots (--num_fewshot) are shorter" if part["shots"] else "")
+    )
 
 
 def _judged(results: Mapping[str, Any]) -> list[str]:

@@ -147,6 +147,9 @@ def _run(options: Evaluate, output: artifact.Output, found: list[Data], asked: d
             partial = " (partial)" if data.partial else ""
             error = "" if score.stderr is None else f" ± {100 * score.stderr:.2f}"
             _say(f"{name}: {100 * score.value:.2f}{error} % on {data.items} items{partial}")
+            if score.cut_prompts:
+                metrics[f"{name}_cut_prompts"] = score.cut_prompts
+                _say(f"{name}: {table.cut(results['benchmarks'][name])}")
         for name, (questions, left_out) in asked.items():
             part, lines = _judged(lm, name, questions, left_out, options, output)
             results["judged"][name] = part
@@ -275,7 +278,9 @@ def _perplexity(model: "Model", held_out: "Records", options: Evaluate, progress
 
 def _described(data: Data, protocol: "Protocol", score: "Score") -> dict[str, Any]:
     benchmark = data.benchmark
-    own_rule = protocol.shots == benchmark.shots and not protocol.chat and score.generated_tokens is None
+    own_rule = (
+        protocol.shots == benchmark.shots and not protocol.chat and score.generated_tokens is None and not score.cut_prompts
+    )
     return {
         "score": score.value,
         "stderr": score.stderr,
@@ -294,6 +299,8 @@ def _described(data: Data, protocol: "Protocol", score: "Score") -> dict[str, An
         "missing_subjects": list(data.missing),
         "subjects": {name: dict(part) for name, part in score.subjects.items()},
         "generated_tokens_lowered_to": score.generated_tokens,
+        "cut_prompts": score.cut_prompts,
+        "longest_cut_prompt": score.longest_cut_prompt,
     }
 
 

@@ -260,7 +260,9 @@ def test_a_real_model_end_to_end(
     }
     told = Told()
     metrics = evaluated(tmp_path / "a", folder, told, **everything)
-    assert set(metrics) == {
+    cut = {name for name in metrics if name.endswith("_cut_prompts")}
+    assert {"mmlu_cut_prompts", "gsm8k_cut_prompts"} <= cut
+    assert set(metrics) - cut == {
         *BENCHMARKS,
         *(f"{name}_items" for name in BENCHMARKS),
         "dev_perplexity",
@@ -275,9 +277,21 @@ def test_a_real_model_end_to_end(
     assert results["benchmarks"]["smoke_english"]["partial"] is False
     assert results["benchmarks"]["humaneval"]["score"] == 0
     assert results["benchmarks"]["gsm8k"]["generated_tokens_lowered_to"] == 32
+    words = tokenization.load(folder)
+    for name, room in (("mmlu", 64), ("gsm8k", 32)):  # An answer of a letter and, of gsm8k, of 32 tokens.
+        long = {
+            prompt: len(words(prompt)["input_ids"])
+            for prompt in {line["prompt"] for line in by_benchmark(tmp_path / "a")[name]}
+        }
+        part = results["benchmarks"][name]
+        assert part["cut_prompts"] == metrics[f"{name}_cut_prompts"] == sum(tokens > room for tokens in long.values()) == 3
+        assert abs(part["longest_cut_prompt"] - max(long.values())) <= 3
     assert results["versions"]["lm-eval"].startswith("0.4.")
     table = (tmp_path / "a/results.md").read_text(encoding="utf-8")
     assert "| mmlu (partial) | standard | 5 | 3 |" in table
+    assert (
+        f"- mmlu: 3 prompts are longer than this model's positions allow (the longest has {mmlu['longest_cut_prompt']}" in table
+    )
     assert "46.00" not in table  # The paper's numbers are by another protocol.
     samples = by_benchmark(tmp_path / "a")
     counts = {"smoke_english": 40, "smoke_chinese": 40, "gsm8k": 6}  # gsm8k has two filters
@@ -285,6 +299,7 @@ def test_a_real_model_end_to_end(
     assert all(line["prompt"].strip() or name == "smoke_chinese" for name, lines in samples.items() for line in lines)
     said = capsys.readouterr().err
     assert "evaluate: mmlu: " in said
+    assert "evaluate: mmlu: 3 prompts are longer than this model's positions" in said
     assert "requests" not in said  # lm-evaluation-harness's progress bars do not belong in a log
     assert set(told.most) == {"loading", *BENCHMARKS, "evaluating", "answering"}
     for name in BENCHMARKS:
@@ -312,6 +327,10 @@ def test_a_real_model_by_the_paper_as_a_chat_model(tmp_path: Path, folder: Path,
         evaluated(tmp_path / "base", folder, Reporter(), apply_chat_template=True, **settings)
     talking = tmp_path / "talking"
     shutil.copytree(folder, talking)
+    settled = json.loads((talking / "config.json").read_text())
+    (talking / "config.json").write_text(
+        json.dumps(settled | {"max_position_embeddings": 1024})
+    )  # A cut prompt compares to none.
     words = tokenization.load(talking)
     chat.install(words)
     words.save_pretrained(talking)
