@@ -59,9 +59,8 @@ def validate(given: argparse.Namespace) -> int:
     for line in _wants(pipeline, steps, templates):
         print(line)
     print(": ".join(filter(None, (f"cluster {pipeline.profile.name}", pipeline.profile.about))))
-    sizes = {f"{step.pool.gpu} of {round(amount(step.pool.gpu_memory) / 2**30)} GB".strip() for step in steps if step.memory}
-    if sizes:
-        print(f"every stage fits its GPUs, {', '.join(sorted(sizes))}")
+    if line := _fits(steps):
+        print(line)
     if templates:
         if pipeline.conductor:
             templates[render.CONDUCTOR] = conductor.objects(pipeline)[-1]["spec"]["template"]
@@ -82,6 +81,13 @@ def _wants(pipeline: Pipeline, steps: list[Step], templates: Mapping[str, Any]) 
                 secrets.setdefault((found["name"], found["key"]), []).append(name)
     for (secret, key), names in secrets.items():
         yield f"wants the Secret {secret} with the key {key}, for {', '.join(names)}"
+
+
+def _fits(steps: list[Step]) -> str:
+    """That the stages whose memory is planned fit, and on which GPUs."""
+    pools = [step.pool for step in steps if step.memory]
+    sizes = {f"{pool.gpu or 'GPUs'} of {round(amount(pool.gpu_memory) / 2**30)} GB" for pool in pools}
+    return f"every stage fits its GPUs, {', '.join(sorted(sizes))}" if sizes else ""
 
 
 def _template(job: Mapping[str, Any]) -> dict[str, Any]:
