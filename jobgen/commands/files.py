@@ -59,7 +59,10 @@ def validate(given: argparse.Namespace) -> int:
     for line in _wants(pipeline, steps, templates):
         print(line)
     print(": ".join(filter(None, (f"cluster {pipeline.profile.name}", pipeline.profile.about))))
-    if line := _fits(steps):
+    wanting = [step for step in steps if step.pool.gpus]
+    if wanting and templates and not pipeline.profile.gpus:
+        print(_no_gpus(pipeline.profile.name, wanting))
+    elif line := _fits(steps):
         print(line)
     if templates:
         if pipeline.conductor:
@@ -81,6 +84,12 @@ def _wants(pipeline: Pipeline, steps: list[Step], templates: Mapping[str, Any]) 
                 secrets.setdefault((found["name"], found["key"]), []).append(name)
     for (secret, key), names in secrets.items():
         yield f"wants the Secret {secret} with the key {key}, for {', '.join(names)}"
+
+
+def _no_gpus(cluster: str, steps: list[Step]) -> str:
+    pools = ", ".join(dict.fromkeys(step.pool.name for step in steps))
+    stages = ", ".join(step.name for step in steps)
+    return f"cluster {cluster} has no GPUs, which {pools} ask for: {stages} would wait there for ever"
 
 
 def _fits(steps: list[Step]) -> str:
