@@ -65,6 +65,7 @@ class Pool:
     """What pods of this pool, and their objects, have beside that."""
 
 
+KEYS = tuple(f.name for f in fields(Pool) if f.name not in {"name", "fragment"})
 _A100 = Pool(
     name="a100-8",
     gpus=8,
@@ -126,7 +127,7 @@ def build(below: Pool, values: Mapping[str, Any], place: Callable[[str], str]) -
     Raises:
         UsageError: an unknown field, a wrong type or value; one line for each.
     """
-    valid = [f.name for f in fields(Pool) if f.name not in {"name", "fragment"}]
+    valid = KEYS
     errors: list[str] = []
     checked: dict[str, Any] = {}
     for key, value in values.items():
