@@ -11,7 +11,7 @@ from jobgen.pipeline.pipeline import Pipeline
 from jobgen.pipeline.plan import Step, following
 from jobgen.report import say
 from minima.errors import NotReadyError
-from minima.options import inputs, split_digest
+from minima.options import inputs, option_of, reads, split_digest
 from minima.workspace import artifact
 from minima.workspace.lease import all_of
 from minima.workspace.marker import CHECKPOINTS, MARKER
@@ -122,11 +122,12 @@ def outside(pipeline: Pipeline, steps: list[Step]) -> list[Outside]:
     made = tuple(step.output_dir for step in steps)
     found: dict[tuple[str, str], Outside] = {}
     for step in steps:
-        for option, what in inputs(type(step.options)).items():
-            path = split_digest(getattr(step.options, option))[0]
-            if not path or path.startswith(made):
+        for name, value in reads(step.options).items():
+            path, option = split_digest(value)[0], option_of(name)
+            what = inputs(type(step.options))[option]
+            if path.startswith(made):
                 continue
-            reference = pipeline.stages[step.name].references.get(option)
+            reference = pipeline.stages[step.name].references.get(name)
             key = ("inputs", reference.name) if reference else ("stages", step.name, "options", option)
             place = pipeline.place(*key)
             before = found.get((place, path), Outside(place, path, what, ()))

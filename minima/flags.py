@@ -13,20 +13,22 @@ from typing import Any
 from minima.errors import UsageError, did_you_mean
 from minima.options import REFUSED, Options, decides, fields, split_digest
 
-Kind = typing.Literal["str", "int", "float", "bool", "strings"]
+Kind = typing.Literal["str", "int", "float", "bool", "strings", "floats"]
 WORDS: dict[Kind, str] = {
     "str": "a string",
     "int": "a whole number",
     "float": "a number",
     "bool": "true or false",
     "strings": "a list of strings",
+    "floats": "a list of numbers",
 }
+_LISTS = ("strings", "floats")
 
 
 def kind(field: Field[Any]) -> Kind:
     """The type of an option's value."""
     if isinstance(field.type, types.GenericAlias):
-        return "strings"
+        return "strings" if typing.get_args(field.type)[0] is str else "floats"
     name: Kind = typing.cast(type, field.type).__name__  # type: ignore[assignment]
     return name
 
@@ -98,11 +100,12 @@ def parse(cls: type[Options], argv: Sequence[str]) -> Options:
             values[name] = not off
             continue
         given = [attached] if equals else []
-        while not equals and words and not words[0].startswith("--") and (what == "strings" or not given):
+        while not equals and words and not words[0].startswith("--") and (what in _LISTS or not given):
             given.append(words.pop(0))
-        if not given and what != "strings":
+        if not given and what not in _LISTS:
             raise UsageError(f"--{name}: a value is missing; {WORDS[what]} is valid")
-        values[name] = given if what == "strings" else _number(name, what, given[0])
+        found = [_number(name, what, word) for word in given]
+        values[name] = found if what in _LISTS else found[0]
     return build(cls, values, lambda name: f"--{name}")
 
 
@@ -118,6 +121,8 @@ def argv(options: Options) -> list[str]:
                 words.append(f"--{field.name}" if value else f"--no-{field.name}")
             case "strings":
                 words += [f"--{field.name}", *value]
+            case "floats":
+                words += [f"--{field.name}", *map(repr, value)]
             case "float":
                 words += [f"--{field.name}", repr(value)]
             case _ if str(value).startswith("--") or value == "":
@@ -145,7 +150,7 @@ def usage(cls: type[Options]) -> str:
 
 
 def _number(name: str, what: Kind, word: str) -> Any:
-    if what == "str":
+    if what in {"str", "strings"}:
         return word
     try:
         return int(word) if what == "int" else float(word)
@@ -153,9 +158,9 @@ def _number(name: str, what: Kind, word: str) -> Any:
         raise UsageError(f"--{name}: found {word!r}; {WORDS[what]} is valid") from None
 
 
-def _checked(field: Field[Any], value: Any) -> Any:
-    """The value as the option's type, or UsageError with what was found and what is valid."""
-    what = kind(field)
+def _checked(field: Field[Any], value: Any, item: Kind | None = None) -> Any:
+    """The value as the option's type, or as that of an item of a list; UsageError with what was found and what is valid."""
+    what = item or kind(field)
     if isinstance(value, int) and abs(value) >= 2**63:
         raise UsageError(f"found a number of {value.bit_length()} bits; {_valid(field)} of less than 64 is valid")
     match what, value:
@@ -171,10 +176,14 @@ def _checked(field: Field[Any], value: Any) -> Any:
             return value
         case "str", str():
             return _in_choices(field, value)
-        case "strings", str() if field.metadata["pinned"]:  # Most often there is one.
-            return (value,)
+        case "strings", str() if field.metadata["pinned"] or field.metadata["input"]:  # Most often there is one.
+            return (_checked(field, value, "str"),)
         case "strings", list() | tuple() if all(isinstance(v, str) for v in value):
-            return tuple(value)
+            if field.metadata["input"] and not value:
+                raise UsageError("found an empty list; a path is valid")
+            return tuple(_checked(field, v, "str") for v in value)
+        case "floats", list() | tuple():
+            return tuple(_checked(field, v, "float") for v in value)
     raise UsageError(f"found {value!r} ({_yaml_type(value)}); {_valid(field)} is valid")
 
 
@@ -230,7 +239,7 @@ def _default(field: Field[Any]) -> str:
         return "required"
     if isinstance(field.default, bool):
         return f"default: --{'' if field.default else 'no-'}{field.name}"
-    shown = " ".join(field.default) if isinstance(field.default, tuple) else field.default
+    shown = " ".join(map(str, field.default)) if isinstance(field.default, tuple) else field.default
     return f"default: {'empty' if shown == '' else shown}"
 
 

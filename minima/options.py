@@ -11,7 +11,7 @@ key, so a change of execution resumes, and a change of identity makes another ar
 import dataclasses
 import fnmatch
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any, ClassVar
@@ -45,7 +45,8 @@ def option(
         help: one sentence for `--help` and the docs.
         default: the value when it is not given; without one the option is required.
         execution: True when the option cannot change what the result means.
-        identity_with: for an option of the execution, another one that makes it identity when it is set.
+        identity_with: an option that makes this one identity when it is set: for one of the execution another one, otherwise
+            this one itself, which is then nothing when it is empty.
         input: for a path that the stage reads, what is expected there: `model`, `records`, `text`, `conversations`,
             `sentencepiece`, `pruned model` or `benchmarks`. Such a value may be a reference to another stage, and may end
             in a digest.
@@ -77,6 +78,10 @@ def _attention() -> Any:
         execution=True,
         choices=("auto", "eager", "sdpa", "flash_attention_2"),
     )
+
+
+def _sources() -> Any:
+    return option("Training records: a folder, a file or a glob, or several.", input="records")
 
 
 def _document_mask() -> Any:
@@ -289,6 +294,13 @@ class Training(Options):
     dev_record_path_or_regex: str = option(
         "Held-out records for perplexity; empty for none.", "", execution=True, input="records"
     )
+    mixture: tuple[float, ...] = option(
+        "Several sources of training records: the share of each in an epoch, such as 0.7 0.3, by repeating or cutting its "
+        "records; empty for each record once.",
+        (),
+        identity_with="mixture",
+        above=0,
+    )
     max_seq_length: int = option("Length of an example in tokens.", 4096, minimum=8)
     document_mask: bool = _document_mask()
     global_batch_size: int = option(
@@ -327,11 +339,17 @@ class Training(Options):
     def problems(self) -> Iterator[tuple[str, str]]:
         dev = split_digest(self.dev_record_path_or_regex)[0]
         for name in ("record_path_or_regex", "train_record_path_or_regex"):
-            train = split_digest(getattr(self, name, ""))[0]
-            overlap = fnmatch.fnmatchcase(train, dev) or fnmatch.fnmatchcase(dev, train)
-            wrong = PurePath(train).name.startswith("dev-") or PurePath(dev).name.startswith("train-")
-            if train and dev and overlap and wrong:
-                yield name, f"{train} overlaps with dev_record_path_or_regex {dev}; name train-*.tfrecord here"
+            sources = [split_digest(path)[0] for path in named(name, getattr(self, name, "")).values()]
+            for train in sources:
+                overlap = fnmatch.fnmatchcase(train, dev) or fnmatch.fnmatchcase(dev, train)
+                wrong = PurePath(train).name.startswith("dev-") or PurePath(dev).name.startswith("train-")
+                if train and dev and overlap and wrong:
+                    yield name, f"{train} overlaps with dev_record_path_or_regex {dev}; name train-*.tfrecord here"
+            for twice in sorted({path for path in sources if sources.count(path) > 1}):
+                yield name, f"{twice} is named twice; a weight in mixture repeats records"
+            if hasattr(self, name) and self.mixture and len(self.mixture) != len(sources):
+                found = f"found {len(self.mixture)} for {len(sources)} in {name}"
+                yield "mixture", f"{found}; valid: a weight for each source, in their order, or none"
         if self.eval_interval and not self.dev_record_path_or_regex:
             yield "eval_interval", f"{self.eval_interval}, without held-out records; give dev_record_path_or_regex, or 0"
 
@@ -363,7 +381,7 @@ class Adapt(Training):
     summary = "Continue pretraining of a model on records."
 
     model_name_or_path: str = option("Model folder to start from.", input="model")
-    record_path_or_regex: str = option("Training records: a folder, a file or a glob.", input="records")
+    record_path_or_regex: tuple[str, ...] = _sources()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -421,7 +439,7 @@ class Distill(Training):
 
     teacher_model_name_or_path: str = option("Model folder of the frozen teacher.", input="model")
     student_model_name_or_path: str = option("Model folder of the student to start from.", input="model")
-    record_path_or_regex: str = option("Training records: a folder, a file or a glob.", input="records")
+    record_path_or_regex: tuple[str, ...] = _sources()
     ce_weight: float = option("Weight of the cross entropy; the rest is the teacher's.", 0.5, minimum=0, maximum=1)
     temperature: float = option("Softmax temperature of teacher and student in the soft loss.", 1.0, above=0)
 
@@ -462,7 +480,7 @@ class Finetune(Training):
     summary = "Finetune a model on chat records, whole or by LoRA adapters that are merged at the end."
 
     model_name_or_path: str = option("Model folder to start from.", input="model")
-    train_record_path_or_regex: str = option("Training records: a folder, a file or a glob.", input="records")
+    train_record_path_or_regex: tuple[str, ...] = _sources()
     dev_record_path_or_regex: str = option(
         "Held-out records for perplexity; empty for none.",
         "",
@@ -632,9 +650,36 @@ def inputs(cls: type[Options]) -> dict[str, str]:
     return {f.name: f.metadata["input"] for f in fields(cls) if f.metadata["input"]}
 
 
+def named(option: str, value: str | Sequence[str]) -> dict[str, str]:
+    """The paths in an input option, each with a name: the first has the option's, the second of several is `option[2]`."""
+    paths = [value] if isinstance(value, str) else value
+    return {f"{option}[{number}]" if number > 1 else option: path for number, path in enumerate(paths, 1)}
+
+
+def option_of(name: str) -> str:
+    """The option in which the path with this name stands."""
+    return name.partition("[")[0]
+
+
+def reads(options: Options) -> dict[str, str]:
+    """All paths that `options` say to read, by the names that `named` gives them."""
+    given = (named(option, getattr(options, option)) for option in inputs(type(options)))
+    return {name: path for paths in given for name, path in paths.items() if path}
+
+
+def moved(options: Options, paths: Mapping[str, str]) -> Options:
+    """The same options, which read these `paths`, by name, in place of their own."""
+    changes: dict[str, Any] = {}
+    for option in inputs(type(options)):
+        value = getattr(options, option)
+        new = tuple(paths.get(name, path) for name, path in named(option, value).items())
+        changes[option] = new[0] if isinstance(value, str) else new
+    return dataclasses.replace(options, **changes)
+
+
 def decides(options: Options, name: str) -> bool:
-    """Whether the option `name` belongs to the identity, given the others."""
-    (metadata,) = (f.metadata for f in fields(type(options)) if f.name == name)
+    """Whether the option `name`, or the one in which the path with this name stands, is identity, given the others."""
+    (metadata,) = (f.metadata for f in fields(type(options)) if f.name == option_of(name))
     condition = metadata["identity_with"]
     return bool(getattr(options, condition)) if condition else not metadata["execution"]
 

@@ -15,7 +15,7 @@ from jobgen.pipeline.plan import Part, Step, following, plan
 from jobgen.report import table
 from minima import flags
 from minima.errors import UsageError
-from minima.options import VERBS, fields, inputs
+from minima.options import VERBS, fields, inputs, reads
 from minima.workspace import artifact
 
 SAME, SAME_RESULT, RUNS, RUNS_AGAIN = "same", "same result", "runs", "runs again"
@@ -105,11 +105,12 @@ def _why(step: Step, job: Mapping[str, Any], again: set[str]) -> str:
     now = step.options
     old, new = artifact.identity(before), artifact.identity(now)
     changed = [f"{name} {old.get(name)!r} → {new[name]!r}" for name in new if old.get(name) != new[name]]
-    reads = [need for need in step.made_of if need in again]
-    changed += [f"reads {need}, which runs again" for need in reads]
-    for name in inputs(type(now)):
-        then, value = getattr(before, name), getattr(now, name)
-        if then != value and not reads:
+    needs = [need for need in step.made_of if need in again]
+    changed += [f"reads {need}, which runs again" for need in needs]
+    paths, others = reads(before), reads(now)
+    for name in dict.fromkeys([*paths, *others]):
+        then, value = paths.get(name, ""), others.get(name, "")
+        if then != value and not needs:
             changed.append(f"{name} {then!r} → {value!r}")
     return "; ".join(changed) or "made by another version of minima"
 

@@ -4,7 +4,7 @@ import threading
 
 from jobgen.pipeline.plan import Step
 from minima.errors import StageError
-from minima.options import inputs, split_digest
+from minima.options import reads, split_digest
 from minima.workspace.inputs import hash_once
 
 
@@ -42,8 +42,7 @@ class Hashing:
         return True
 
     def _sees(self, step: Step) -> bool:
-        values = [getattr(step.options, option) for option in inputs(type(step.options))]
-        return all(split_digest(value)[0].startswith(self._below) for value in values if value)
+        return all(split_digest(path)[0].startswith(self._below) for path in reads(step.options).values())
 
     def _hash(self, step: Step) -> None:
         try:

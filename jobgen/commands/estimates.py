@@ -49,7 +49,7 @@ def plan(given: argparse.Namespace) -> int:
 def _sizes(pipeline: Pipeline, steps: Sequence[Step], stated: Sequence[tuple[str, float]]) -> dict[str, float]:
     """Tokens by the name of a stage, or by the path of the records where they are an input."""
     inputs = {name: split_digest(value.path)[0] for name, value in pipeline.inputs.items()}
-    read = {place for step in steps if (place := records_of(step))}
+    read = {place for step in steps for place in records_of(step)}
     stages = {step.name for step in steps if any(place.startswith(f"{step.output_dir}/") for place in read)}
     names = [*stages, *(name for name, path in inputs.items() if any(place.startswith(path) for place in read))]
     sizes: dict[str, float] = {}
@@ -151,7 +151,8 @@ def _notes(found: Sequence[Estimate], *, priced: bool) -> list[str]:
             "  a multiplication and its addition are two, attention is half of its square, look-ups and recomputation nothing",
         ]
         if unknown := [one.step for one in timed if one.assumed]:
-            sources = {Path(records_of(step) or "").parent.name.rpartition("-")[0] for step in unknown} - {""}
+            places = {place for step in unknown for place in records_of(step)}
+            sources = {Path(place).parent.name.rpartition("-")[0] for place in places} - {""}
             how = " ".join(f"--tokens {name}=N" for name in sorted(sources))
             notes += [
                 f"hours and cost of a billion tokens, since nothing says how many: {', '.join(s.name for s in unknown)};",

@@ -134,11 +134,11 @@ def _annotations(step: Step) -> dict[str, str]:
     """For whoever looks at the job: what it does, reads and makes; and for Flux and Argo CD, which know no order, and would
     start all stages of a folder at once: only the conductor's objects are for them.
     """
-    read = [getattr(step.options, option) for option in options.inputs(type(step.options))]
+    read = [*options.reads(step.options).values()]
     read += step.options.source if isinstance(step.options, Fetch) else ()
     return {
         "minima/summary": step.options.summary,
-        "minima/reads": " ".join(value for value in read if value),
+        "minima/reads": " ".join(read),
         "minima/makes": step.output_dir,
         "kustomize.toolkit.fluxcd.io/ssa": "Ignore",
         "argocd.argoproj.io/hook": "Skip",

@@ -8,7 +8,20 @@ from typing import Any
 from jobgen.pipeline import speed
 from jobgen.pipeline.plan import Step
 from minima.models.shape import Shape
-from minima.options import BuildData, Convert, Distill, ExpandVocab, Finetune, InitModel, Options, Prune, Training, split_digest
+from minima.options import (
+    BuildData,
+    Convert,
+    Distill,
+    ExpandVocab,
+    Finetune,
+    InitModel,
+    Options,
+    Prune,
+    Training,
+    option_of,
+    reads,
+    split_digest,
+)
 from minima.workspace.marker import MARKER, read_marker
 
 BILLION = 10**9
@@ -136,9 +149,9 @@ def expected(step: Step, metrics: Mapping[str, Any]) -> tuple[float | None, floa
     return estimate.rate if "tokens_per_second" in metrics else None, step.memory.total if step.memory else None
 
 
-def records_of(step: Step) -> str | None:
-    """The path of the records that a step reads for training, or scores on."""
-    return next((split_digest(getattr(step.options, option))[0] for option in RECORDS if hasattr(step.options, option)), None)
+def records_of(step: Step) -> list[str]:
+    """The paths of the records that a step reads for training, or scores on."""
+    return [split_digest(path)[0] for name, path in reads(step.options).items() if option_of(name) in RECORDS]
 
 
 def _tokens(step: Step) -> float | None:
@@ -154,11 +167,10 @@ def _tokens(step: Step) -> float | None:
 
 def _read(step: Step, steps: Sequence[Step], sizes: Mapping[str, float | None]) -> float | None:
     """Tokens of the records that a step reads."""
-    place = records_of(step)
-    if place is None:
-        return None
-    source = next((one.name for one in steps if f"{place}/".startswith(f"{one.output_dir}/")), place)
-    return sizes.get(source)
+    places = records_of(step)
+    sources = {next((one.name for one in steps if f"{p}/".startswith(f"{one.output_dir}/")), p) for p in places}
+    found = [sizes.get(source) for source in sources]
+    return sum(size for size in found if size) if found and all(found) else None
 
 
 def _width(step: Step, widths: Mapping[str, int]) -> int:

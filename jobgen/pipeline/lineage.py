@@ -49,7 +49,8 @@ def _tokenizers(pipeline: Pipeline, stage: Stage) -> Iterator[tuple[str, str]]:
     model = next(
         (o for o in ("student_model_name_or_path", "teacher_model_name_or_path", "model_name_or_path") if o in origins), ""
     )
-    for option, found in origins.items():
+    for name, found in origins.items():
+        option = options.option_of(name)
         reads = options.inputs(type(stage.options))[option]
         if not model or option == model or reads not in {"records", "model"}:
             continue

@@ -57,7 +57,7 @@ class Stage:
     """One stage; `options` still holds references, and no `output_dir`.
 
     Attributes:
-        references: option to reference, for options that read what another stage makes.
+        references: by the names of the paths (`options.named`) that say to read what another stage makes, or an input.
         stated: the options that the file states.
         fragment: what it adds to its object.
     """

@@ -106,8 +106,7 @@ def plan(pipeline: Pipeline, workspace: str | None = None) -> list[Step]:
 def _step(pipeline: Pipeline, stage: Stage, steps: Mapping[str, Step], root: str) -> Step:
     paths: dict[str, str] = {}
     keys: dict[str, str] = {}
-    for option in options.inputs(type(stage.options)):
-        value = getattr(stage.options, option)
+    for option, value in options.reads(stage.options).items():
         reference = stage.references.get(option)
         if reference and reference.name in steps:
             made = steps[reference.name]
@@ -117,16 +116,14 @@ def _step(pipeline: Pipeline, stage: Stage, steps: Mapping[str, Step], root: str
         if reference:
             outside = pipeline.inputs[reference.name].path
             value = f"{outside}/{reference.inside}" if reference.inside else outside
-        if value:
-            value = _place(value, root)
-            path, digest = split_digest(value)
-            if f"{path}/".startswith(f"{root}/{pipeline.name}/"):
-                raise UsageError(f"{option}: {path} lies among this pipeline's own artifacts; refer to a stage, as ${{name}}")
-            paths[option] = value
-            keys[option] = f"sha256:{digest}" if digest else outside_input_key(path, root)
-    for option in _other_paths(stage.options):
-        paths[option] = _place(getattr(stage.options, option), root)
-    resolved = replace(stage.options, **paths)  # type: ignore[arg-type]
+        value = _place(value, root)
+        path, digest = split_digest(value)
+        if f"{path}/".startswith(f"{root}/{pipeline.name}/"):
+            raise UsageError(f"{option}: {path} lies among this pipeline's own artifacts; refer to a stage, as ${{name}}")
+        paths[option] = value
+        keys[option] = f"sha256:{digest}" if digest else outside_input_key(path, root)
+    others = {option: _place(getattr(stage.options, option), root) for option in _other_paths(stage.options)}
+    resolved = replace(options.moved(stage.options, paths), **others)  # type: ignore[arg-type]
     key = artifact.key(resolved, keys)
     read = {reference.name for reference in stage.references.values()}
     deciding = {reference.name for option, reference in stage.references.items() if options.decides(resolved, option)}
@@ -165,15 +162,15 @@ def _unseen(pipeline: Pipeline, stage: Stage, step: Step) -> Iterator[str]:
         f"{root}/",
         *(f"{path}/" for path in fragment.mounts(each for level in step.fragments for each in level.templates)),
     )
-    named = [*options.inputs(type(step.options)), *_other_paths(step.options)]
-    paths = [(option, split_digest(getattr(step.options, option))[0]) for option in named]
+    paths = [(option, split_digest(path)[0]) for option, path in options.reads(step.options).items()]
+    paths += [(option, getattr(step.options, option)) for option in _other_paths(step.options)]
     if isinstance(step.options, Fetch):
         sources = map(addresses.parse, step.options.source)
         paths += [("source", address.url) for address in sources if address.kind == "folder"]
     for option, path in paths:
         if path and not f"{path}/".startswith(mounted):
             reference = stage.references.get(option)
-            key = ("inputs", reference.name) if reference else ("stages", stage.name, "options", option)
+            key = ("inputs", reference.name) if reference else ("stages", stage.name, "options", options.option_of(option))
             named_there = split_digest(pipeline.inputs[reference.name].path)[0] if reference else path
             there = ", ".join(folder.rstrip("/") for folder in mounted)
             yield (

@@ -49,7 +49,8 @@ def outside_problem(text: str) -> str:
 def of_stage(
     verb: type[Options], given: Mapping[str, Any], stage: str, valid: Collection[str]
 ) -> tuple[dict[str, Reference], list[tuple[Path_, str]]]:
-    """The references in a stage's options; whatever else an input names must be an absolute path, or in the workspace.
+    """The references in a stage's options, by the names that `options.named` gives the paths; whatever else an input names
+    must be an absolute path, or in the workspace.
 
     Args:
         verb: the stage's class of options.
@@ -61,7 +62,8 @@ def of_stage(
     problems: list[tuple[Path_, str]] = []
     known = {f.name: f for f in options.fields(verb)}
     reads = options.inputs(verb)
-    for option, value in given.items():
+    for title, value, where in _texts(given, reads):
+        option = where[0]
         if not isinstance(value, str) or option not in known:
             continue
         absolute = known[option].metadata["absolute"]
@@ -84,21 +86,33 @@ def of_stage(
             elif "@sha256:" in inside:
                 problem = f"found {value!r}; a digest stands at the input itself, in `inputs`"
             else:
-                references[option] = Reference(name=name, inside=inside)
+                references[title] = Reference(name=name, inside=inside)
         elif "${" in value:
             problem = f"found {value!r}; a reference is ${{name}} or ${{name}}/inside, and the whole value"
         elif value and not value.startswith("/"):
             near = f"; did you mean ${{{value.split('/')[0]}}}?" if value.split("/")[0] in valid else ""
             problem = f"found {value!r}; a reference such as ${{stage}}/inside, {PLACE} is valid{near}"
         if problem:
-            problems.append((("stages", stage, "options", option), problem))
+            problems.append((("stages", stage, "options", *where), problem))
     return references, problems
+
+
+def _texts(given: Mapping[str, Any], reads: Collection[str]) -> Iterator[tuple[str, Any, Path_]]:
+    """Each value of the options, of an input with several paths each of them: its name as `options.named` has it, itself, and
+    where it stands below the options."""
+    for option, value in given.items():
+        if option in reads and isinstance(value, list):
+            for number, (title, path) in enumerate(options.named(option, value).items()):
+                yield title, path, (option, str(number))
+        else:
+            yield option, value, (option,)
 
 
 def leads(stages: Mapping[str, Stage], inputs: Mapping[str, Input]) -> Problems:
     """What is wrong with that to which every reference leads, and with all of them together."""
     for stage in stages.values():
-        for option, reference in stage.references.items():
+        for title, reference in stage.references.items():
+            option = options.option_of(title)
             path = ("stages", stage.name, "options", option)
             outside = inputs.get(reference.name)
             if outside and reference.inside and split_digest(outside.path)[1]:

@@ -128,14 +128,7 @@ def check_apart(train: list[Path], dev: list[Path], option: str) -> None:
         UsageError: a file or a record is on both sides.
     """
     remedy = "a perplexity on what was trained tells nothing; name train-*.tfrecord there, and dev-*.tfrecord here"
-    real = {os.path.realpath(p): p for p in dev}
-    sizes = {p.stat().st_size for p in dev}
-    same = [p for p in train if os.path.realpath(p) in real]
-    if not same:
-        alike = [p for p in train if p.stat().st_size in sizes]
-        digests = {file_digest(p) for p in dev} if alike else set()
-        same = [p for p in alike if file_digest(p) in digests]
-    if same:
+    if same := _in_both(train, dev):
         raise UsageError(f"--dev_record_path_or_regex: {same[0]} is in --{option} too; {remedy}")
     if sum(p.stat().st_size for p in train) > SMALL:
         return
@@ -143,6 +136,29 @@ def check_apart(train: list[Path], dev: list[Path], option: str) -> None:
     for number, record in enumerate(Records(train).raw()):
         if hashlib.sha256(record).digest() in held_out:
             raise UsageError(f"--dev_record_path_or_regex: record {number} of --{option} is among its records; {remedy}")
+
+
+def check_distinct(sources: list[list[Path]], option: str) -> None:
+    """Check that no file is in two of the sources that the option named `option` holds, by path or by content.
+
+    Raises:
+        UsageError: one is.
+    """
+    before: list[Path] = []
+    for files in sources:
+        if same := _in_both(files, before):
+            raise UsageError(f"--{option}: {same[0]} is in two of its sources; name each file once")
+        before += files
+
+
+def _in_both(files: list[Path], others: list[Path]) -> list[Path]:
+    """Those of `files` that are among `others`: by path or, of equal sizes, by content."""
+    real = {os.path.realpath(p) for p in others}
+    if same := [p for p in files if os.path.realpath(p) in real]:
+        return same
+    sizes = ({p.stat().st_size for p in files} & {p.stat().st_size for p in others}) - {0}
+    digests = {file_digest(p) for p in others if p.stat().st_size in sizes}
+    return [p for p in files if p.stat().st_size in sizes and file_digest(p) in digests]
 
 
 class Records:

@@ -82,8 +82,9 @@ def merged(adapted: PeftModel) -> pretrained.Model:
 
 def copy_template(records: Records, output: Output) -> None:
     """Put the chat template that build-chat-data wrote beside the training records into the model folder."""
-    template = records.paths[0].parent / TEMPLATE_FILE
-    if template.is_file():
+    beside = [path.parent / TEMPLATE_FILE for path in records.paths]  # There are sources of running text too.
+    template = next((place for place in beside if place.is_file()), None)
+    if template:
         shutil.copyfile(template, output.folder / TEMPLATE_FILE)
     else:
         print(f"no {TEMPLATE_FILE} beside {records.paths[0]}: the model keeps the one it came with, if any", file=sys.stderr)

@@ -6,9 +6,10 @@ from typing import Any
 import torch
 
 from minima.data import tokenization
-from minima.data.records import Records, check_apart, find
+from minima.data.mixture import Mixture
+from minima.data.records import Records, check_apart, check_distinct, find
 from minima.models import pretrained
-from minima.options import Training, inputs, split_digest
+from minima.options import Training, named, reads, split_digest
 from minima.workspace.artifact import Output
 
 
@@ -20,19 +21,25 @@ def place(value: str) -> Path:
 def records(train: str, model: str, options: Training) -> tuple[Records, Records | None]:
     """The training records that the option named `train` holds, and those for perplexity, if the options name any.
 
+    Those of several sources follow one another as if they were of one, or are a `Mixture`.
+
     Raises:
-        UsageError: some are on both sides.
+        UsageError: some are on both sides, or a file is in two sources.
         DataError: they cannot be read, or were made with another tokenizer than that of the option named `model`.
     """
     tokenizer = tokenization.load(place(getattr(options, model)))
-    found = find(place(getattr(options, train)), "train")
+    places = [str(place(path)) for path in named(train, getattr(options, train)).values()]
+    sources = {path: find(path, "train") for path in places}
+    found = [file for files in sources.values() for file in files]
     tokenization.check_records(found, train, tokenizer)
+    check_distinct(list(sources.values()), train)
+    trained = Mixture(sources, options.mixture) if options.mixture else Records(found)
     if not options.dev_record_path_or_regex:
-        return Records(found), None
+        return trained, None
     held_out = find(place(options.dev_record_path_or_regex), "dev")
     tokenization.check_records(held_out, "dev_record_path_or_regex", tokenizer)
     check_apart(found, held_out, train)
-    return Records(found), Records(held_out)
+    return trained, Records(held_out)
 
 
 def model(value: str, options: Training) -> pretrained.Model:
@@ -45,7 +52,7 @@ def model(value: str, options: Training) -> pretrained.Model:
 def write(trained: Any, value: str, options: Training, output: Output) -> None:
     """Write a trained LLaMA as the artifact's model folder, with the tokenizer of the model that `value` names."""
     output.progress.phase("writing")
-    made_of = {name: getattr(options, name) for name in inputs(type(options)) if name != "dev_record_path_or_regex"}
+    made_of = {name: path for name, path in reads(options).items() if name != "dev_record_path_or_regex"}
     pretrained.save(trained, place(value), output.folder, verb=options.verb, made_of=made_of, dtype=_dtype(options))
 
 

@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 
 from minima.data.batch import special
+from minima.data.mixture import Mixture
 from minima.errors import StageError, TerminatedError
 from minima.models import pretrained
 from minima.options import Training
@@ -56,7 +57,7 @@ def train(
     Args:
         model: a LLaMA, or one with adapters, on its device.
         batch_loss: sums of the losses of a micro-batch.
-        train_records: visited in the order of `order.batch`.
+        train_records: visited in the order of `order.batch`, of a `Mixture` those that it says.
         dev_records: for perplexity, at the start, at each epoch's end, each `eval_interval`, at the end.
         options: of the stage.
         output: its artifact.
@@ -95,6 +96,10 @@ def train(
         _say(
             group, f"the last step of each epoch has {left} records, the others --global_batch_size {options.global_batch_size}"
         )
+    sources = train_records.account() if isinstance(train_records, Mixture) else []
+    for one in sources:
+        often = f"{one['examples_per_epoch'] / one['records']:.3g} times each"
+        _say(group, f"{one['source']}: {one['examples_per_epoch']} examples of an epoch, of {one['records']} records ({often})")
     run = _Run(
         options=options,
         steps=steps,
@@ -109,10 +114,11 @@ def train(
     stop.remember()
     with closing(metrics) if metrics else nullcontext():
         run.all_steps()
+    what = "examples" if sources else "records"
     left_out = max(0, len(train_records) - state.step * options.global_batch_size)
     if left_out:
-        _say(group, f"{left_out} of {len(train_records)} records were not trained on: --max_steps ended the first epoch")
-    return {**run.results(model, group), "left_out_records": left_out}
+        _say(group, f"{left_out} of {len(train_records)} {what} were not trained on: --max_steps ended the first epoch")
+    return {**run.results(model, group), f"left_out_{what}": left_out, **({"mixture": sources} if sources else {})}
 
 
 def _say(group: Group, what: str) -> None:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from minima.data import order
 from minima.data.batch import Batch, collate
+from minima.data.mixture import Mixture
 from minima.errors import StageError
 from minima.options import Training
 from minima.training import engine
@@ -36,7 +37,7 @@ class Steps:
     Args:
         model: a LLaMA, or one with adapters, on its device; what requires a gradient is trained, in place.
         batch_loss: sums of the losses of a micro-batch.
-        records: visited in the order of `order.batch`.
+        records: visited in the order of `order.batch`, of a `Mixture` those that it says.
         options: of the stage.
         group: its processes; all of them make each call.
 
@@ -64,6 +65,8 @@ class Steps:
         options, group = self._options, self._group
         epoch, n = divmod(step, self.per_epoch)
         indices = order.batch(options.seed, epoch, n, options.global_batch_size, len(self._records))
+        if isinstance(self._records, Mixture):
+            indices = self._records.of(indices, options.seed, epoch)
         # All make the same number of micro-steps; in the last batch of an epoch some find no record there.
         places = np.full(options.global_batch_size, _NONE)
         places[: len(indices)] = indices

@@ -14,7 +14,7 @@ from typing import Any
 
 from minima import addresses
 from minima.errors import DataError, LostPeerError, NotReadyError, UsageError
-from minima.options import Options, decides, fields, inputs
+from minima.options import Options, decides, fields, reads
 from minima.workspace import attempts
 from minima.workspace.files import file_digest, sync
 from minima.workspace.inputs import check_unchanged, fingerprint, input_key, outside_digest
@@ -30,7 +30,7 @@ def key(options: Options, input_keys: Mapping[str, str]) -> str:
 
     Args:
         options: the stage's options.
-        input_keys: for each input option that is not empty, what `input_key` says of it.
+        input_keys: for each path that the options say to read, by its name, what `input_key` says of it.
     """
     made_of = {name: input_keys[name] for name in input_keys if decides(options, name)}
     text = json.dumps([options.verb, identity(options), made_of], sort_keys=True, ensure_ascii=True)
@@ -59,10 +59,11 @@ def finished(options: Options) -> dict[str, Any] | None:
     if marker["verb"] != options.verb or marker["identity"] != json.loads(json.dumps(identity(options))):
         differ = _difference(marker, options)
         raise UsageError(f"--output_dir: {folder} holds another result ({differ}); choose another folder or set it aside")
-    for name in inputs(type(options)):
+    paths = reads(options)
+    for name in {**paths, **marker["inputs"]}:
         if not decides(options, name):
             continue
-        value = getattr(options, name)
+        value = paths.get(name, "")
         made_of = marker["inputs"].get(name, {}).get("key", "")
         if made_of != (now := input_key(value, options.output_dir) if value else ""):
             raise UsageError(
@@ -154,7 +155,7 @@ class Output:
             "execution": {
                 f.name: getattr(self.options, f.name)
                 for f in fields(type(self.options))
-                if not decides(self.options, f.name) and not f.metadata["input"]
+                if f.metadata["execution"] and not decides(self.options, f.name) and not f.metadata["input"]
             },
             "inputs": self.inputs,
             "files": files,
@@ -210,16 +211,16 @@ def summary(marker: Mapping[str, Any], options: Options) -> str:
 def measured_otherwise(marker: Mapping[str, Any], options: Options) -> list[str]:
     """What to say of inputs that were only measured, where `options` now name others: the result stays what it is."""
     told = []
-    for name in inputs(type(options)):
+    for name, path in reads(options).items():
         then = marker["inputs"].get(name, {}).get("key", "")
-        if not decides(options, name) and getattr(options, name) and _key_now(options, name) != then:
+        if not decides(options, name) and _key_now(options, path) != then:
             told.append(f"{name} was {then or 'empty'}, `minima evaluate` measures on another")
     return told
 
 
-def _key_now(options: Options, name: str) -> str | None:
+def _key_now(options: Options, path: str) -> str | None:
     """The key of an input; None while nothing can have been made of it."""
     try:
-        return input_key(getattr(options, name), options.output_dir)
+        return input_key(path, options.output_dir)
     except NotReadyError:
         return None

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from minima.errors import DataError, NotReadyError
-from minima.options import Options, inputs, split_digest
+from minima.options import Options, reads, split_digest
 from minima.workspace.files import file_digest, matching, walk, write_atomically
 from minima.workspace.marker import MARKER, artifact_folder, check_files, read_marker
 
@@ -90,12 +90,8 @@ def check_input(option: str, value: str, output_dir: str, *, verify: bool = Fals
 
 
 def check_inputs(options: Options) -> dict[str, dict[str, Any]]:
-    """`check_input` for every input of `options` that is not empty."""
-    return {
-        name: check_input(name, getattr(options, name), options.output_dir, verify=options.verify)
-        for name in inputs(type(options))
-        if getattr(options, name)
-    }
+    """`check_input` for every path that `options` say to read, by the name that `options.named` gives it."""
+    return {name: check_input(name, path, options.output_dir, verify=options.verify) for name, path in reads(options).items()}
 
 
 def input_files(path: str) -> list[Path]:

@@ -160,7 +160,7 @@ def padding(place: Place, dtype: torch.dtype) -> Iterator[tuple[str, float]]:
 def lora_merge(place: Place, dtype: torch.dtype) -> Iterator[tuple[str, float]]:
     """The merged model against weights + alpha / r · B · A."""
     exact, data = llama(dtype), batch((40, 40))
-    options = Finetune(output_dir="", model_name_or_path="", train_record_path_or_regex="", lora_r=4, lora_dropout=0.0)
+    options = Finetune(output_dir="", model_name_or_path="", train_record_path_or_regex=("",), lora_r=4, lora_dropout=0.0)
     adapted: Any = finetune.with_adapters(placed(exact, dtype, place.device), options)
     by_name = dict(exact.named_parameters())
     with torch.no_grad():

@@ -52,6 +52,11 @@ def values_of(field: dataclasses.Field[typing.Any]) -> st.SearchStrategy[typing.
             return st.floats(
                 low if low is not None else above, high, exclude_min=above is not None, allow_infinity=False, allow_nan=False
             )
+        case "strings" if field.metadata["input"]:
+            paths = TEXT.filter(lambda v: "@sha256:" not in v and not v.startswith("--"))
+            return st.lists(paths, min_size=1, unique=True).map(tuple)
+        case "floats":
+            return st.just(())
         case "strings":
             return st.lists(TEXT.filter(lambda v: not v.startswith("--"))).map(tuple)
         case _ if field.metadata["choices"]:
@@ -68,6 +73,9 @@ def test_every_command_line_gives_back_the_options_it_was_made_of(verb: str, dat
     if "head" in values:
         head_dim, groups, kv_head = (data.draw(st.integers(1, 8)) for _ in range(3))
         values |= {"kv_head": kv_head, "head": groups * kv_head, "hidden": 2 * head_dim * groups * kv_head}
+    if sources := values.get("record_path_or_regex", values.get("train_record_path_or_regex")) if "mixture" in values else ():
+        weights = st.floats(0, exclude_min=True, allow_infinity=False)
+        values["mixture"] = data.draw(st.just(()) | st.tuples(*[weights] * len(sources)))
     options = stage(**values | VALID.get(verb, {}))
     assert flags.parse(stage, flags.argv(options)) == options
 
@@ -83,7 +91,7 @@ def test_the_identity_is_on_the_command_line_in_full(verb: str) -> None:
     """A reviewer of a manifest, and an image with other defaults, must see the same run."""
     stage = VERBS[verb]
     required: dict[str, typing.Any] = {
-        f.name: "x" if flags.kind(f) == "str" else 2 for f in fields(stage) if f.default is dataclasses.MISSING
+        f.name: 2 if flags.kind(f) == "int" else "x" for f in fields(stage) if f.default is dataclasses.MISSING
     }
     required |= {"hidden": 4} if "hidden" in required else {}
     required |= {"source": VALID[verb]["source"]} if "source" in required else {}
@@ -114,7 +122,19 @@ def test_the_identity_is_on_the_command_line_in_full(verb: str) -> None:
         ("lr_scheduler_type", "cosin", "did you mean 'cosine'"),
         ("model_name_or_path", "", "empty path"),
         ("model_name_or_path", "/m@sha256:abc", "minima digest"),
-        ("record_path_or_regex", ["a"], "a string is valid"),
+        ("model_name_or_path", ["a"], "a string is valid"),
+        ("record_path_or_regex", 3, "a list of strings is valid"),
+        ("record_path_or_regex", [], "found an empty list; a path is valid"),
+        ("record_path_or_regex", ["/a", ""], "empty path"),
+        ("record_path_or_regex", ["/a", "/b", "/a"], "/a is named twice; a weight in mixture repeats records"),
+        ("mixtur", [1.0], "did you mean 'mixture'"),
+        ("mixture", 0.7, "a list of numbers > 0 is valid"),
+        ("mixture", [0.7, 0], "found 0.0; a list of numbers > 0 is valid"),
+        ("mixture", [0.7, -0.3], "found -0.3; a list of numbers > 0 is valid"),
+        ("mixture", [0.7, float("inf")], "found inf; a list of numbers > 0 is valid"),
+        ("mixture", [0.7, "0.3"], "write the number 0.3 without quotes"),
+        ("mixture", [0.7, 10**400], "found a number of"),
+        ("mixture", [0.7, 0.3], "found 2 for 1 in record_path_or_regex; valid: a weight for each source"),
         *((name, 1, reason) for name, reason in REFUSED.items()),
     ],
 )
@@ -195,7 +215,7 @@ def test_help_names_every_option_and_its_default(verb: str) -> None:
         if flags.kind(field) == "bool":
             assert form == f"  --{field.name} / --no-{field.name}"
             words = [word]
-        elif flags.kind(field) == "strings":
+        elif flags.kind(field) in {"strings", "floats"}:
             words = [f"--{field.name}", *(word.split() if field.default else ())]
         else:
             words = [f"--{field.name}", "" if word == "empty" else word]
@@ -241,7 +261,11 @@ def test_what_makes_an_option_identity_is_itself_an_option_of_the_identity(verb:
     by_name = {f.name: f for f in fields(VERBS[verb])}
     assert "revision" not in by_name, "it stands beside the options in the identity"
     for field in by_name.values():
-        if condition := field.metadata["identity_with"]:
+        condition = field.metadata["identity_with"]
+        if condition == field.name:
+            assert not field.metadata["execution"]
+            assert not field.default
+        elif condition:
             assert field.metadata["execution"]
             assert not by_name[condition].metadata["execution"]
 

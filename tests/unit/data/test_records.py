@@ -324,6 +324,18 @@ def test_the_train_side_of_a_folder_or_glob_is_its_train_shards(
     assert [p.stem for p in records.find(other, "dev")] == ["part-0"]
 
 
+def test_no_file_in_two_sources(tmp_path: Path) -> None:
+    folder, other = made(tmp_path / "data", train_0=[1, 2], train_1=[3, 4]), made(tmp_path / "other", a=[5], b=[3, 4, 6])
+    sources = [records.find(place) for place in (folder, other)]
+    records.check_distinct(sources, "record_path_or_regex")
+    made(tmp_path / "copy", a=[3, 4])
+    (tmp_path / "link.tfrecord").symlink_to(folder / "train-1.tfrecord")
+    for name in ("data/*1.tfrecord", "copy", "link.tfrecord"):
+        again = [*sources, records.find(tmp_path / name)]
+        with pytest.raises(UsageError, match=r"--record_path_or_regex: .* is in two of its sources; name each file once"):
+            records.check_distinct(again, "record_path_or_regex")
+
+
 def test_no_record_on_both_sides(tmp_path: Path) -> None:
     folder = made(tmp_path / "data", train_0=[1, 2], train_1=[3, 4], dev_0=[5, 6])
     train, dev = records.find(folder, "train"), records.find(folder, "dev")

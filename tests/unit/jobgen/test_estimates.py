@@ -76,6 +76,17 @@ def test_time_and_cost_follow_from_the_tokens(capsys: pytest.CaptureFixture[str]
     assert rows["convert"]["hours"] is None
 
 
+def test_a_stage_of_several_sources_reads_the_tokens_of_all(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    one = "record_path_or_regex: ${build-data}/train-*.tfrecord\n      dev_"
+    sources = "['${build-data}/train-*.tfrecord', '${old}/train-*.tfrecord']\n      mixture: [0.7, 0.3]"
+    place = Path(changed(tmp_path, one, f"record_path_or_regex: {sources}\n      dev_"))
+    place.write_text(place.read_text().replace("inputs:\n", "inputs:\n  old: /workspace/old\n"))
+    assert planned(capsys, str(place), *TOKENS, "--tokens", "old=1e9")["distill"]["tokens"] == 126e9
+    assert planned(capsys, str(place), *TOKENS)["distill"]["tokens"] is None, "of one source nothing says how many"
+    assert cli.run(["plan", str(place)]) == 0
+    assert "say it: --tokens" in capsys.readouterr().out
+
+
 def test_unknown_tokens_are_a_billion(capsys: pytest.CaptureFixture[str]) -> None:
     row = planned(capsys, "minima-3b")["adapt"]
     assert (row["tokens"], row["tokens_assumed"]) == (None, 10**9)

@@ -34,7 +34,7 @@ def test_flops_are_those_that_torch_counts(kv_heads: int, lora_r: int) -> None:
     assert forward.get_total_flops() == BATCH * LENGTH * (shape.forward_flops(LENGTH) + uncausal(shape))
     if lora_r:
         options = Finetune(
-            output_dir="o", model_name_or_path="m", train_record_path_or_regex="r", lora_r=lora_r, lora_dropout=0
+            output_dir="o", model_name_or_path="m", train_record_path_or_regex=("r",), lora_r=lora_r, lora_dropout=0
         )
         llama = finetune.with_adapters(llama, options)
     with FlopCounterMode(display=False) as both:

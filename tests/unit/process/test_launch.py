@@ -30,7 +30,7 @@ def options(tmp_path: Path) -> Adapt:
     return Adapt(
         output_dir=str(tmp_path / "out"),
         model_name_or_path=str(tmp_path / "model"),
-        record_path_or_regex=str(tmp_path / "model"),
+        record_path_or_regex=(str(tmp_path / "model"),),
     )
 
 
@@ -42,7 +42,7 @@ def start(options: Adapt) -> Iterator[Any]:
     def start(word: str) -> subprocess.Popen[str]:
         env = {**os.environ, "PYTHONPATH": str(STUB), "STUB": word, "PET_NPROC_PER_NODE": "2", "PET_NNODES": "1"}
         words = ["--output_dir", options.output_dir, "--model_name_or_path", options.model_name_or_path]
-        command = [sys.executable, "-m", "minima", "adapt", *words, "--record_path_or_regex", options.record_path_or_regex]
+        command = [sys.executable, "-m", "minima", "adapt", *words, "--record_path_or_regex", *options.record_path_or_regex]
         process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         started.append(process)
         return process
@@ -102,7 +102,7 @@ def test_a_failed_worker_gives_the_programs_exit_code(start: Any, options: Adapt
 def test_sigterm_ends_one_that_looks_for_the_other_pods(options: Adapt) -> None:
     """No worker has anything to save, and torch's store would keep it for a minute where nobody answers."""
     words = ["--output_dir", options.output_dir, "--model_name_or_path", options.model_name_or_path]
-    command = [sys.executable, "-m", "minima", "adapt", *words, "--record_path_or_regex", options.record_path_or_regex]
+    command = [sys.executable, "-m", "minima", "adapt", *words, "--record_path_or_regex", *options.record_path_or_regex]
     with socket.create_server(("localhost", 0)) as silent:
         env = {**os.environ, "PYTHONPATH": str(STUB), "STUB": "ok", "PET_NPROC_PER_NODE": "1", "PET_NNODES": "2:2"}
         env |= {"PET_RDZV_BACKEND": "c10d", "PET_RDZV_ID": "test"}
@@ -130,7 +130,7 @@ def test_a_lost_host_of_the_rendezvous_is_tried_again(options: Adapt, tmp_path: 
     }
     env |= {"PET_RDZV_CONF": "read_timeout=10,keep_alive_interval=2"}
     words = ["--output_dir", options.output_dir, "--model_name_or_path", options.model_name_or_path]
-    command = [sys.executable, "-m", "minima", "adapt", *words, "--record_path_or_regex", options.record_path_or_regex]
+    command = [sys.executable, "-m", "minima", "adapt", *words, "--record_path_or_regex", *options.record_path_or_regex]
     with contextlib.ExitStack() as stack:
 
         def start() -> subprocess.Popen[str]:

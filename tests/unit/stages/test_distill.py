@@ -5,12 +5,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812 its usual name
 from transformers import AutoModelForCausalLM
 
-from minima.data import records, tokenization
+from minima.data import order, records, tokenization
 from minima.data.batch import collate
 from minima.errors import DataError, UsageError
 from minima.models import pretrained
@@ -41,7 +42,7 @@ def options(tmp_path: Path) -> Distill:
         output_dir=str(tmp_path / "out"),
         teacher_model_name_or_path=str(tmp_path / "teacher"),
         student_model_name_or_path=str(tmp_path / "student"),
-        record_path_or_regex=str(tmp_path / "train.tfrecord"),
+        record_path_or_regex=(str(tmp_path / "train.tfrecord"),),
         dev_record_path_or_regex=str(tmp_path / "dev.tfrecord"),
         max_seq_length=16,
         global_batch_size=8,
@@ -121,6 +122,82 @@ def test_records_of_another_tokenizer(options: Distill, tmp_path: Path) -> None:
     for stage, one in ((adapt, chosen), (distill, options)):
         with pytest.raises(DataError, match=r"--record_path_or_regex: the records in .* were made with another tokenizer"):
             run(one, stage)
+
+
+@pytest.fixture
+def two(options: Distill, tmp_path: Path) -> Adapt:
+    """adapt on 20 and 15 records, three parts to one, in one epoch of 35 examples."""
+    (tmp_path / "many").mkdir()
+    records.write(tmp_path / "many" / "a.tfrecord", runs.examples(12, seed=2))
+    records.write(tmp_path / "many" / "b.tfrecord", runs.examples(8, seed=3))
+    records.write(tmp_path / "few.tfrecord", runs.examples(15, seed=4))
+    shared = {f.name: getattr(options, f.name) for f in dataclasses.fields(Adapt) if hasattr(options, f.name)}
+    sources = (str(tmp_path / "many"), str(tmp_path / "few.tfrecord"))
+    folders = {"model_name_or_path": options.student_model_name_or_path, "record_path_or_regex": sources}
+    return Adapt(**shared | folders | {"mixture": (3.0, 1.0)})
+
+
+def weights(chosen: Adapt) -> dict[str, torch.Tensor]:
+    found: dict[str, torch.Tensor] = AutoModelForCausalLM.from_pretrained(chosen.output_dir).state_dict()
+    return found
+
+
+def test_a_mixture_is_a_training_on_the_same_examples_by_hand(
+    two: Adapt, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    many, few = [*runs.examples(12, seed=2), *runs.examples(8, seed=3)], runs.examples(15, seed=4)
+    # 35 · ¾ = 26.25 and 35 · ¼ = 8.75: 26 and 9. Of the 20 six come twice, of the 15 six not at all.
+    kept = [np.arange(26, dtype=np.uint64) % np.uint64(20), np.arange(9, dtype=np.uint64)]
+    turns = [order.permute(kept[0], 20, b"776/source 0"), order.permute(kept[1], 15, b"776/source 1")]
+    by_hand = [*(many[int(i)] for i in turns[0]), *(few[int(i)] for i in turns[1])]
+    metrics = run(two, adapt)
+    said = capsys.readouterr().err
+    assert f"{tmp_path}/many: 26 examples of an epoch, of 20 records (1.3 times each)" in said
+    assert f"{tmp_path}/few.tfrecord: 9 examples of an epoch, of 15 records (0.6 times each)" in said
+    assert metrics["mixture"] == [
+        {"source": f"{tmp_path}/many", "records": 20, "examples_per_epoch": 26},
+        {"source": f"{tmp_path}/few.tfrecord", "records": 15, "examples_per_epoch": 9},
+    ]
+    assert (metrics["steps"], metrics["left_out_examples"]) == (5, 0)
+    records.write(tmp_path / "by-hand.tfrecord", by_hand)
+    (tmp_path / "other").mkdir()
+    plain = dataclasses.replace(
+        two, output_dir=str(tmp_path / "other"), record_path_or_regex=(str(tmp_path / "by-hand.tfrecord"),), mixture=()
+    )
+    assert "mixture" not in run(plain, adapt)
+    mixed, expected = weights(two), weights(plain)
+    assert all(torch.equal(mixed[name], expected[name]) for name in expected)
+
+
+def test_several_sources_without_weights_are_one_corpus(two: Adapt, tmp_path: Path) -> None:
+    run(dataclasses.replace(two, mixture=()), adapt)
+    both = [*runs.examples(12, seed=2), *runs.examples(8, seed=3), *runs.examples(15, seed=4)]
+    records.write(tmp_path / "both.tfrecord", both)
+    (tmp_path / "other").mkdir()
+    one = dataclasses.replace(
+        two, output_dir=str(tmp_path / "other"), record_path_or_regex=(str(tmp_path / "both.tfrecord"),), mixture=()
+    )
+    run(one, adapt)
+    mixed, expected = weights(dataclasses.replace(two, mixture=())), weights(one)
+    assert all(torch.equal(mixed[name], expected[name]) for name in expected)
+
+
+def test_sources_share_no_file_with_each_other_or_the_held_out(two: Adapt, tmp_path: Path) -> None:
+    for sources, said in (
+        ((str(tmp_path / "many"), str(tmp_path / "many" / "a*.tfrecord")), "a.tfrecord is in two of its sources"),
+        ((str(tmp_path / "many"), str(tmp_path / "dev.tfrecord")), "--dev_record_path_or_regex: .*dev.tfrecord is in --record"),
+    ):
+        with pytest.raises(UsageError, match=said):
+            run(dataclasses.replace(two, record_path_or_regex=sources), adapt)
+
+
+def test_a_source_of_another_tokenizer(two: Adapt, tmp_path: Path) -> None:
+    marker = {"format": FORMAT, "verb": "build-data", "key": "0", "identity": {}, "inputs": {}, "files": {}}
+    (tmp_path / "many" / MARKER).write_text(json.dumps(marker | {"metrics": {"tokenizer": "another"}}))
+    swapped = dataclasses.replace(two, record_path_or_regex=two.record_path_or_regex[::-1])
+    for chosen in (two, swapped):
+        with pytest.raises(DataError, match=r"--record_path_or_regex: the records in .*many were made with another tokenizer"):
+            run(chosen, adapt)
 
 
 def test_longer_than_the_positions(options: Distill) -> None:

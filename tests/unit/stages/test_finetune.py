@@ -10,7 +10,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from minima.data import records
-from minima.options import Finetune
+from minima.options import Finetune, Options
 from minima.stages import finetune
 from minima.workspace.artifact import Output
 from minima.workspace.lease import Lease
@@ -34,7 +34,7 @@ def options(tmp_path: Path) -> Finetune:
     return Finetune(
         output_dir=str(tmp_path / "out"),
         model_name_or_path=str(tmp_path / "model"),
-        train_record_path_or_regex=str(tmp_path / "*.train.tfrecord"),
+        train_record_path_or_regex=(str(tmp_path / "*.train.tfrecord"),),
         dev_record_path_or_regex=str(tmp_path / "*.dev.tfrecord"),
         max_seq_length=16,
         global_batch_size=8,
@@ -70,6 +70,17 @@ def test_merged_equals_adapted(tied: bool, options: Finetune) -> None:
     assert not torch.equal(merged.lm_head.weight, original.lm_head.weight)
     targets = sum(4 * (m.in_features + m.out_features) for m in original.model.modules() if isinstance(m, torch.nn.Linear))
     assert metrics["trainable_parameters"] == targets + original.lm_head.weight.numel()
+
+
+def test_the_chat_template_of_a_source_behind_one_of_running_text(tmp_path: Path) -> None:
+    for name in ("text", "chat"):
+        (tmp_path / name).mkdir()
+        records.write(tmp_path / name / "a.tfrecord", runs.examples(1))
+    (tmp_path / "chat" / "chat_template.jinja").write_text("{{ messages }}")
+    (tmp_path / "out").mkdir()
+    found = records.Records(tmp_path / name / "a.tfrecord" for name in ("text", "chat"))
+    finetune.copy_template(found, Output(tmp_path / "out", Options(output_dir=""), {}))
+    assert (tmp_path / "out" / "chat_template.jinja").read_text() == "{{ messages }}"
 
 
 def test_whole_model_and_the_chat_template(options: Finetune) -> None:

@@ -70,7 +70,7 @@ def options(folder: Path, **changes: Any) -> Adapt:
     values: dict[str, Any] = {
         "output_dir": str(folder),
         "model_name_or_path": "model",
-        "record_path_or_regex": "records",
+        "record_path_or_regex": ("records",),
         "max_seq_length": 16,
         "global_batch_size": 8,
         "learning_rate": 3e-3,

@@ -11,13 +11,15 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812 its usual name
 from torch import Tensor
 
-from minima.data import order
+from minima.data import order, records
 from minima.data.batch import collate
+from minima.data.mixture import Mixture
 from minima.errors import DataError, NotReadyError, StageError, TerminatedError, UsageError
 from minima.process import stop
 from minima.process.launch import one_form_of_errors
@@ -165,6 +167,35 @@ def test_bfloat16_resumes_with_float32_master_weights(tmp_path: Path) -> None:
         run("resumed", terminate_at=3 * 8 + 1)
     resumed = run("resumed")
     assert all(torch.equal(resumed[name], unbroken[name]) for name in unbroken)
+
+
+def test_a_mixture_goes_on_in_its_second_epoch_where_it_was_broken(tmp_path: Path) -> None:
+    for name, count in (("many", 20), ("few", 15)):
+        records.write(tmp_path / f"{name}.tfrecord", runs.examples(count, seed=count))
+    sources = {name: [tmp_path / f"{name}.tfrecord"] for name in ("many", "few")}
+    read: list[int] = []
+
+    class Watched(Mixture):
+        def __getitem__(self, number: int) -> dict[str, np.ndarray]:
+            read.append(number)
+            return super().__getitem__(number)
+
+    def run(name: str, **changes: Any) -> dict[str, Tensor]:
+        chosen = runs.options(tmp_path / name, mixture=(3.0, 1.0))
+        return runs.weights(runs.run(chosen, train_records=Watched(sources, chosen.mixture), **changes)[0])
+
+    unbroken = run("unbroken")
+    whole = read[:]
+    assert sum(number < 20 for number in whole[:35]) == 26
+    assert len(whole) == 35 + 8
+    read.clear()
+    with pytest.raises(TerminatedError):
+        run("resumed", terminate_at=4 * 8 + 1)  # In the last step of the first epoch.
+    resumed = run("resumed")
+    assert read == whole
+    assert all(torch.equal(resumed[name], unbroken[name]) for name in unbroken)
+    with pytest.raises(UsageError, match=r"belongs to another run \(mixture \[3.0, 1.0\] there, \[1.0, 3.0\] now"):
+        runs.run(runs.options(tmp_path / "resumed", mixture=(1.0, 3.0)), train_records=Mixture(sources, (1.0, 3.0)))
 
 
 def test_perplexity_is_measured_at_the_start_and_at_the_ends_of_epochs(tmp_path: Path) -> None:

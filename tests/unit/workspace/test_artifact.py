@@ -7,11 +7,12 @@ import re
 import shutil
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from minima.errors import DataError, NotReadyError, UsageError
-from minima.options import Convert, Distill, Evaluate, ExpandVocab, Finetune, Options
+from minima.options import Adapt, Convert, Distill, Evaluate, ExpandVocab, Finetune, Options, reads
 from minima.workspace import artifact
 from minima.workspace.inputs import check_input, check_inputs, input_files, input_key, path_digest
 from minima.workspace.lease import Lease
@@ -63,6 +64,38 @@ def test_execution_does_not_change_the_key_and_identity_does() -> None:
 
     assert key() == key(output_dir="/elsewhere", zero_stage=2, per_device_train_batch_size=4, log_interval=1)
     assert len({key(), key(seed=1), key(temperature=2.0), key(use_bf16=True), key(global_batch_size=8)}) == 5
+
+
+def test_several_sources_and_their_weights_are_identity_and_none_are_nothing() -> None:
+    base: Any = {"output_dir": "/o", "model_name_or_path": "/m"}
+    one = Adapt(**base, record_path_or_regex=("/a",))
+    assert "mixture" not in artifact.identity(one), "a key from before there were mixtures stays"
+    both = Adapt(**base, record_path_or_regex=("/a", "/b"))
+    mixed = [dataclasses.replace(both, mixture=weights) for weights in ((), (0.7, 0.3), (0.3, 0.7))]
+    assert list(reads(both).values()) == ["/m", "/a", "/b"]
+    keys = [artifact.key(each, reads(each)) for each in (one, dataclasses.replace(one, record_path_or_regex=("/b",)), *mixed)]
+    keys.append(artifact.key(both, reads(dataclasses.replace(both, record_path_or_regex=("/b", "/a")))))
+    assert len(set(keys)) == 6
+
+
+def test_an_artifact_of_several_sources_is_that_of_these_sources_alone(tmp_path: Path, outside: Path) -> None:
+    for name in "abc":
+        (tmp_path / name).write_text(name)
+    a, b, c = (str(tmp_path / name) for name in "abc")
+    options = Adapt(output_dir=str(tmp_path / "out"), model_name_or_path=str(outside), record_path_or_regex=(a, b))
+    marker = make(tmp_path / "out", options)
+    assert artifact.finished(options) == marker
+    for others in ((a,), (a, c), (b, a), (a, b, c)):
+        with pytest.raises(UsageError, match="was made of record_path_or_regex"):
+            artifact.finished(dataclasses.replace(options, record_path_or_regex=others))
+    with pytest.raises(UsageError, match="mixture None there"):
+        artifact.finished(dataclasses.replace(options, mixture=(1.0, 2.0)))
+    (tmp_path / "b").write_text("changed")
+    with pytest.raises(DataError, match=r"--record_path_or_regex\[2\]: .*/b changed since"):
+        artifact.finished(options)
+    (tmp_path / "b").unlink()
+    with pytest.raises(NotReadyError, match=r"--record_path_or_regex\[2\]: nothing at .*/b"):
+        check_inputs(options)
 
 
 def test_the_key_is_the_same_everywhere() -> None:
@@ -148,7 +181,7 @@ def test_held_out_records_that_only_measured_leave_a_result_finished(tmp_path: P
     options = Finetune(
         output_dir=str(tmp_path / "out"),
         model_name_or_path=str(outside),
-        train_record_path_or_regex=str(tmp_path / "train"),
+        train_record_path_or_regex=(str(tmp_path / "train"),),
         dev_record_path_or_regex=str(tmp_path / "first"),
         num_patience_epochs=patience,
     )

@@ -38,9 +38,9 @@ SMALL = Shape(layer=12, hidden=768, head=12, kv_head=12, head_dim=64, intermedia
 GROUPED = Shape(layer=22, hidden=2048, head=32, kv_head=4, head_dim=64, intermediate=5632, vocab_size=32000)
 """TinyLlama's 1.1 billion."""
 BASE: dict[str, Any] = {"output_dir": "/o", "use_bf16": True, "max_seq_length": 4096}
-ADAPT = Adapt(model_name_or_path="/m", record_path_or_regex="/r", **BASE)
-DISTILL = Distill(teacher_model_name_or_path="/t", student_model_name_or_path="/s", record_path_or_regex="/r", **BASE)
-FINETUNE = Finetune(model_name_or_path="/m", train_record_path_or_regex="/r", **BASE)
+ADAPT = Adapt(model_name_or_path="/m", record_path_or_regex=("/r",), **BASE)
+DISTILL = Distill(teacher_model_name_or_path="/t", student_model_name_or_path="/s", record_path_or_regex=("/r",), **BASE)
+FINETUNE = Finetune(model_name_or_path="/m", train_record_path_or_regex=("/r",), **BASE)
 
 
 def case(made: Training, model: Shape, micro: int, processes: int = 1, **changes: Any) -> tuple[Training, Shape, int]:

@@ -51,7 +51,7 @@ def test_its_shape_is_known_and_its_artifact_read_at_any_path() -> None:
     found = steps()
     assert found["adapt"].memory
     assert found["adapt"].needs == ("llama", "records")
-    assert found["adapt"].options.record_path_or_regex == f"{found['records'].output_dir}/b/train-*.tfrecord"  # type: ignore[attr-defined]
+    assert found["adapt"].options.record_path_or_regex == (f"{found['records'].output_dir}/b/train-*.tfrecord",)  # type: ignore[attr-defined]
 
 
 def test_what_pins_the_content_is_the_key_and_the_shape_and_the_place_are_not() -> None:

@@ -58,7 +58,11 @@ def test_parameters_are_those_of_transformers() -> None:
 
 
 DISTILL = Distill(
-    output_dir="/o", teacher_model_name_or_path="/t", student_model_name_or_path="/s", record_path_or_regex="/r", use_bf16=True
+    output_dir="/o",
+    teacher_model_name_or_path="/t",
+    student_model_name_or_path="/s",
+    record_path_or_regex=("/r",),
+    use_bf16=True,
 )
 
 
@@ -118,7 +122,7 @@ def test_one_process_holds_what_the_step_of_its_optimizer_copies() -> None:
 
 
 def test_the_weights_of_lora_are_those_of_peft() -> None:
-    made = Finetune(output_dir="/o", model_name_or_path="/m", train_record_path_or_regex="/r", lora_r=4)
+    made = Finetune(output_dir="/o", model_name_or_path="/m", train_record_path_or_regex=("/r",), lora_r=4)
     llama = tiny.llama()
     found = memory.training(made, pretrained.shape(llama.config), None, processes=1, zero_stage=1)
     assert found.weights == 4 * sum(p.numel() for p in with_adapters(llama, made).parameters())
@@ -151,7 +155,7 @@ def test_activations_are_what_autograd_keeps() -> None:
         made = Adapt(
             output_dir="/o",
             model_name_or_path="/m",
-            record_path_or_regex="/r",
+            record_path_or_regex=("/r",),
             max_seq_length=32,
             per_device_train_batch_size=micro,
             per_device_eval_batch_size=1,

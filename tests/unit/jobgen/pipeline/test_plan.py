@@ -8,6 +8,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from jobgen.artifacts import outside
 from jobgen.pipeline import spec
 from jobgen.pipeline.pipeline import Pipeline
 from jobgen.pipeline.plan import ALL, Part, Step, following, plan
@@ -93,17 +94,136 @@ def test_keys_are_what_the_launcher_will_find(tmp_path) -> None:  # type: ignore
     """jobgen's key of a stage, made of nothing but text, is the one that minima makes of the finished inputs' markers."""
     steps = plan(spec.load("smoke"), str(tmp_path))
     for one in steps:
-        keys = {
-            name: input_key(getattr(one.options, name), one.output_dir)
-            for name in options.inputs(type(one.options))
-            if getattr(one.options, name)
-        }
+        keys = {name: input_key(path, one.output_dir) for name, path in options.reads(one.options).items()}
         assert artifact.key(one.options, keys) == one.key
         folder = tmp_path / "smoke" / f"{one.name}-{one.key}"
         folder.mkdir(parents=True)
         rest: dict[str, dict[str, str]] = {"identity": {}, "inputs": {}, "files": {}, "metrics": {}}
         marker = {"format": FORMAT, "verb": one.verb, "key": one.key, **rest}
         (folder / MARKER).write_text(json.dumps(marker))
+
+
+SOURCES = """record_path_or_regex:
+        - ${build-data}/train-*.tfrecord
+        - ${more}/train-*.tfrecord
+        - ${old}/train-*.tfrecord
+        - ${workspace}/inputs/train-*.tfrecord
+      mixture: [4, 3, 0.5, 2.5]"""
+MORE = """stages:
+  more:
+    verb: build-data
+    pool: small
+    options:
+      input_dir: ${init-model}/text
+      tokenizer_name_or_path: ${expand-vocab}
+"""
+
+
+def mixed(*changes: tuple[str, str]) -> Pipeline:
+    """smoke, whose adapt reads two stages, an input and a folder in the workspace."""
+    text = spec.read("smoke")
+    old = "record_path_or_regex: ${build-data}/train-*.tfrecord\n      dev_"
+    text = text.replace(old, f"{SOURCES}\n      dev_", 1).replace("stages:\n", f"inputs:\n  old: /workspace/old\n{MORE}", 1)
+    for old, new in changes:
+        assert old in text
+        text = text.replace(old, new)
+    return spec.parse(text, "p.yaml")
+
+
+def test_a_stage_of_several_sources_reads_all_of_them() -> None:
+    steps = plan(mixed())
+    adapt, more, data = (step(steps, name) for name in ("adapt", "more", "build-data"))
+    assert adapt.needs == ("more", "expand-vocab", "build-data")
+    assert adapt.made_of == adapt.needs
+    assert steps.index(more) < steps.index(adapt)
+    sources = [
+        f"{data.output_dir}/train-*.tfrecord",
+        f"{more.output_dir}/train-*.tfrecord",
+        "/workspace/old/train-*.tfrecord",
+        "/workspace/inputs/train-*.tfrecord",
+    ]
+    assert adapt.options.record_path_or_regex == tuple(sources)  # type: ignore[attr-defined]
+    assert " ".join(["--record_path_or_regex", *sources]) in " ".join(adapt.argv)
+    assert " --mixture 4.0 3.0 0.5 2.5 --" in " ".join(adapt.argv)
+    assert flags.parse(VERBS["adapt"], adapt.argv[2:]) == adapt.options
+    assert {"more", "build-data"} < {one.name for one in Part(until="adapt").steps(steps)}
+    assert "adapt" in following(steps, "more")
+    there = [one.path for one in outside(mixed(), steps)]
+    assert "/workspace/old/train-*.tfrecord" in there
+    assert "/workspace/inputs/train-*.tfrecord" in there
+    others = [
+        mixed(("[4, 3, 0.5, 2.5]", "[3, 4, 0.5, 2.5]")),
+        mixed(("      mixture: [4, 3, 0.5, 2.5]\n", "")),
+        mixed(("old: /workspace/old", "old: /workspace/older")),
+        mixed(("        - ${old}/train-*.tfrecord\n", ""), ("0.5, ", "")),
+    ]
+    assert len({adapt.key, *(step(plan(other), "adapt").key for other in others)}) == 5
+
+
+def test_keys_of_several_sources_are_what_the_launcher_will_find(tmp_path: Path) -> None:
+    for one in plan(mixed(), str(tmp_path)):
+        keys = {name: input_key(path, one.output_dir) for name, path in options.reads(one.options).items()}
+        assert artifact.key(one.options, keys) == one.key
+        folder = Path(one.output_dir)
+        folder.mkdir(parents=True)
+        rest: dict[str, dict[str, str]] = {"identity": {}, "inputs": {}, "files": {}, "metrics": {}}
+        (folder / MARKER).write_text(json.dumps({"format": FORMAT, "verb": one.verb, "key": one.key, **rest}))
+
+
+def test_one_source_in_a_list_is_that_source() -> None:
+    old = "record_path_or_regex: ${build-data}/train-*.tfrecord\n      dev_"
+    listed = "record_path_or_regex: ['${build-data}/train-*.tfrecord']\n      dev_"
+    assert step(plan(shipped("smoke", (old, listed))), "adapt").key == step(plan(shipped("smoke")), "adapt").key
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        (
+            "[4, 3, 0.5, 2.5]",
+            "[4, 3]",
+            "stages.adapt.options.mixture: found 2 for 4 in record_path_or_regex; valid:",
+        ),
+        ("[4, 3, 0.5, 2.5]", "[4, 3, 0, 2.5]", "stages.adapt.options.mixture: found 0.0; a list of numbers > 0 is valid"),
+        ("      mixture: [", "      mixtures: [", "mixtures: no such option of adapt; did you mean 'mixture'?"),
+        (
+            "- ${more}/train",
+            "- ${mroe}/train",
+            "adapt.options.record_path_or_regex.1: found '${mroe}/train-*.tfrecord': no stage and",
+        ),
+        ("- ${more}/train", "- ${mroe}/train", "did you mean 'more'?"),
+        (
+            "- ${more}/train",
+            "- ${more}/trian",
+            "found ${more}/trian-*.tfrecord, which is no records; did you mean '${more}/train-",
+        ),
+        ("- ${more}/train", "- more/train", "found 'more/train-*.tfrecord'; a reference such as ${stage}/inside"),
+        ("- ${more}/train", "- ${build-data}/train", "${build-data}/train-*.tfrecord is named twice"),
+        (
+            "- ${more}/train",
+            "- ${build-data}/dev",
+            "overlaps with dev_record_path_or_regex ${build-data}/dev-*.tfrecord; name train",
+        ),
+        ("- ${more}/train-*.tfrecord", "- ''", "record_path_or_regex: found an empty path; a path is valid"),
+        ("- ${more}/train-*.tfrecord", "- 3", "a list of strings is valid"),
+        ("old: /workspace/old", "old: /elsewhere/old", "inputs.old: found /elsewhere/old, which no pod sees"),
+        (
+            "      tokenizer_name_or_path: ${expand-vocab}\n  init-model",
+            "      tokenizer_name_or_path: ${init-model}/model\n  init-model",
+            "stages.adapt.options.record_path_or_regex: its records are made with the tokenizer of init-model",
+        ),
+        (
+            "input_dir: ${init-model}/text\n      tokenizer_name_or_path: ${expand-vocab}\n  init",
+            "input_dir: ${init-model}/text\n      tokenizer_name_or_path: ${adapt}\n  init",
+            "a cycle: more reads adapt, adapt reads more",
+        ),
+    ],
+)
+def test_what_is_wrong_with_several_sources(old: str, new: str, said: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        plan(mixed((old, new)))
+    assert said in str(caught.value)
+    assert str(caught.value).startswith("p.yaml:")
 
 
 def test_the_workspace_is_not_part_of_a_key() -> None:
@@ -196,11 +316,10 @@ def test_an_input_in_the_workspace_has_one_key_wherever_that_is_mounted(tmp_path
     assert step(here, "expand-vocab").options.chinese_sp_path == f"{tmp_path}/inputs/chinese_sp.model"  # type: ignore[attr-defined]
     for one, there in zip(here, pods, strict=True):
         assert one.key == there.key
-        for name in options.inputs(type(one.options)):
-            value = getattr(one.options, name)
+        for name, value in options.reads(one.options).items():
             if value.startswith(f"{tmp_path}/inputs/"):  # What the stage will say of it, here and in a pod.
                 said = input_key(value, one.output_dir)
-                assert said == input_key(getattr(there.options, name), there.output_dir)
+                assert said == input_key(options.reads(there.options)[name], there.output_dir)
                 assert said.startswith("${workspace}/inputs/")
 
 

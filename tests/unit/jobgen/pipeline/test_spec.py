@@ -309,7 +309,7 @@ def test_aliases_are_welcome() -> None:
     first, second = text.split("  again:")
     pipeline = spec.parse(first + "  again:" + second.replace("/workspace/records/*.tfrecord", "*records"), "p.yaml")
     both = [stage.options.record_path_or_regex for stage in pipeline.stages.values()]  # type: ignore[attr-defined]
-    assert both == ["/workspace/records/*.tfrecord"] * 2
+    assert both == [("/workspace/records/*.tfrecord",)] * 2
 
 
 def nested(depth: int, width: int, of: str = "list") -> str:

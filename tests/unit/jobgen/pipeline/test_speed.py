@@ -74,16 +74,16 @@ def test_the_numbers_are_those_that_the_published_rows_give(name: str) -> None:
 @pytest.mark.parametrize("lora_r", [0, 8])
 def test_the_operations_are_those_of_training(lora_r: int) -> None:
     common: dict[str, Any] = {"output_dir": "/o", "max_seq_length": 4096}
-    tuned = Finetune(model_name_or_path="/m", train_record_path_or_regex="/r", lora_r=lora_r, **common)
+    tuned = Finetune(model_name_or_path="/m", train_record_path_or_regex=("/r",), lora_r=lora_r, **common)
     assert speed.work(tuned, STUDENT).flops == training_flops(STUDENT, 4096, lora_r=lora_r)
     models: dict[str, Any] = {"teacher_model_name_or_path": "/t", "student_model_name_or_path": "/s"}
-    distill = Distill(record_path_or_regex="/r", use_act_ckpt=True, **models, **common)
+    distill = Distill(record_path_or_regex=("/r",), use_act_ckpt=True, **models, **common)
     counted = speed.work(distill, STUDENT, TEACHER, recomputed=False).flops
     assert counted == training_flops(STUDENT, 4096, teacher=TEACHER) == pytest.approx(33.5e9, rel=2e-3)
 
 
 def test_what_makes_a_token_slower() -> None:
-    made = Adapt(output_dir="/o", model_name_or_path="/m", record_path_or_regex="/r", max_seq_length=4096)
+    made = Adapt(output_dir="/o", model_name_or_path="/m", record_path_or_regex=("/r",), max_seq_length=4096)
     kind = speed.KINDS["A100"]
     plain = kind.seconds(speed.work(made, TEACHER), 8)
     assert kind.seconds(speed.work(replace(made, use_act_ckpt=True), TEACHER), 8) == pytest.approx(plain * 4 / 3)
