@@ -31,9 +31,13 @@ VALIDATE_KEYS = (
     "hindered_by",
 )
 PLAN_KEYS = (
-    *("stage", "verb", "pool", "gpus", "gpu", "parameters", "trained_parameters", "teacher_parameters", "zero_stage"),
-    *("micro_batch", "largest_micro_batch", "memory", "usable_memory", "flops_per_token", "tokens", "tokens_per_second"),
-    *("error", "hours", "gpu_hours", "cost", "artifact_bytes", "checkpoint_bytes", "checkpoints"),
+    *("stages", "total", "total.hours", "total.gpu_hours", "total.cost", "total.without", "total.artifact_bytes"),
+    *("total.checkpoint_bytes", "stages[].stage", "stages[].verb", "stages[].pool", "stages[].gpus", "stages[].gpu"),
+    *("stages[].parameters", "stages[].trained_parameters", "stages[].teacher_parameters", "stages[].zero_stage"),
+    *("stages[].micro_batch", "stages[].largest_micro_batch", "stages[].memory", "stages[].usable_memory"),
+    *("stages[].flops_per_token", "stages[].tokens", "stages[].tokens_assumed", "stages[].tokens_per_second"),
+    *("stages[].error", "stages[].hours", "stages[].gpu_hours", "stages[].cost", "stages[].artifact_bytes"),
+    *("stages[].checkpoint_bytes", "stages[].checkpoints"),
 )
 LIST_KEYS = ("pipeline", "state", "finished", "stages", "running", "age", "conductor", "words")
 STATUS_KEYS = (

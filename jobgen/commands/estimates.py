@@ -9,12 +9,13 @@ from typing import Any
 
 from jobgen.commands.arguments import PLAN_KEYS, local_workspace
 from jobgen.pipeline import spec
-from jobgen.pipeline.estimate import BILLION, Estimate, estimates, records_of
+from jobgen.pipeline.estimate import Estimate, Total, estimates, records_of
 from jobgen.pipeline.fit import largest_micro_batch, usable
 from jobgen.pipeline.memory import Memory
 from jobgen.pipeline.pipeline import Pipeline
 from jobgen.pipeline.plan import Step
 from jobgen.pipeline.plan import plan as steps_of
+from jobgen.pipeline.speed import KINDS
 from jobgen.report import table
 from minima.errors import UsageError, did_you_mean
 from minima.options import Training, split_digest
@@ -29,12 +30,18 @@ def plan(given: argparse.Namespace) -> int:
     steps = steps_of(pipeline, str(Path(workspace).absolute()) if workspace else None)
     found = estimates(steps, _sizes(pipeline, steps, given.tokens))
     if given.output == "json":
-        print(json.dumps([_row(one, given.price) for one in found], indent=1))
+        made: dict[str, Any] = {
+            "stages": [_row(one, given.price) for one in found],
+            "total": _row_of(Total.of(found), given.price),
+        }
+        below = (*(f"total.{key}" for key in made["total"]), *(f"stages[].{key}" for key in made["stages"][0]))
+        assert (*made, *below) == PLAN_KEYS
+        print(json.dumps(made, indent=1))
         return 0
     parts = [_costs(found, given.price)]
     if any(one.step.memory for one in found):
         parts.append(_memory(found))
-    parts.append("\n".join(_notes(found)))
+    parts.append("\n".join(_notes(found, priced=given.price is not None)))
     print("\n\n".join(parts))
     return 0
 
@@ -60,7 +67,7 @@ def _sizes(pipeline: Pipeline, steps: Sequence[Step], stated: Sequence[tuple[str
 def _costs(found: Sequence[Estimate], price: float | None) -> str:
     header = ["stage", "parameters", "GPUs", "ZeRO", "micro-batch", "tokens", "tokens/s", "hours", "GPU-hours"]
     rows = [[*_cells(one), *([_cost(one, price)] if price else []), *_disk(one)] for one in found]
-    last = _total(found, price)
+    last = _total(Total.of(found), price)
     return table([*header, *(["cost"] if price else []), "GB left", "GB of checkpoints"], [*rows, last])
 
 
@@ -71,7 +78,9 @@ def _cells(one: Estimate) -> list[str]:
         micro = str(one.step.options.per_device_train_batch_size)
         if most := _largest(one.step):
             micro += f" of {most}"
-    tokens = "-" if one.flops is None else _count(one.tokens or BILLION)
+    tokens = _count(one.tokens) if one.tokens else "-"
+    if one.assumed:
+        tokens = f"per {_count(one.assumed)}"
     return [
         one.step.name,
         parameters + (f" + {one.teacher / 1e9:.3f} B" if one.teacher else ""),
@@ -108,17 +117,12 @@ def _disk(one: Estimate) -> list[str]:
     return [f"{one.artifact / 1e9:,.1f}" if one.artifact else "-", kept]
 
 
-def _total(found: Sequence[Estimate], price: float | None) -> list[str]:
-    """The last row: sums where every stage with GPUs says how much, and the disk at the fullest."""
-    timed = [one for one in found if one.gpu_hours is not None]
-    whole = timed and all(one.tokens for one in timed)
-    hours = sum(one.hours or 0 for one in timed)
-    gpu_hours = sum(one.gpu_hours or 0 for one in timed)
-    sums = [f"{hours:,.1f}", f"{gpu_hours:,.0f}", *([f"{gpu_hours * price:,.0f}"] if price else [])]
-    none = ["-"] * len(sums)
-    kept = max((one.checkpoints * one.checkpoint for one in found), default=0)
-    left = sum(one.artifact or 0 for one in found)
-    return ["in all", *["-"] * 6, *(sums if whole else none), f"{left / 1e9:,.1f}", f"{kept / 1e9:,.1f}" if kept else "-"]
+def _total(total: Total, price: float | None) -> list[str]:
+    sums = ["-", "-", *(["-"] if price else [])]
+    if total.hours is not None and total.gpu_hours is not None:
+        sums = [f"{total.hours:,.1f}", f"{total.gpu_hours:,.0f}", *([f"{total.gpu_hours * price:,.0f}"] if price else [])]
+    kept = total.checkpoints
+    return ["in all", *["-"] * 6, *sums, f"{total.artifacts / 1e9:,.1f}", f"{kept / 1e9:,.1f}" if kept else "-"]
 
 
 def _memory(found: Sequence[Estimate]) -> str:
@@ -131,7 +135,7 @@ def _memory(found: Sequence[Estimate]) -> str:
     return table(["GB of one GPU", *PARTS, "in all", "usable"], rows)
 
 
-def _notes(found: Sequence[Estimate]) -> list[str]:
+def _notes(found: Sequence[Estimate], *, priced: bool) -> list[str]:
     """What the numbers are, and what is not in them."""
     notes = []
     if timed := [one for one in found if one.rate]:
@@ -146,7 +150,7 @@ def _notes(found: Sequence[Estimate]) -> list[str]:
             f"GFLOP a token: {costly};",
             "  a multiplication and its addition are two, attention is half of its square, look-ups and recomputation nothing",
         ]
-        if unknown := [one.step for one in timed if not one.tokens]:
+        if unknown := [one.step for one in timed if one.assumed]:
             places = {place for step in unknown for place in records_of(step)}
             sources = {Path(place).parent.name.rpartition("-")[0] for place in places} - {""}
             how = " ".join(f"--tokens {name}=N" for name in sorted(sources))
@@ -154,15 +158,23 @@ def _notes(found: Sequence[Estimate]) -> list[str]:
                 f"hours and cost of a billion tokens, since nothing says how many: {', '.join(s.name for s in unknown)};",
                 f"  say it: {how}",
             ]
-    if without := [one.step.name for one in found if one.step.pool.gpus and not one.rate and one.flops]:
-        notes.append(f"no time of {', '.join(without)}: the pool's `gpu` names no kind whose speed is known")
+    untimed = [one for one in found if one.gpus and one.rate is None and one.computes]
+    if names := ", ".join(one.step.name for one in untimed if one.flops is not None):
+        notes.append(f"no time of {names}: the pool's `gpu` names no kind whose speed is known ({', '.join(KINDS)} are)")
+    if names := ", ".join(one.step.name for one in untimed if one.flops is None):
+        notes.append(f"no time of {names}: its model's shape is not known; an input, or a stage that fetches it, states it")
+    total = Total.of(found)
+    if total.missing:
+        notes.append(f"no hours{' and no cost' * priced} in all: how long {', '.join(total.missing)} will take is not known")
+    elif total.hours is not None and total.without:
+        notes.append(f"hours in all are without {', '.join(total.without)}: how long that takes is not known beforehand")
     return [*notes, "checkpoints are removed when their stage is done; a model stays"]
 
 
 def _row(one: Estimate, price: float | None) -> dict[str, Any]:
     step = one.step
     memory = step.memory.rounded if step.memory else None
-    row = {
+    return {
         "stage": step.name,
         "verb": step.verb,
         "pool": step.pool.name,
@@ -178,6 +190,7 @@ def _row(one: Estimate, price: float | None) -> dict[str, Any]:
         "usable_memory": round(usable(step.pool)) if step.pool.gpu_memory else None,
         "flops_per_token": one.flops,
         "tokens": one.tokens,
+        "tokens_assumed": one.assumed,
         "tokens_per_second": one.rate,
         "error": one.error,
         "hours": one.hours,
@@ -187,5 +200,14 @@ def _row(one: Estimate, price: float | None) -> dict[str, Any]:
         "checkpoint_bytes": one.checkpoint,
         "checkpoints": one.checkpoints,
     }
-    assert tuple(row) == PLAN_KEYS
-    return row
+
+
+def _row_of(total: Total, price: float | None) -> dict[str, Any]:
+    return {
+        "hours": total.hours,
+        "gpu_hours": total.gpu_hours,
+        "cost": total.gpu_hours * price if total.gpu_hours is not None and price else None,
+        "without": list(total.without),
+        "artifact_bytes": total.artifacts,
+        "checkpoint_bytes": total.checkpoints,
+    }

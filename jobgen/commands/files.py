@@ -61,9 +61,11 @@ def validate(given: argparse.Namespace) -> int:
     print(": ".join(filter(None, (f"cluster {pipeline.profile.name}", pipeline.profile.about))))
     for line in _own_pools(pipeline) if templates else ():
         print(line)
-    sizes = {f"{step.pool.gpu} of {round(amount(step.pool.gpu_memory) / 2**30)} GB".strip() for step in steps if step.memory}
-    if sizes:
-        print(f"every stage fits its GPUs, {', '.join(sorted(sizes))}")
+    wanting = [step for step in steps if step.pool.gpus]
+    if wanting and templates and not pipeline.profile.gpus:
+        print(_no_gpus(pipeline.profile.name, wanting))
+    elif line := _fits(steps):
+        print(line)
     if templates:
         if pipeline.conductor:
             templates[render.CONDUCTOR] = conductor.objects(pipeline)[-1]["spec"]["template"]
@@ -97,6 +99,19 @@ def _own_pools(pipeline: Pipeline) -> Iterator[str]:
                 f"pool {name} is your own: of what cluster {cluster.name} says of its pools it has nothing; say selectors, "
                 f"taints and devices in pools.{name}, or change one of {', '.join(sorted(cluster.pools))}"
             )
+
+
+def _no_gpus(cluster: str, steps: list[Step]) -> str:
+    pools = ", ".join(dict.fromkeys(step.pool.name for step in steps))
+    stages = ", ".join(step.name for step in steps)
+    return f"cluster {cluster} has no GPUs, which {pools} ask for: {stages} would wait there for ever"
+
+
+def _fits(steps: list[Step]) -> str:
+    """That the stages whose memory is planned fit, and on which GPUs."""
+    pools = [step.pool for step in steps if step.memory]
+    sizes = {f"{pool.gpu or 'GPUs'} of {round(amount(pool.gpu_memory) / 2**30)} GB" for pool in pools}
+    return f"every stage fits its GPUs, {', '.join(sorted(sizes))}" if sizes else ""
 
 
 def _template(job: Mapping[str, Any]) -> dict[str, Any]:

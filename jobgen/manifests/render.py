@@ -6,6 +6,7 @@ import json
 import math
 import re
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -188,6 +189,8 @@ def _template(pipeline: Pipeline, step: Step, labels: dict[str, str]) -> dict[st
     _complete(made["spec"], step)
     if wrong := [f"{place}: pod.{'.'.join(where)}: {what}" for where, what in fragment.lacks(made)]:
         raise UsageError("\n".join(wrong))
+    if problem := _too_full(made["spec"], step):
+        raise UsageError(f"{place}: pod: {problem}")
     return made
 
 
@@ -201,6 +204,25 @@ def _complete(pod: dict[str, Any], step: Step) -> None:
         pod["tolerations"] = [*needed, *(each for each in pod.get("tolerations") or [] if each not in needed)]
     if pod.get("hostNetwork") and "dnsPolicy" not in pod:
         pod["dnsPolicy"] = "ClusterFirstWithHostNet"
+
+
+def _too_full(spec: Mapping[str, Any], step: Step) -> str:
+    """What is wrong with the sizes of a pod's volumes on its node's disk, or nothing: filled, they would have it evicted."""
+    containers = [*spec["containers"], *(spec.get("initContainers") or [])]
+    limit = sum(fragment.number(((each.get("resources") or {}).get("limits") or {}).get(DISK, 0)) for each in containers)
+    sizes = {}
+    for volume in spec.get("volumes") or []:
+        held = volume.get("emptyDir") or {}
+        if held.get("sizeLimit") is not None and not held.get("medium"):  # Memory and huge pages are no disk.
+            sizes[volume["name"]] = fragment.number(held["sizeLimit"])
+    # /tmp is as large as the pool's disk, and need not be full when others are.
+    for names in (["tmp"], [name for name in sizes if name != "tmp"]):
+        if limit and (total := sum(sizes.get(name, 0) for name in names)) > limit:
+            return (
+                f"the volumes {', '.join(names)} may hold {total / 2**30:,.1f} GiB, and count against the pod's limit of "
+                f"{DISK}, {limit / 2**30:,.1f} GiB, beyond which it is evicted; a larger `disk` of pool {step.pool.name} helps"
+            )
+    return ""
 
 
 _STAY = {"cluster-autoscaler.kubernetes.io/safe-to-evict": "false", "karpenter.sh/do-not-disrupt": "true"}

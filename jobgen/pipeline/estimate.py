@@ -24,7 +24,7 @@ from minima.options import (
 )
 from minima.workspace.marker import MARKER, read_marker
 
-BILLION = 1e9
+BILLION = 10**9
 MASTER_BYTES = 12
 """Of a trained parameter in a checkpoint: fp32 weight and AdamW's two moments."""
 ID_BYTES = 3
@@ -67,13 +67,59 @@ class Estimate:
         return self.step.pods * self.step.pool.gpus
 
     @property
+    def computes(self) -> bool:
+        """Whether its time is that of its tokens."""
+        return isinstance(self.step.options, Training | Prune)
+
+    @property
+    def assumed(self) -> int | None:
+        """Of how many tokens `hours` are, where nothing says how many it reads."""
+        return BILLION if self.rate and not self.tokens else None
+
+    @property
     def hours(self) -> float | None:
-        """For `tokens`, or for a billion where these are not known."""
+        """For `tokens`, or for as many as are assumed."""
         return (self.tokens or BILLION) / self.rate / 3600 if self.rate else None
 
     @property
     def gpu_hours(self) -> float | None:
         return None if self.hours is None else self.hours * self.gpus
+
+
+@dataclass(frozen=True, kw_only=True)
+class Total:
+    """Of a whole pipeline.
+
+    Attributes:
+        hours: None where those of a stage that trains or prunes on GPUs are not known: they are most of all.
+        gpu_hours: likewise.
+        missing: the stages that leave it so.
+        without: all stages on GPUs whose hours are not in it: those, and others such as `evaluate`.
+        artifacts: bytes that stay.
+        checkpoints: bytes of checkpoints at the fullest.
+    """
+
+    hours: float | None
+    gpu_hours: float | None
+    missing: tuple[str, ...]
+    without: tuple[str, ...]
+    artifacts: float
+    checkpoints: int
+
+    @classmethod
+    def of(cls, found: Sequence[Estimate]) -> "Total":
+        timed = [one for one in found if one.hours is not None and not one.assumed]
+        out = [one for one in found if one.gpus and one not in timed]
+        missing = tuple(one.step.name for one in out if one.computes)
+        known = bool(timed) and not missing
+        return cls(
+            hours=sum(one.hours or 0 for one in timed) if known else None,
+            gpu_hours=sum(one.gpu_hours or 0 for one in timed) if known else None,
+            missing=missing,
+            without=tuple(one.step.name for one in out),
+            artifacts=sum(one.artifact or 0 for one in found),
+            checkpoints=max((one.checkpoints * one.checkpoint for one in found), default=0),
+        )
 
 
 def estimates(steps: Sequence[Step], tokens: Mapping[str, float]) -> list[Estimate]:

@@ -29,6 +29,10 @@ SCHEDULING_POLICY = {
 DIRECTIVE = "$patch"
 DIRECTIVES = ("delete", "replace", "merge")
 QUANTITY = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([KMGTPE]i|[numkMGTPE]|[eE][+-]?[0-9]+)?")
+UNITS = {
+    **{unit: 1000.0**power for power, unit in enumerate(("n", "u", "m", "", "k", "M", "G", "T", "P", "E"), -3)},
+    **{unit: 1024.0**power for power, unit in enumerate(("Ki", "Mi", "Gi", "Ti", "Pi", "Ei"), 1)},
+}
 Path_ = tuple[str, ...]
 Problems = Iterator[tuple[Path_, str]]
 
@@ -159,6 +163,15 @@ def merge(template: Mapping[str, Any], fragment: Mapping[str, Any]) -> dict[str,
     merged = _merged(copy.deepcopy(dict(template)), fragment, {"$ref": "PodTemplateSpec"})
     assert isinstance(merged, dict)
     return merged
+
+
+def number(quantity: Any) -> float:
+    """A quantity that the schema lets through, as a number; `pools.amount` knows fewer of them."""
+    text = str(quantity)
+    found = QUANTITY.fullmatch(text)
+    assert found
+    suffix = found[3] or ""
+    return float(text.removesuffix(suffix)) * UNITS[suffix] if suffix in UNITS else float(text)
 
 
 def mounts(templates: Iterable[Mapping[str, Any]]) -> list[str]:

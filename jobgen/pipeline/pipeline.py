@@ -94,6 +94,7 @@ class Profile:
     Attributes:
         name: as a pipeline's `cluster` has it.
         about: the machines that it is for, in a line.
+        gpus: whether any of them has some.
         fragment: what all objects have.
         pools: the built-in ones with what the profile says, and its own; what they add to objects is theirs.
         conductor: with an empty image if the profile names none.
@@ -103,6 +104,7 @@ class Profile:
 
     name: str
     about: str
+    gpus: bool
     fragment: Fragment
     pools: Mapping[str, Pool]
     conductor: Conductor

@@ -40,7 +40,7 @@ class Pool:
     """Training processes in each pod; 0 for one per GPU, or one without GPUs."""
     gpus: int = 0
     gpu: str = ""
-    """Kind of the GPUs, from which `jobgen plan` knows their speed: A100 or H100; empty for any other."""
+    """Kind of the GPUs, from which `jobgen plan` knows their speed: A100 or H100; empty, or null in a file, for any other."""
     gpu_memory: str = ""
     """Memory of one GPU; empty leaves the memory plan out."""
     cpu: str = ""
@@ -65,6 +65,7 @@ class Pool:
     """What pods of this pool, and their objects, have beside that."""
 
 
+KEYS = tuple(f.name for f in fields(Pool) if f.name not in {"name", "fragment"})
 _A100 = Pool(
     name="a100-8",
     gpus=8,
@@ -126,7 +127,7 @@ def build(below: Pool, values: Mapping[str, Any], place: Callable[[str], str]) -
     Raises:
         UsageError: an unknown field, a wrong type or value; one line for each.
     """
-    valid = [f.name for f in fields(Pool) if f.name not in {"name", "fragment"}]
+    valid = KEYS
     errors: list[str] = []
     checked: dict[str, Any] = {}
     for key, value in values.items():
@@ -144,6 +145,10 @@ def build(below: Pool, values: Mapping[str, Any], place: Callable[[str], str]) -
     if "tolerations" in checked:
         more = (each for each in checked["tolerations"] if each not in below.tolerations)
         checked["tolerations"] = (*below.tolerations, *more)
+    # A size that the kind below does not have tells of other GPUs; who means the kind all the same says it beside the size.
+    kind = KINDS.get(below.gpu)
+    if kind and "gpu_memory" in checked and "gpu" not in checked and not kind.has(amount(checked["gpu_memory"])):
+        checked["gpu"] = ""
     pool = replace(below, **checked)
     if problem := _problem(pool):
         raise UsageError(f"{place('')}: {problem}")
@@ -182,10 +187,11 @@ def _checked(key: str, value: Any) -> Any:
         case "disk_request":
             return "0" if str(value) == "0" else _quantity(value)
         case "gpu":
+            if value is None:
+                return ""
             if value not in KINDS:
-                raise UsageError(
-                    f"found {value!r}, whose speed is not known; {did_you_mean(str(value), KINDS)}; or leave it out"
-                )
+                kinds = did_you_mean(str(value), KINDS)
+                raise UsageError(f"found {value!r}, whose speed is not known; {kinds}; or null, for any other kind")
             return value
         case "image" | "queue":
             return image(value) if key == "image" else _matching(value, LABEL_VALUE, "the name of a LocalQueue")

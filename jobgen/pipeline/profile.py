@@ -14,7 +14,7 @@ from jobgen.pipeline.source import Document
 from minima.errors import UsageError, did_you_mean
 
 SHIPPED = Path(__file__).parents[1] / "clusters"
-KEYS = ("about", "conductor", "workspace", "pools")
+KEYS = ("about", "gpus", "conductor", "workspace", "pools")
 DEFAULT = "none"
 
 
@@ -66,9 +66,13 @@ class _Reader(Reader):
     def profile(self, name: str, text: str) -> Profile:
         root = self.mapping(self.document.value, valid=(*KEYS, *level.KEYS, level.SCHEDULING))
         about = self.text(root.get("about", "x"), "about", what="the machines that it is for, in a line,")
+        gpus = root.get("gpus", True)
+        if not isinstance(gpus, bool):
+            self.error(f"found {source.told(gpus)}; true, or false for a cluster without any, is valid", "gpus")
         made = Profile(
             name=name,
             about=about if "about" in root else "",
+            gpus=gpus,
             fragment=self.level(root),
             pools=self.pools(root.get("pools", {}), pools.BUILT_IN),
             conductor=self.conductor(root.get("conductor", {})),

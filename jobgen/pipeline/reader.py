@@ -18,6 +18,8 @@ from minima.errors import UsageError, did_you_mean
 
 TAKEN = {"bin", "boot", "dev", "etc", "lib", "lib64", "opt", "proc", "root", "run", "sbin", "src", "sys", "tmp", "usr", "var"}
 """Folders of the image's root, and those that jobgen mounts there."""
+CONDUCTOR_KEYS = ("image",)
+WORKSPACE_KEYS = ("claim", "path")
 
 
 class Reader:
@@ -72,7 +74,7 @@ class Reader:
         if not isinstance(value, dict):
             account = below.account if below else ""
             return Conductor(image=self.image(value, *path), fragment=Fragment(), account=account)
-        found = self.mapping(value, *path, valid=("image", *level.KEYS))
+        found = self.mapping(value, *path, valid=(*CONDUCTOR_KEYS, *level.KEYS))
         if "image" not in found and below and not below.image:
             self.error("image is missing; that of the root Dockerfile, such as minima:jobgen, is valid", *path)
         image = self.image(found["image"], *path, "image") if "image" in found else below.image if below else ""
@@ -82,7 +84,7 @@ class Reader:
 
     def workspace(self, value: Any, below: Workspace | None = None) -> Workspace:
         """What the file says of the workspace; all of it must be said, here or in the profile `below`."""
-        found = self.mapping(value, "workspace", valid=("claim", "path"))
+        found = self.mapping(value, "workspace", valid=WORKSPACE_KEYS)
         for key in ("claim", "path"):
             if key not in found and below and not getattr(below, key):
                 self.error(f"found no {key}; the name of the claim and where pods mount it are valid", "workspace")

@@ -23,7 +23,9 @@ from minima.workspace.inputs import WORKSPACE
 SHIPPED = Path(__file__).parents[1] / "pipelines"
 RESERVED = "output_dir"
 KEYS = ("name", "image", "cluster", "conductor", "workspace", "inputs", "pools", "stages")
+STAGE_KEYS = ("verb", "pool", "image", "options")
 _SHAPE = ("layer", "hidden", "head", "kv_head", "intermediate", "vocab_size")
+INPUT_KEYS = ("path", *_SHAPE)
 
 
 def shipped() -> list[str]:
@@ -154,7 +156,7 @@ class _Reader(Reader):
         line = self.document.line(*path)
         if not isinstance(value, dict):
             return Input(path=self.outside(value, *path), shape=None, line=line)
-        found = self.mapping(value, *path, valid=("path", *_SHAPE))
+        found = self.mapping(value, *path, valid=INPUT_KEYS)
         if "path" not in found:
             self.error(f"found no path; {PLACE} is valid", *path)
         sizes = {key: found[key] for key in _SHAPE if key in found}
@@ -179,7 +181,7 @@ class _Reader(Reader):
         if (excess := len(pipeline) + len(name) + KEY_LENGTH + 2 - LONGEST_JOB) > 0:
             job = f"{pipeline}-{name}-{'x' * KEY_LENGTH}"
             self.error(f"the job's name {job} is {excess} characters too long; at most {LONGEST_JOB} are valid", *path)
-        found = self.mapping(value, *path, valid=("verb", "pool", "image", "options", *level.KEYS, level.SCHEDULING))
+        found = self.mapping(value, *path, valid=(*STAGE_KEYS, *level.KEYS, level.SCHEDULING))
         verb_path = (*path, "verb") if "verb" in found else path
         verb = self.text(found.get("verb", name), *verb_path)
         if verb and verb not in VERBS:

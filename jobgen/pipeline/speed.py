@@ -27,6 +27,7 @@ class Kind:
         narrow: width of the residual stream at which they reach half of that.
         kernel: share of the peak that attention reaches.
         scaling: what each doubling of the GPUs beyond 8 adds to a token's time.
+        memories: GB of those that there are; a kind that is said for a pool holds for other sizes too.
         error: mean of |predicted / published − 1| on the rows that were not fitted; `worst` is the largest.
     """
 
@@ -37,6 +38,11 @@ class Kind:
     scaling: float
     error: float
     worst: float
+    memories: tuple[int, ...] = ()
+
+    def has(self, memory: float) -> bool:
+        """Whether there is one with so many bytes; a driver, or who counts in powers of ten, says less than the name."""
+        return any(0.9 * size <= memory / 2**30 <= size for size in self.memories)
 
     def seconds(self, work: "Work", gpus: int) -> float:
         """Of one token on one of `gpus`."""
@@ -46,8 +52,26 @@ class Kind:
 
 
 KINDS = {
-    "A100": Kind(peak=312e12, efficiency=0.8183, narrow=798.8, kernel=0.2803, scaling=0.0192, error=0.0586, worst=0.245),
-    "H100": Kind(peak=989.4e12, efficiency=0.5936, narrow=802.8, kernel=0.1640, scaling=0.0, error=0.0731, worst=0.254),
+    "A100": Kind(
+        peak=312e12,
+        efficiency=0.8183,
+        narrow=798.8,
+        kernel=0.2803,
+        scaling=0.0192,
+        error=0.0586,
+        worst=0.245,
+        memories=(40, 80),
+    ),
+    "H100": Kind(
+        peak=989.4e12,
+        efficiency=0.5936,
+        narrow=802.8,
+        kernel=0.1640,
+        scaling=0.0,
+        error=0.0731,
+        worst=0.254,
+        memories=(80, 94, 96),
+    ),
 }
 """The rows are of other programs than minima (llm-foundry, FSDP, torchtitan, flash-attention's), each tuned by its authors."""
 

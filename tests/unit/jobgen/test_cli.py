@@ -156,6 +156,18 @@ def test_init_for_a_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cap
     shown = capsys.readouterr().out
     assert "cluster eks-p4d: EKS, p4d.24xlarge, 8 × A100 40 GB a node" in shown
     assert "every stage fits its GPUs, A100 of 40 GB" in shown
+    (tmp_path / "big.yaml").write_text("about: ours\npools: {a100-32: {gpu_memory: 141Gi}}\n")
+    assert cli.run(["init", "large", "--cluster", "./big.yaml"]) == 0
+    assert cli.run(["validate", "large.yaml"]) == 0
+    assert "every stage fits its GPUs, A100 of 80 GB, GPUs of 141 GB" in capsys.readouterr().out
+    assert cli.run(["init", "none", "--cluster", "kind"]) == 0
+    capsys.readouterr()
+    assert cli.run(["validate", "none.yaml"]) == 0
+    shown = capsys.readouterr().out
+    assert "cluster kind has no GPUs, which a100-32, a100-1, a100-16, a100-8 ask for: adapt, prune, distill, " in shown
+    assert "fits its GPUs" not in shown
+    assert cli.run(["validate", "none.yaml", "--local"]) == 0
+    assert "has no GPUs" not in capsys.readouterr().out
     (tmp_path / "site.yaml").write_text("about: ours\npools: {a100-32: {gpu_memory: 24Gi}}\n")
     assert cli.run(["init", "small", "--cluster", "./site.yaml"]) == 0
     assert cli.run(["validate", "small.yaml"]) == USAGE

@@ -19,7 +19,18 @@ TOKENS = ["--tokens", "build-data=125e9", "--tokens", "build-chat-data=4e8"]
 
 def planned(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, dict[str, Any]]:
     assert cli.run(["plan", *words, "--output", "json"]) == 0
-    return {row["stage"]: row for row in json.loads(capsys.readouterr().out)}
+    return {row["stage"]: row for row in json.loads(capsys.readouterr().out)["stages"]}
+
+
+def total(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, Any]:
+    assert cli.run(["plan", *words, "--output", "json"]) == 0
+    made: dict[str, Any] = json.loads(capsys.readouterr().out)["total"]
+    return made
+
+
+def last_row(shown: str) -> list[str]:
+    (row,) = (line for line in shown.splitlines() if line.startswith("in all"))
+    return row.split()
 
 
 def changed(folder: Path, old: str, new: str) -> str:
@@ -52,7 +63,7 @@ def test_parameters_are_those_of_transformers(capsys: pytest.CaptureFixture[str]
 
 def test_time_and_cost_follow_from_the_tokens(capsys: pytest.CaptureFixture[str]) -> None:
     rows = planned(capsys, "minima-3b", *TOKENS, "--price", "2.5")
-    assert all(tuple(row) == PLAN_KEYS for row in rows.values())
+    assert all(tuple(f"stages[].{key}" for key in row) == PLAN_KEYS[8:] for row in rows.values())
     distill = rows["distill"]
     assert distill["flops_per_token"] == pytest.approx(33.5e9, rel=2e-3)
     assert distill["tokens"] == 125e9
@@ -78,10 +89,33 @@ def test_a_stage_of_several_sources_reads_the_tokens_of_all(tmp_path: Path, caps
 
 def test_unknown_tokens_are_a_billion(capsys: pytest.CaptureFixture[str]) -> None:
     row = planned(capsys, "minima-3b")["adapt"]
-    assert row["tokens"] is None
+    assert (row["tokens"], row["tokens_assumed"]) == (None, 10**9)
     assert row["hours"] == pytest.approx(1e9 / row["tokens_per_second"] / 3600)
     assert cli.run(["plan", "minima-3b"]) == 0
-    assert "of a billion tokens" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "of a billion tokens" in shown
+    assert last_row(shown)[8:10] == ["-", "-"]
+    assert "no hours in all: how long adapt, distill, finetune, finetune-lora will take is not known" in shown
+    assert total(capsys, "minima-3b")["hours"] is None
+
+
+def test_the_total_is_of_all_stages_or_says_why_there_is_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = planned(capsys, "minima-3b", *TOKENS)
+    assert all(row["tokens_assumed"] is None for row in rows.values())
+    whole = total(capsys, "minima-3b", *TOKENS, "--price", "2")
+    assert tuple(f"total.{key}" for key in whole) == PLAN_KEYS[2:8]
+    assert whole["gpu_hours"] == pytest.approx(sum(row["gpu_hours"] or 0 for row in rows.values()))
+    assert (whole["cost"], whole["without"]) == (2 * whole["gpu_hours"], ["evaluate"])
+    own = "\npools: {own: {pods: 4, gpus: 8, cpu: 80, memory: 900Gi}}\n\nstages:\n"
+    name = changed(tmp_path, "\nstages:\n", own)
+    Path(name).write_text(Path(name).read_text().replace("pool: a100-32", "pool: own"))
+    assert cli.run(["plan", name, *TOKENS, "--price", "2"]) == 0
+    shown = capsys.readouterr().out
+    assert last_row(shown)[8:11] == ["-", "-", "-"]
+    assert "no time of adapt: the pool's `gpu` names no kind whose speed is known (A100, H100 are)" in shown
+    assert "no hours and no cost in all: how long adapt will take is not known" in shown
+    made = total(capsys, name, *TOKENS)
+    assert (made["hours"], made["cost"], made["without"]) == (None, None, ["adapt", "evaluate"])
 
 
 def test_steps_that_are_stated_bound_the_tokens(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

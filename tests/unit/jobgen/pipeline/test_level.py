@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from jobgen.manifests import conductor, render
-from jobgen.pipeline import spec
+from jobgen.pipeline import fragment, spec
 from jobgen.pipeline.plan import plan
 from minima.errors import BUG, StageError, UsageError
 
@@ -483,3 +483,27 @@ def test_a_mount_of_the_conductor_has_a_volume() -> None:
     made = pipeline(conductor={"image": "minima:jobgen", "pod": {"spec": {"containers": [mount]}}})
     with pytest.raises(UsageError, match=r"conductor: pod\.spec\.containers\.conductor\.volumeMounts: no volume 'ca'"):
         conducting(made)
+
+
+def scratch(size: str, **source: Any) -> dict[str, Any]:
+    return {"spec": {"volumes": [{"name": "scratch", "emptyDir": {"sizeLimit": size, **source}}]}}
+
+
+@pytest.mark.parametrize("pod", [scratch("20Gi"), {"spec": {"volumes": [{"name": "tmp", "emptyDir": {"sizeLimit": "2e10"}}]}}])
+def test_volumes_that_would_have_their_pod_evicted_are_refused(pod: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match=r"GiB, and count against .* 10\.0 GiB, .* a larger `disk` of pool mine helps"):
+        template(pipeline(stage={"pod": pod}))
+    assert template(pipeline(stage={"pod": pod}, pool={"disk": "20Gi"}))
+
+
+def test_a_volume_in_memory_takes_no_disk() -> None:
+    assert template(pipeline(stage={"pod": scratch("20Gi", medium="Memory")}))
+    assert template(pipeline(stage={"pod": scratch("10Gi")}))
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [(5, 5.0), ("1Gi", 2.0**30), ("2E", 2e18), ("2e3", 2000.0), ("2E3", 2000.0), ("5m", 0.005), ("1.5k", 1500.0)],
+)
+def test_every_form_of_a_quantity_is_a_number(text: Any, number: float) -> None:
+    assert fragment.number(text) == pytest.approx(number)

@@ -29,6 +29,25 @@ def test_changes_are_laid_over_a_built_in_pool() -> None:
     assert pools.BUILT_IN["a100-16"].queue == ""
 
 
+@pytest.mark.parametrize(
+    ("values", "kind"),
+    [
+        ({}, "A100"),
+        ({"gpu": None}, ""),
+        ({"gpu": "H100"}, "H100"),
+        ({"gpu_memory": "40Gi"}, "A100"),
+        ({"gpu_memory": "80G"}, "A100"),
+        ({"gpu_memory": "81920Mi"}, "A100"),
+        ({"gpu_memory": "141Gi"}, ""),
+        ({"gpu_memory": "94Gi"}, ""),
+        ({"gpu_memory": "141Gi", "gpu": "H100"}, "H100"),
+        ({"cpu": 8}, "A100"),
+    ],
+)
+def test_a_size_that_the_kind_does_not_have_is_of_another_kind(values: dict[str, Any], kind: str) -> None:
+    assert build("a100-16", **values).gpu == kind
+
+
 def test_numbers_are_quantities() -> None:
     assert (build(cpu=4, memory="8Gi").cpu, build(cpu=0.5, memory="8Gi").cpu) == ("4", "0.5")
 
@@ -67,6 +86,8 @@ def test_amounts(text: str, number: float) -> None:
         ),
         ({"tolerations": [{"effect": "NoSchedule"}]}, "a toleration without key needs operator: Exists"),
         ({"image": "a b"}, "image: found 'a b'"),
+        ({"gpu": "B200"}, "gpu: found 'B200', whose speed is not known; valid: A100, H100; or null, for any other kind"),
+        ({"gpu": ""}, "gpu: found ''"),
         ({"queue": "a/b"}, "queue: found 'a/b'"),
     ],
 )
