@@ -50,8 +50,8 @@ def fitted(to: Sequence[Published], peak: float) -> Kind:
     """Least squares of logarithms, outliers weighing less."""
 
     def kind(numbers: Any) -> Kind:
-        names = ("efficiency", "narrow", "kernel", "scaling")
-        return Kind(peak=peak, error=0, worst=0, **dict(zip(names, map(float, numbers), strict=True)))
+        efficiency, narrow, kernel, scaling = map(float, numbers)
+        return Kind(peak=peak, efficiency=efficiency, narrow=narrow, kernel=kernel, scaling=scaling, error=0, worst=0)
 
     def residuals(numbers: Any) -> list[float]:
         return [math.log1p(one.error(kind(numbers))) for one in to]
