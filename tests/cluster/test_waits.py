@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.cluster]
 Jobgen = Callable[..., subprocess.CompletedProcess[str]]
 MINE = f"waits-{uuid.uuid4().hex[:6]}"
 """Of what lies outside of the namespace."""
-SMALL = {"cpu": "10m", "cpu_limit": "1", "memory": "1Gi", "shm": "64Mi"}
+SMALL = {"cpu": "10m", "cpu_limit": "1", "memory": "1Gi", "shm": "64Mi", "disk_request": "0"}
 POOLS: dict[str, dict[str, Any]] = {
     "image": {"image": "registry.invalid/minima:none"},
     "limit": {"memory": "16Gi"},
