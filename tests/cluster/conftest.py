@@ -139,7 +139,7 @@ def execute(cluster: Any, image: str, command: list[str], name: str = "") -> str
         phase = cluster.core.read_namespaced_pod(name, cluster.namespace).status.phase
         return phase if phase in {"Succeeded", "Failed"} else ""
 
-    phase = wait(f"{name} ends", ended, 120)
+    phase = wait(f"{name} ends", ended)
     said = "\n".join(cluster.lines(name))
     assert phase == "Succeeded", said
     return said

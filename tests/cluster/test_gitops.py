@@ -74,7 +74,7 @@ class Kustomization:
 
     def delete(self) -> None:
         self.custom.delete_namespaced_custom_object(*self.there, self.name)
-        wait("the Kustomization is gone", lambda: not self.exists(), 60)
+        wait("the Kustomization is gone", lambda: not self.exists(), 120)
 
     def status(self) -> dict[str, Any]:
         found: dict[str, Any] = self.custom.get_namespaced_custom_object(*self.there, self.name).get("status", {})
@@ -84,7 +84,7 @@ class Kustomization:
         """`flux reconcile kustomization`, and wait for it; the reason of the condition Ready."""
         asked = str(time.time())
         self.patch(metadata={"annotations": {"reconcile.fluxcd.io/requestedAt": asked}})
-        return str(wait("Flux looks", lambda: self.status().get("lastHandledReconcileAt") == asked and self.ready(), 60))
+        return str(wait("Flux looks", lambda: self.status().get("lastHandledReconcileAt") == asked and self.ready(), 120))
 
     def ready(self, revision: str = "") -> str:
         """The reason of the condition Ready once Flux has made up its mind, about this revision if one is said."""
@@ -94,7 +94,7 @@ class Kustomization:
         found = [c for c in status.get("conditions", []) if c["type"] == "Ready" and c["status"] != "Unknown"]
         return str(found[0]["reason"]) if found else ""
 
-    def settled(self, revision: str, seconds: float = 45) -> str:
+    def settled(self, revision: str, seconds: float = 120) -> str:
         """Wait until it has made up its mind about a revision."""
         return str(wait(f"{self.name} at {revision}", lambda: self.ready(revision), seconds))
 
@@ -278,13 +278,13 @@ def test_what_a_queue_changes_of_a_conductor_is_not_put_back(cluster: Any, kueue
         (job,) = cluster.conductors(name)
         return [] if job.spec.suspend else [toleration.key for toleration in job.spec.template.spec.tolerations]
 
-    wait("Kueue lets the conductor go", lambda: keys() == ["mine", "spot"], 60)
+    wait("Kueue lets the conductor go", lambda: keys() == ["mine", "spot"], 120)
     assert made.reconcile() == "ReconciliationSucceeded"
     assert keys() == ["mine", "spot"]
     # One that is left alone is replaced all the same.
     document["conductor"]["pod"] = {}
     assert made.settled(push_conductor(cluster, tmp_path, document, name)) == "ReconciliationSucceeded"
-    wait("Kueue lets the next one go", lambda: keys() == ["spot"], 60)
+    wait("Kueue lets the next one go", lambda: keys() == ["spot"], 120)
     made.delete()
     wait("the conductor is gone", lambda: not cluster.conductors(name))
     next(queue, None)

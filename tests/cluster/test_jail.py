@@ -35,7 +35,7 @@ programs = {
     "its token": "open('/var/run/secrets/kubernetes.io/serviceaccount/token')",
     "its parent": "import os; os.kill(os.getppid(), 9)",
 }
-print(json.dumps({what: vars(sandbox.run(program)) for what, program in programs.items()}))
+print(json.dumps({what: vars(sandbox.run(program, seconds=60)) for what, program in programs.items()}))
 assert os.listdir("/workspace") == ["secret"], os.listdir("/workspace")
 """
 
