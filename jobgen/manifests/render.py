@@ -14,7 +14,7 @@ import yaml
 
 from jobgen.manifests import checks
 from jobgen.pipeline import fragment, level
-from jobgen.pipeline.pipeline import CONTAINER, KEY_LENGTH, NAME, NAMESPACE, Pipeline
+from jobgen.pipeline.pipeline import CONTAINER, KEY_LENGTH, NAMESPACE, Pipeline
 from jobgen.pipeline.plan import Step, plan
 from jobgen.pipeline.pools import DISK, GPU, amount
 from jobgen.pipeline.spec import shipped
@@ -97,12 +97,6 @@ def check_namespace(name: str | None) -> None:
     """Raises UsageError for what cannot be the name of a namespace."""
     if name is not None and not NAMESPACE.fullmatch(name):
         raise UsageError(f"--namespace: found {name!r}; a name of a-z, 0-9 and -, of at most 63 characters, is valid")
-
-
-def check_name(option: str, name: str) -> None:
-    """Raises UsageError for what cannot be the name of an object."""
-    if not NAME.fullmatch(name):
-        raise UsageError(f"{option}: found {name!r}; a name of a-z, 0-9 and -, of at most 63 characters, is valid")
 
 
 def text(pipeline: Pipeline, objects: list[dict[str, Any]], options: str = "") -> str:
