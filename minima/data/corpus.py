@@ -12,7 +12,7 @@ from minima.data import containers, documents
 from minima.data.documents import Bad, Form, Part
 from minima.errors import DataError, listed
 from minima.workspace.files import matching, walk
-from minima.workspace.model_folder import is_pointer
+from minima.workspace.model_folder import check_pointers
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,7 @@ def files(folder: str | Path, pattern: str, kinds: tuple[str, ...] = containers.
     lost = [name for name in found if not (root / name).is_file()]
     if lost:
         raise DataError(f"{folder}: {listed(lost)}: links that lead to no file; mend them, or choose an --input_regex without")
-    if pointers := [name for name in found if is_pointer(root / name)]:  # As text they would be trained on.
-        raise DataError(f"{folder}: {listed(pointers, 3)}: Git LFS pointers, not the files; `git lfs pull` there fetches them")
+    check_pointers(folder, found)  # As text they would be trained on.
     strange = [name for name in found if not containers.is_kind(name, kinds)]
     if strange:
         valid = f"{', '.join(kinds)}, each also with {', '.join(containers.PACKED)}, and names without an end"

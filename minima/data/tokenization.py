@@ -240,8 +240,7 @@ def parse_model(content: bytes, place: str) -> Any:
     Raises:
         DataError: `content` is no SentencePiece model.
     """
-    if content.startswith(POINTER):
-        raise DataError(f"{place}: a Git LFS pointer, not the file; `git lfs pull` there fetches it")
+    _check_pointer(content, place)
     remedy = "a SentencePiece model (tokenizer.model, *.model) is needed here; fetch the file again"
     proto = sentencepiece_model.ModelProto()  # type: ignore[attr-defined]
     try:
@@ -352,6 +351,11 @@ def spelled(piece: str, characters: set[str]) -> bool:
     return all(character in characters for character in piece)
 
 
+def _check_pointer(content: bytes, place: str) -> None:
+    if content.startswith(POINTER):
+        raise DataError(f"{place}: a Git LFS pointer, not the file; `git lfs pull` there fetches it")
+
+
 def _special_ids(proto: Any) -> tuple[int, int, int]:
     spec = proto.trainer_spec
     return spec.unk_id, spec.bos_id, spec.eos_id
@@ -360,8 +364,7 @@ def _special_ids(proto: Any) -> tuple[int, int, int]:
 def _check_json(place: Path) -> None:
     try:
         content = place.read_bytes()
-        if content.startswith(POINTER):
-            raise DataError(f"{place}: a Git LFS pointer, not the file; `git lfs pull` there fetches it")
+        _check_pointer(content, str(place))
         value = json.loads(content.decode())
     except FileNotFoundError:
         raise DataError(f"{place.parent}: no {place.name}; a tokenizer is loaded from the folder of a model") from None

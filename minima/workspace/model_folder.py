@@ -4,7 +4,7 @@ No torch, so a folder that cannot be used is refused before anything else is don
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -96,9 +96,7 @@ def _check_files(folder: Path) -> None:
     if not folder.is_dir():
         raise DataError(f"{folder}: not a folder; {valid}")
     names = sorted(p.name for p in folder.iterdir())
-    pointers = [name for name in names if is_pointer(folder / name)]
-    if pointers:
-        raise DataError(f"{folder}: {listed(pointers, 3)}: Git LFS pointers, not the files; `git lfs pull` there fetches them")
+    check_pointers(folder, names)
     if marked := [name for name in names if name in _READ_BY_TRANSFORMERS and _begins(folder / name, _BOM)]:
         raise DataError(
             f"{folder}: {listed(marked, 3)}: begins with a UTF-8 byte order mark (BOM), which transformers does not read; save "
@@ -140,8 +138,18 @@ def _way_to_safetensors(names: list[str]) -> str:
     return ""
 
 
-def is_pointer(place: Path) -> bool:
-    """Whether a file is what Git LFS leaves for one that was not fetched."""
+def check_pointers(folder: str | Path, names: Iterable[str]) -> None:
+    """Check that no file is what Git LFS leaves for one that was not fetched.
+
+    Raises:
+        DataError: some of `names` in `folder` are.
+    """
+    pointers = [name for name in names if _is_pointer(Path(folder) / name)]
+    if pointers:
+        raise DataError(f"{folder}: {listed(pointers, 3)}: Git LFS pointers, not the files; `git lfs pull` there fetches them")
+
+
+def _is_pointer(place: Path) -> bool:
     if not place.is_file() or place.stat().st_size > 1024:
         return False
     return place.read_bytes().startswith(POINTER)
