@@ -89,6 +89,19 @@ def only_distill(name: str, model: str, records: str, **options: Any) -> dict[st
     return {**document, "name": name, "inputs": {"model": model, "records": records}, "stages": {"distill": stage}}
 
 
+@pytest.fixture(scope="module")
+def simulator(cluster: Any) -> None:
+    """Skips where nodes cannot be simulated."""
+    from kubernetes.client import ApiException
+
+    try:
+        cluster.custom.get_cluster_custom_object("kwok.x-k8s.io", "v1alpha1", "stages", "pytorchjob-pod-succeeds")
+    except ApiException as error:
+        if error.status != 404:
+            raise
+        pytest.skip("needs KWOK, with a Stage that ends pods of PyTorchJobs: it simulates nodes with 8 GPUs")
+
+
 def wait(what: str, condition: Callable[[], Any], seconds: float = 240, every: float = 0.5) -> Any:
     """The first true value of `condition`; fails after `seconds`."""
     deadline = time.monotonic() + seconds

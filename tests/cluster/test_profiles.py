@@ -56,16 +56,8 @@ def ready(cluster: Any, name: str) -> bool:
 
 
 @pytest.fixture
-def nodes(cluster: Any) -> Iterator[Callable[[str, int, int], list[str]]]:
+def nodes(cluster: Any, simulator: None) -> Iterator[Callable[[str, int, int], list[str]]]:
     """Makes so many nodes with and without GPUs of a profile, and gives their names."""
-    from kubernetes.client import ApiException
-
-    try:
-        cluster.custom.get_cluster_custom_object("kwok.x-k8s.io", "v1alpha1", "stages", "pytorchjob-pod-succeeds")
-    except ApiException as error:
-        if error.status != 404:
-            raise
-        pytest.skip("needs KWOK, with a Stage that ends pods of PyTorchJobs: it simulates nodes with 8 GPUs")
 
     def make(name: str, gpus: int, others: int) -> list[str]:
         made = [f"{MINE}-{kind}-{number}" for kind, count in (("gpu", gpus), ("cpu", others)) for number in range(count)]

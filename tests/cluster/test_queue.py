@@ -122,16 +122,8 @@ def test_the_second_waits_and_a_preempted_training_comes_back_to_the_same_weight
 
 
 @pytest.fixture
-def a100s(cluster: Any, kueue: None) -> Iterator[str]:
+def a100s(cluster: Any, kueue: None, simulator: None) -> Iterator[str]:
     """The example on two nodes of its own and two spot ones, each pair in a zone."""
-    from kubernetes.client import ApiException
-
-    try:
-        cluster.custom.get_cluster_custom_object("kwok.x-k8s.io", "v1alpha1", "stages", "pytorchjob-pod-succeeds")
-    except ApiException as error:
-        if error.status != 404:
-            raise
-        pytest.skip("needs KWOK, with a Stage that ends pods of PyTorchJobs: it simulates nodes with 8 GPUs")
     machine, _ = NODES["gke-a2-ultra"]
     name = f"q{uuid.uuid4().hex[:6]}"
     taint = {"key": name, "effect": "NoSchedule"}  # No other's pod may come here.
