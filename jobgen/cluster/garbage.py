@@ -9,22 +9,26 @@ import time
 import uuid
 from typing import Any
 
-from jobgen.cluster import waits
+from kubernetes.client import ApiException
+
 from jobgen.cluster.answers import told
 from jobgen.cluster.namespace import TIMEOUT, Cluster
 from jobgen.cluster.objects import ENDED, label, last_words, state, verdict
+from jobgen.cluster.patience import NotBegun
 from jobgen.manifests import conductor, render
 from jobgen.manifests.render import CONDUCTOR
 from jobgen.pipeline.pipeline import Pipeline
 from jobgen.pipeline.plan import plan
 from jobgen.report import say, table
-from minima.errors import BUG, UsageError
+from minima.errors import BUG, StageError, UsageError
 
 COMPONENT = "gc"
+BEGIN_SECONDS = 300
+"""For the pod to begin, whatever it waits for: there may have to be a node first."""
 DEADLINE_SECONDS = 3600
-"""For the pod to start and end."""
-KEPT_SECONDS = 600
-"""For which the Job stays after its end, where nobody deletes it."""
+"""For the pod to end, once it has begun."""
+KEPT_SECONDS = 120
+"""For which the Job stays after its end, where nobody deletes it, as after a program that was killed."""
 POLL = 1.0
 
 
@@ -99,24 +103,36 @@ def _in_the_workspace(pipeline: Pipeline, cluster: Cluster, *, yes: bool) -> int
     """Run `jobgen gc --local` in a pod, and print what it says; its exit code."""
     job, held = objects(pipeline, f"{pipeline.name}-{COMPONENT}-{uuid.uuid4().hex[:8]}", yes=yes)
     name = job["metadata"]["name"]
-    with told(f"create {name}"):
-        made = cluster.batch.create_namespaced_job(cluster.namespace, job, _request_timeout=TIMEOUT)
     try:
+        with told(f"create {name}"):
+            made = cluster.batch.create_namespaced_job(cluster.namespace, job, _request_timeout=TIMEOUT)
         owner = {"apiVersion": "batch/v1", "kind": "Job", "name": name, "uid": made.metadata.uid}
         held["metadata"]["ownerReferences"] = [owner]  # It goes with the Job, whatever becomes of this program.
         with told(f"create ConfigMap {name}"):
             cluster.core.create_namespaced_config_map(cluster.namespace, held, _request_timeout=TIMEOUT)
         return _watch(cluster, name)
     finally:
+        _remove(cluster, name)
+
+
+def _remove(cluster: Cluster, name: str) -> None:
+    """Delete the Job, if it is there; what hinders that is said beside what happened before."""
+    try:
         with told(f"delete {name}"):
-            cluster.batch.delete_namespaced_job(
-                name, cluster.namespace, propagation_policy="Background", _request_timeout=TIMEOUT
-            )
+            try:
+                cluster.batch.delete_namespaced_job(
+                    name, cluster.namespace, propagation_policy="Background", _request_timeout=TIMEOUT
+                )
+            except ApiException as error:
+                if error.status != 404:
+                    raise
+    except StageError as error:
+        say(f"{error}; the cluster ends it by itself")
 
 
 def objects(pipeline: Pipeline, name: str, *, yes: bool) -> tuple[dict[str, Any], dict[str, Any]]:
     """The Job, and the ConfigMap with the pipeline file."""
-    conducting = copy.deepcopy(conductor.objects(pipeline)[-1])
+    *_, held, _, conducting = copy.deepcopy(conductor.objects(pipeline))
     template = conducting["spec"]["template"]
     pod = template["spec"]
     assert pipeline.conductor is not None
@@ -144,37 +160,40 @@ def objects(pipeline: Pipeline, name: str, *, yes: bool) -> tuple[dict[str, Any]
         "metadata": metadata,
         "spec": {
             "backoffLimit": 0,
-            "activeDeadlineSeconds": DEADLINE_SECONDS,
+            # Until it has begun: a program that was killed while it waited can end nothing.
+            "activeDeadlineSeconds": 2 * BEGIN_SECONDS,
             "ttlSecondsAfterFinished": KEPT_SECONDS,
             "template": template,
         },
     }
-    held = {"name": name, "labels": dict(ours)}
-    return job, {"apiVersion": "v1", "kind": "ConfigMap", "metadata": held, "data": {conductor.FILE: pipeline.text}}
+    held["metadata"] |= {"name": name, "labels": {**held["metadata"]["labels"], **ours}}
+    return job, held
 
 
 def _watch(cluster: Cluster, name: str) -> int:
-    """Print what the pod says, until the Job has a verdict; the exit code."""
-    read, said = False, ""
+    """Print what the pod says, until the Job has a verdict, or is not worth waiting for; the exit code."""
+    not_begun = NotBegun(cluster, say, COMPONENT, BEGIN_SECONDS)
+    read = False
     while True:
         pods = cluster.conductor_pods(name)
         if pods and pods[-1].status.phase != "Pending" and not read:
+            with told(f"put off the deadline of {name}"):
+                longer = {"spec": {"activeDeadlineSeconds": 2 * BEGIN_SECONDS + DEADLINE_SECONDS}}
+                cluster.batch.patch_namespaced_job(name, cluster.namespace, longer, _request_timeout=TIMEOUT)
             for line in cluster.follow(pods[-1], COMPONENT):
                 print(line, flush=True)
             read = True
         with told(f"read {name}"):
             job = cluster.batch.read_namespaced_job(name, cluster.namespace, _request_timeout=TIMEOUT)
-        if not read and not verdict(job):
-            noted = cluster.events([name, *(pod.metadata.name for pod in pods[-1:])])
-            reason = waits.of_conductor(job, pods, noted, now=time.time())
-            if reason and reason.words != said:
-                said = reason.words
-                say(f"waits for {said}")
         match verdict(job):
             case "Complete":
                 return 0
             case "Failed":
-                code, words = last_words(pods) or (BUG, f"not done in {DEADLINE_SECONDS} s")
+                told_by_job = next(c.message for c in job.status.conditions if c.type == "Failed")
+                code, words = last_words(pods) or (BUG, told_by_job)
                 say(f"{name} failed with exit code {code}: {words}")
                 return code
+        if code := not_begun.look(job, pods):
+            say(f"{name} is removed, since waiting does not help{'' if read else '; nothing was changed'}")
+            return code
         time.sleep(POLL)

@@ -12,10 +12,12 @@ from typing import Any
 
 from jobgen.cluster.namespace import RETRIES, STAMP, Cluster
 from jobgen.cluster.objects import ENDED, seconds, verdict
+from jobgen.cluster.patience import NotBegun
 from jobgen.cluster.state import FAILED, FINISHED, read_state
 from jobgen.manifests.render import CONDUCTOR
 from jobgen.pipeline.pipeline import Pipeline
 from jobgen.pipeline.plan import named
+from jobgen.report import say
 from minima.errors import LostPeerError, StageError, UsageError
 
 POLL = 1.0
@@ -157,8 +159,8 @@ def logs(pipeline: Pipeline, cluster: Cluster, stage: str, *, follow: bool, begi
         found = bool(own)
         for _, line in begin.of(own):
             each(line)
-    if follow:
-        _follow(pipeline, cluster, stage, selector, each, reader)
+    if follow and (code := _follow(pipeline, cluster, stage, selector, each, reader)):
+        return code
     if found:
         return 0
     pods = cluster.pods(f"minima/pipeline={pipeline.name},minima/stage={step.name}")
@@ -174,24 +176,39 @@ def logs(pipeline: Pipeline, cluster: Cluster, stage: str, *, follow: bool, begi
 
 def _follow(
     pipeline: Pipeline, cluster: Cluster, stage: str, selector: str, each: Callable[[str], None], reader: _Reader
-) -> None:
-    """Pass on lines as they come, until the newest conductor says that the stage is over, or none is at work."""
+) -> int:
+    """Pass on lines as they come, until the newest conductor says that the stage is over, or none is at work.
+
+    Returns:
+        0, or the exit code for a conductor that cannot begin.
+    """
 
     def at_rest() -> bool:
         return all(verdict(job) for job in cluster.conductors(pipeline.name))
 
     following = Following(cluster, selector, at_rest, each, reader)
     following.start()
+    not_begun = NotBegun(cluster, say)
+    waits_for = ""
     while following.is_alive():
         following.join(POLL)
         with contextlib.suppress(LostPeerError):  # The thread meets it too, and counts.
             now, there = read_state(cluster, pipeline.name), cluster.conductors(pipeline.name)
-            told = now.stage(stage) if now and there and there[-1].metadata.name == now.conductor else None
+            newest = there[-1] if there else None
+            told = now.stage(stage) if now and newest and newest.metadata.name == now.conductor else None
             # A conductor reads its stage's logs to their ends before it says so.
             if told and told.state in {FINISHED, FAILED} and time.monotonic() - following.reader.last > LAST_SECONDS:
-                return
+                return 0
+            if told and told.waits_for not in {"", waits_for}:
+                waits_for = told.waits_for
+                say(f"{stage}: waits for {waits_for}")
+            silent = newest if told is None and newest and not verdict(newest) else None
+            if silent and (code := not_begun.look(silent, cluster.conductor_pods(silent.metadata.name))):
+                say(f"waiting does not help; {silent.metadata.name} stays, and begins when that is mended")
+                return code
     if following.error:
         raise following.error
+    return 0
 
 
 def _print(cluster: Cluster, pod: Any, follow: bool, begin: Beginning) -> None:

@@ -238,7 +238,7 @@ class Cluster:
         return self.lines(pod.metadata.name, container=container, timestamps=timestamps)
 
     def follow(self, pod: Any, container: str = CONTAINER, after: str = "") -> Iterator[str]:
-        """What a pod's `container` writes until the pod ends, each line once: a stream that breaks, as with its kubelet, is
+        """What a pod's `container` writes until it ends, each line once: a stream that breaks, as with its kubelet, is
         opened again. With `after`, the time of a line, only what came later.
 
         Raises:
@@ -256,7 +256,10 @@ class Cluster:
                 if now is None:
                     return  # Its log went with it; one of its name may be another's.
                 phase, known = now.status.phase, last
-                ended = phase not in {"Pending", "Running"}
+                # Something else in the pod may go on.
+                ended = phase not in {"Pending", "Running"} or any(
+                    each.name == container and each.state.terminated for each in now.status.container_statuses or []
+                )
                 patient = not ended and not now.metadata.deletion_timestamp
                 read = phase != "Pending"
                 options = {"container": container, "follow": True, "timestamps": True, **_since(last)}

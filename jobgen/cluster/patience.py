@@ -1,7 +1,8 @@
 """How long jobs have waited, and for what: the cluster is asked for more only where a pod does not simply run."""
 
+import math
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,15 @@ from jobgen.cluster.namespace import Cluster
 from jobgen.cluster.objects import ENDED, state
 from jobgen.cluster.refusals import QUEUE, UNKNOWN, Wait
 from jobgen.cluster.waits import AFTER
+from jobgen.manifests.render import CONDUCTOR
 from jobgen.pipeline.plan import Step
+from minima.errors import NOT_READY
 from minima.workspace.attempts import progressed
 
 ASK_SECONDS = (8.0, 20.0)
 """Between two looks at what the cluster noted about a job: at first, and when its pods stay the same."""
+NOT_BEGUN_SECONDS = 5.0
+"""Between two looks at a batch Job that does not begin."""
 MOST_PODS = 4
 """Pods of a job about which the cluster is asked: in a group they wait for the same."""
 
@@ -116,3 +121,45 @@ def _runs(pod: Any) -> bool:
     leaving = pod.metadata.deletion_timestamp
     aged = time.time() - pod.metadata.creation_timestamp.timestamp() > AFTER
     return pod.status.phase == "Running" and ready and aged and not leaving and all(c.state.running for c in containers)
+
+
+class NotBegun:
+    """Says why a batch Job of ours does not begin, or what keeps it from ending, to whoever waits for it.
+
+    Args:
+        cluster: to ask.
+        say: tells a reason when it is new.
+        container: of the Job's pod.
+        most: seconds of waiting for whatever it is; without, only what waiting cannot help ends it.
+    """
+
+    def __init__(
+        self, cluster: Cluster, say: Callable[[str], None], container: str = CONDUCTOR, most: float = math.inf
+    ) -> None:
+        self._cluster, self._say, self._container, self._most = cluster, say, container, most
+        self._said = ""
+        self._asked = 0.0
+        self._waits: float | None = None
+        """Since when it waits for anything."""
+        self._doomed: float | None = None
+        """Since when for something that waiting cannot help."""
+
+    def look(self, job: Any, pods: list[Any]) -> int:
+        """Look at it, now and then; an exit code when that is enough."""
+        now = time.time()
+        if now - self._asked < NOT_BEGUN_SECONDS:
+            return 0
+        self._asked = now
+        noted = self._cluster.events([job.metadata.name, *(pod.metadata.name for pod in pods[-1:])])
+        reason = waits.of_batch_job(job, pods, noted, now=now, container=self._container)
+        if reason is None:
+            self._said, self._waits, self._doomed = "", None, None
+            return 0
+        if reason.words != self._said:
+            self._say(f"waits for {reason.words}")
+        self._said = reason.words
+        self._waits = self._waits or now
+        self._doomed = (self._doomed or now) if reason.exit_code else None
+        if self._doomed and now - self._doomed >= reason.patience:
+            return reason.exit_code
+        return NOT_READY if now - self._waits >= self._most else 0

@@ -99,14 +99,16 @@ def _words(note: State, running: tuple[str, ...]) -> str:
 
 def show(cluster: Cluster, *, output: str) -> int:
     """Print the pipelines of a namespace, as a table or as JSON."""
+    selector = f"{OURS},app.kubernetes.io/component={CONDUCTOR}"  # Others hold a file for a moment, as gc's.
     with told(f"list ConfigMaps in {cluster.namespace}"):
-        maps = cluster.core.list_namespaced_config_map(cluster.namespace, label_selector=OURS, _request_timeout=TIMEOUT).items
+        maps = cluster.core.list_namespaced_config_map(
+            cluster.namespace, label_selector=selector, _request_timeout=TIMEOUT
+        ).items
     notes: dict[str, State | None] = {}
     for each in maps:
         name = each.metadata.labels["minima/pipeline"]
         notes[name] = parse((each.data or {}).get(KEY)) or notes.get(name)
     with told(f"list Jobs in {cluster.namespace}"):
-        selector = f"{OURS},app.kubernetes.io/component={CONDUCTOR}"
         found = cluster.batch.list_namespaced_job(cluster.namespace, label_selector=selector, _request_timeout=TIMEOUT).items
     conductors = sorted(found, key=lambda job: (job.metadata.creation_timestamp, job.metadata.name))
     listed = rows(cluster.jobs(OURS), conductors, notes, time.time())

@@ -72,7 +72,7 @@ def _with_conductor(found: State, cluster: Cluster, job: Any, mine: State | None
     if job.metadata.labels.get(conductor.VERSION) != found.version:
         return replace(found, state=WORKING, words="conducts another version of this pipeline, `jobgen diff` shows which")
     noted = cluster.events([name, *(pod.metadata.name for pod in pods[-1:])])
-    if reason := waits.of_conductor(job, pods, noted, now=time.time()):
+    if reason := waits.of_batch_job(job, pods, noted, now=time.time()):
         return replace(found, state=WORKING, waits_for=reason.words)
     silent = f"a word of it: the last one came {duration(time.time() - mine.time)} ago" if mine else "its first word"
     return replace(found, state=WORKING, waits_for=silent)

@@ -58,17 +58,20 @@ def of_job(
     return max(found, key=lambda wait: wait.exit_code > 0, default=None)
 
 
-def of_conductor(job: Any, pods: Sequence[Any], events: Sequence[Any], *, now: float) -> Wait | None:
-    """What a conductor waits for that does not begin; None while it does or when it has ended.
+def of_batch_job(
+    job: Any, pods: Sequence[Any], events: Sequence[Any], *, now: float, container: str = CONDUCTOR
+) -> Wait | None:
+    """What a batch Job of ours, most often a conductor, waits for that does not begin; None while it does or when it has ended.
 
     Args:
         job: the batch Job.
         pods: of it, oldest first.
         events: of it and of its pods.
         now: in seconds since the epoch.
+        container: of its pods.
     """
     if pods and pods[-1].status.phase not in ENDED:
-        return of_pod(pods[-1], events, now=now, container=CONDUCTOR)
+        return of_pod(pods[-1], events, now=now, container=container)
     if now - job.metadata.creation_timestamp.timestamp() < AFTER:
         return None
     if job.spec.suspend:

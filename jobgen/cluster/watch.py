@@ -5,10 +5,10 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from jobgen.cluster import waits
 from jobgen.cluster.logs import Following
 from jobgen.cluster.namespace import PAUSE, RETRIES, Cluster
 from jobgen.cluster.objects import last_words, verdict
+from jobgen.cluster.patience import NOT_BEGUN_SECONDS, NotBegun
 from jobgen.cluster.state import (
     ALIVE_SECONDS,
     FAILED,
@@ -29,9 +29,7 @@ from minima.workspace.progress import duration, line
 POLL = 1.0
 LOGS_SECONDS = 30.0
 """For logs to be read to their ends when the conductor has ended."""
-ASK_SECONDS = 5.0
-"""Between two looks at a conductor that does not begin."""
-QUIET_SECONDS = ALIVE_SECONDS + ASK_SECONDS
+QUIET_SECONDS = ALIVE_SECONDS + NOT_BEGUN_SECONDS
 """After which a conductor that wrote nothing new may not be there any more."""
 
 
@@ -39,7 +37,7 @@ def watch(cluster: Cluster, pipeline: str, name: str, *, verbose: bool = False) 
     """Say what the conductor's state says until its Job has a verdict, with the report at its end; its exit code."""
     screen = Screen()
     teller = _Teller(screen)
-    beginning = _Beginning(cluster, screen)
+    not_begun = NotBegun(cluster, screen.say)
     failures = 0
     heard, heard_at = 0.0, time.monotonic()
     ended = threading.Event()
@@ -57,8 +55,9 @@ def watch(cluster: Cluster, pipeline: str, name: str, *, verbose: bool = False) 
                 heard, heard_at = now.time, time.monotonic()
             silent = time.monotonic() - heard_at > QUIET_SECONDS  # By this machine's clock alone.
             pods = cluster.conductor_pods(name) if now is None or silent or over else []
-            if job and (now is None or silent) and not over and (code := beginning.look(job, pods)):
+            if job and (now is None or silent) and not over and (code := not_begun.look(job, pods)):
                 screen.show()
+                screen.say(f"waiting does not help; {name} stays, and begins when that is mended")
                 return code
             failures = 0
         except LostPeerError as error:
@@ -99,34 +98,6 @@ def _end(screen: Screen, name: str, over: str, now: State | None, pods: list[Any
         code, words = now.exit_code, now.words
     screen.say(f"{name} failed: {words}")
     return code
-
-
-class _Beginning:
-    """Says why a conductor does not begin."""
-
-    def __init__(self, cluster: Cluster, screen: Screen) -> None:
-        self.cluster, self.screen = cluster, screen
-        self.said = ""
-        self.asked = 0.0
-        self.since: float | None = None
-        """When something was first seen that waiting cannot help."""
-
-    def look(self, job: Any, pods: list[Any]) -> int:
-        """Look at it, now and then; an exit code when waiting does not help. The Job stays, and begins when that is mended."""
-        now = time.time()
-        if now - self.asked < ASK_SECONDS:
-            return 0
-        self.asked = now
-        noted = self.cluster.events([job.metadata.name, *(pod.metadata.name for pod in pods[-1:])])
-        reason = waits.of_conductor(job, pods, noted, now=now)
-        if reason and reason.words != self.said:
-            self.screen.say(f"waits for {reason.words}")
-        self.said = reason.words if reason else ""
-        self.since = (self.since or now) if reason and reason.exit_code else None
-        if reason and self.since and now - self.since >= reason.patience:
-            self.screen.say(f"waiting does not help; {job.metadata.name} stays, and begins when that is mended")
-            return reason.exit_code
-        return 0
 
 
 class _Teller:

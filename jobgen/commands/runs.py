@@ -72,6 +72,9 @@ def gc(given: argparse.Namespace) -> int:
     from jobgen.cluster import garbage
     from jobgen.commands.clusters import cluster_of
 
+    for number in (signal.SIGTERM, signal.SIGHUP):  # As Ctrl-C: it takes its pod away.
+        if signal.getsignal(number) != signal.SIG_IGN:  # nohup(1)
+            signal.signal(number, signal.default_int_handler)
     return garbage.collect(pipeline, cluster_of(given), yes=given.yes)
 
 

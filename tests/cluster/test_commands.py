@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from jobgen.cluster.objects import ENDED, state
 from jobgen.pipeline import plan, spec
@@ -113,3 +114,21 @@ def test_gc(cluster: Any, pipeline: Path, jobgen: Jobgen) -> None:
     assert cluster.jobs("minima/stage=distill") == []
     assert cluster.jobs("minima/stage=build-data") != []
     assert cluster.pods("app.kubernetes.io/component=gc") == []
+
+
+def test_gc_whose_pod_cannot_begin_leaves_nothing(cluster: Any, pipeline: Path, jobgen: Jobgen) -> None:
+    """It says why, and whoever ends it ends all of it."""
+    document = yaml.safe_load(pipeline.read_text(encoding="utf-8")) | {"name": "claimless"}
+    document["workspace"] = {"claim": "nosuch", "path": "/workspace"}
+    place = pipeline.parent / "claimless.yaml"
+    place.write_text(yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
+    command = [sys.executable, "-m", "jobgen", "gc", str(place), "--yes", "-n", cluster.namespace]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as waiting:
+        assert waiting.stderr is not None
+        assert 'persistentvolumeclaim "nosuch" not found' in waiting.stderr.readline()
+        assert "claimless" not in {each["pipeline"] for each in json.loads(jobgen("list", "--output", "json").stdout)}
+        waiting.terminate()
+        assert waiting.wait(30) == 143
+    gone = "app.kubernetes.io/component=gc"
+    assert cluster.batch.list_namespaced_job(cluster.namespace, label_selector=gone).items == []
+    wait("its file goes too", lambda: not cluster.core.list_namespaced_config_map(cluster.namespace, label_selector=gone).items)

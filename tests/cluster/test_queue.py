@@ -212,7 +212,7 @@ def test_a_queue_that_only_the_namespace_names(cluster: Any, queue: str, tmp_pat
 
     def held() -> str:
         (job,) = cluster.conductors(pipeline.name)
-        found = waits.of_conductor(job, [], [], now=time.time())
+        found = waits.of_batch_job(job, [], [], now=time.time())
         return found.words if found else ""
 
     def said() -> str:

@@ -4,7 +4,7 @@ import itertools
 import json
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
 
@@ -41,7 +41,9 @@ class Broken(Cluster):
     def _again(self, pod: Any) -> Any:
         phase, self.log = next(self.looks)
         leaving = NOW if self.leaving else None
-        status, meta = SimpleNamespace(phase=phase), SimpleNamespace(deletion_timestamp=leaving)
+        over = SimpleNamespace(name="pytorch", state=SimpleNamespace(terminated=phase == "Kept"))
+        status = SimpleNamespace(phase="Running" if phase == "Kept" else phase, container_statuses=[over])
+        meta = SimpleNamespace(deletion_timestamp=leaving)
         return SimpleNamespace(status=status, metadata=meta) if phase else None
 
     def lines(self, pod: str, **options: Any) -> Iterator[str]:
@@ -75,6 +77,11 @@ def test_a_broken_log_is_opened_again_and_each_line_comes_once() -> None:
     assert broken.asked[0] == {"container": "pytorch", "follow": True, "timestamps": True, "whole": True}
     assert not broken.asked[-1]["whole"]
     assert all(options["since_seconds"] >= 60 for options in broken.asked[1:])
+
+
+@pytest.mark.usefixtures("_quick")
+def test_a_log_ends_with_its_container_though_another_keeps_the_pod() -> None:
+    assert list(Broken([("Running", stamped(1)), ("Kept", stamped(1, 2))]).follow(pod(0, ""))) == ["line 1", "line 2"]
 
 
 @pytest.mark.usefixtures("_quick")
@@ -172,7 +179,8 @@ class Working(Conducted):
     """One whose conductor is at work, and whose log stays open."""
 
     def conductors(self, pipeline: str) -> list[Any]:
-        return [SimpleNamespace(metadata=SimpleNamespace(name="c"), status=SimpleNamespace(conditions=[]))]
+        meta = SimpleNamespace(name="c", creation_timestamp=datetime.now(UTC))
+        return [SimpleNamespace(metadata=meta, status=SimpleNamespace(conditions=[]))]
 
     def follow(self, pod: Any, container: str = "pytorch", after: str = "") -> Iterator[str]:
         yield from self.lines(pod.metadata.name)

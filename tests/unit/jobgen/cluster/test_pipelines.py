@@ -86,7 +86,8 @@ class Namespace:
     def list_namespaced_job(self, *_: Any, **__: Any) -> Any:
         return SimpleNamespace(items=self.conducted)
 
-    def list_namespaced_config_map(self, *_: Any, **__: Any) -> Any:
+    def list_namespaced_config_map(self, *_: Any, label_selector: str, **__: Any) -> Any:
+        assert label_selector.endswith("app.kubernetes.io/component=conductor")  # A map of gc's is no pipeline.
         return SimpleNamespace(items=self.maps)
 
 
@@ -224,6 +225,7 @@ def test_what_the_pod_of_gc_says_is_read_from_its_own_container(
     ended = SimpleNamespace(status=SimpleNamespace(phase="Succeeded"), metadata=SimpleNamespace(name="pod"))
     monkeypatch.setattr(there, "conductor_pods", lambda name: [ended], raising=False)
     monkeypatch.setattr(there, "follow", lambda pod, container: iter([f"said by {container}"]), raising=False)
+    monkeypatch.setattr(there, "patch_namespaced_job", lambda *_, **__: None, raising=False)
     monkeypatch.setattr(there, "read_namespaced_job", lambda *_, **__: conducting("x", "Complete"), raising=False)
     assert garbage._watch(there, "short-gc-1") == 0  # type: ignore[arg-type]
     assert capsys.readouterr().out.splitlines() == [f"said by {made[0]['name']}"]

@@ -117,7 +117,7 @@ def test_a_conductor_that_does_not_start_says_why(pipeline: Pipeline) -> None:
     pending.status.phase = "Pending"
     cluster.pods = lambda selector: [pending] if "batch" in selector else []  # type: ignore[method-assign]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(status.waits, "of_conductor", lambda job, pods, events, now: Wait(words=f"{pods[0].metadata.name}: why"))
+        patch.setattr(status.waits, "of_batch_job", lambda job, pods, events, now: Wait(words=f"{pods[0].metadata.name}: why"))
         found = look(pipeline, cluster)
     assert (found.state, found.waits_for) == ("working", "pod: why")
     assert asked == ["c", "pod"]

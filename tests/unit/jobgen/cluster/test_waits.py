@@ -37,7 +37,7 @@ def recorded(case: str) -> dict[str, Any]:
 def of(case: str, *, progressed: float = 0, limit: int = 20, now: float = AT, **changes: Any) -> Wait | None:
     found = recorded(case) | changes
     if case.startswith("conductor-"):
-        return waits.of_conductor(found["job"], found["pods"], found["events"], now=now)
+        return waits.of_batch_job(found["job"], found["pods"], found["events"], now=now)
     return waits.of_job(**found, progressed=progressed, limit=limit, now=now)
 
 
