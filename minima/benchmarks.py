@@ -21,9 +21,21 @@ STANDARD, PAPER = "standard", "paper"
 PROTOCOLS = (STANDARD, PAPER)
 JUDGED = {
     "vicuna": "the questions of Vicuna-Bench (FastChat's question.jsonl) and one file of reference answers to them",
-    "belle": "eval_set.json of BELLE, which has its reference answers",
+    "belle": "eval_set.json of BELLE, with its reference answers, or question_zh.jsonl of BiLLa and one file of answers to it",
 }
 """Benchmarks whose answers another model judges, and what is in their folder."""
+_FOLDERS = {
+    "mmlu": {"mmlu", "hendryckstest", "mmlunotrain"},
+    "ceval": {"ceval", "cevalexam"},
+    "drop": {"drop"},
+    "humaneval": {"humaneval"},
+    "bbh": {"bbh", "bigbenchhard"},
+    "gsm8k": {"gsm8k", "gradeschoolmath", "gsm8keval"},
+    "vicuna": {"vicuna", "vicunabench"},
+    "belle": {"belle", "bellebench"},
+}
+"""What folders of benchmarks are called, in small letters alone."""
+_ANY = {"main", "master", "data", "dataset", "datasets"}
 Row = dict[str, Any]
 
 
@@ -218,6 +230,15 @@ BENCHMARKS = {
 }
 
 
+def known_as(folder: str) -> str:
+    """The benchmark that a folder is called after (`BIG-Bench-Hard-main`, `datasets--cais--mmlu`); empty for none."""
+    words = [word for word in re.split(r"[^a-z0-9]+", folder.lower()) if word]
+    while words and words[-1] in _ANY:
+        words.pop()
+    ends = {"".join(words[i:]) for i in range(len(words))}
+    return next((name for name, called in _FOLDERS.items() if ends & called), "")
+
+
 def protocol(benchmark: Benchmark, asked: str) -> str:
     """The protocol that a benchmark is scored by where `asked` is asked for: only what the paper has has two."""
     return asked if benchmark.script else STANDARD
@@ -267,7 +288,10 @@ def describe() -> str:
     for b in BENCHMARKS.values():
         source = f"DATA_DIR/{b.name}: {b.tutorial}, or {b.dataset}" if b.dataset else "ships with minima"
         lines.append(f"  {b.name:<14} {b.shots}-shot {b.metric.split(',')[0]:<12} {source}")
-    lines.append("A copy may be that of the repository or of the hub, at any depth of its folder; unpack archives.")
+    lines.append(
+        "A copy may be that of the repository or of the hub, at any depth of its folder; unpack archives. The folder may be"
+    )
+    lines.append("called as the repository is (BIG-Bench-Hard-main), and DATA_DIR may be the only copy itself.")
     lines.append("Protocols (--protocol): `standard` is lm-evaluation-harness's; `paper` the scripts that the paper used:")
     lines += [f"  {b.name:<14} {b.script}" for b in BENCHMARKS.values() if b.script]
     lines.append("Judged by another model (--judge_base_url, --judge_model), against the reference answers of their files:")

@@ -3,19 +3,27 @@
 import dataclasses
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from minima.benchmarks import OWN_TASKS, PAPER, Benchmark, Row, instructions
+from minima.benchmarks import OWN_TASKS, PAPER, Benchmark, Row, instructions, known_as
 from minima.data import containers
 from minima.errors import DataError, NotReadyError, listed
 from minima.evaluation import forms
 from minima.workspace.files import walk
 
-_SHARD = re.compile(r"-\d{5}-of-\d{5}(?=\.|$)")
+_SHARD = re.compile(r"-\d{5}-of-\d{5}(-[0-9a-f]{16})?(?=\.|$)|(?<=/)\d{4}(?=\.)")
+"""What tells the shards of one table from each other, in names of the hub: `test-00000-of-00001-6b9d1a2c3e4f5a6b.parquet`,
+`test/0000.parquet`."""
 _OF_THE_HUB = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
 """What lies beside the rows of a data set."""
+_BESIDE = re.compile(r"socratic|(^|/)(example|cache)[^/]*$")
+"""GSM8K has its questions once more with other answers, and repositories have examples of what their programs read."""
 _ARCHIVES = (".zip", ".tar", ".tgz", ".7z", ".rar")
+_ALL = ""
+"""For the subject of a file that holds all of them, each row with its own."""
+_DEPTH = 3
+"""Folders down that the folder of a benchmark is looked for."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +36,7 @@ class Data:
         missing: subjects of the benchmark that are not there.
         rows: how many the copy has in the split that is scored.
         limited: whether items were left out by `limited`.
+        folder: where it is.
     """
 
     benchmark: Benchmark
@@ -35,6 +44,7 @@ class Data:
     missing: tuple[str, ...]
     rows: int
     limited: bool = False
+    folder: Path = field(default=OWN_TASKS, compare=False)
 
     @property
     def items(self) -> int:
@@ -61,32 +71,86 @@ def find(benchmark: Benchmark, data_dir: str, protocol: str, shots: int) -> Data
         DataError: a file cannot be read, a row has no known form, a split is there twice, or has too few rows.
     """
     if not benchmark.dataset:
-        rows = _read([OWN_TASKS / f"{benchmark.name}.jsonl"], benchmark)
+        rows = [row for _, row in _read([OWN_TASKS / f"{benchmark.name}.jsonl"], benchmark, "data")]
         return Data(benchmark, {"data": {"test": rows}}, (), len(rows))
-    folder = Path(data_dir) / benchmark.name
     help_with_it = instructions(benchmark, data_dir)
-    if not folder.is_dir():
-        raise NotReadyError(f"--data_dir: {folder} is not there\n{help_with_it}")
-    files = walk(folder)
+    folder, files = _files(benchmark, data_dir)
+    named = Path(data_dir) / benchmark.name
+    if not files and not named.is_dir():
+        raise NotReadyError(f"--data_dir: {named} is not there\n{help_with_it}")
     places = _places(folder, files, benchmark)
     names = benchmark.subjects()
     there = [name for name in names if any((name, split) in places for split, _ in benchmark.splits)]
+    if not there and any((_ALL, split) in places for split, _ in benchmark.splits):
+        there = [_ALL]
     if not there:
         archives = [name for name in files if name.lower().endswith(_ARCHIVES) or ".tar." in name.lower()]
         what = f"unpack {listed(archives)} there" if archives else f"it has {listed(files, 3)}"
         raise NotReadyError(f"--data_dir: {folder} has no file of {benchmark.name}: {what}\n{help_with_it}")
-    subjects = {}
+    subjects: dict[str, dict[str, list[Row]]] = {}
     for name in there:
-        splits = {}
         for split in benchmark.reads(protocol):
             if (name, split) not in places:
                 found = listed([str(file) for (subject, _), found in places.items() if subject == name for file in found])
-                raise NotReadyError(f"--data_dir: {folder} has no {split} split of {name}, but {found}\n{help_with_it}")
-            splits[split] = _read(places[name, split], benchmark)
-        subjects[name] = splits
-        _check(benchmark, protocol, shots, splits, places[name, benchmark.scored][0])
+                of = f" of {name}" if name != _ALL else ""
+                raise NotReadyError(f"--data_dir: {folder} has no {split} split{of}, but {found}\n{help_with_it}")
+            for subject, row in _read(places[name, split], benchmark, name):
+                subjects.setdefault(subject, {}).setdefault(split, []).append(row)
+    for name, splits in subjects.items():
+        place = places[there[0] if there == [_ALL] else name, benchmark.scored][0]
+        _check(benchmark, protocol, shots, {split: splits.get(split, []) for split in benchmark.reads(protocol)}, place)
     scored = sum(len(splits[benchmark.scored]) for splits in subjects.values())
-    return Data(benchmark, subjects, tuple(name for name in names if name not in there), scored)
+    missing = tuple(name for name in names if name not in subjects)
+    return Data(benchmark, subjects, missing, scored, folder=folder)
+
+
+def folder_of(name: str, data_dir: str) -> Path | None:
+    """The folder of the copy of a benchmark: `data_dir`, or one below it, that has its name or another that it goes by.
+
+    Raises:
+        DataError: there are several.
+    """
+    level = [Path(data_dir)]
+    if (level[0] / name).is_dir():
+        return level[0] / name
+    if known_as(level[0].name) == name and level[0].is_dir():
+        return level[0]
+    for _ in range(_DEPTH):
+        level = [
+            place
+            for folder in level
+            if folder.is_dir()
+            for place in sorted(folder.iterdir())
+            if place.is_dir() and not place.name.startswith((".", "_"))
+        ]
+        if found := [place for place in level if known_as(place.name) == name]:
+            if len(found) > 1:
+                raise DataError(
+                    f"--data_dir: {listed([str(place) for place in found])} may be the copy of {name}; name one of them {name}"
+                )
+            return found[0]
+    return None
+
+
+def _files(benchmark: Benchmark, data_dir: str) -> tuple[Path, list[str]]:
+    """The folder of a copy with the files in it; of `data_dir` itself, if it is the copy, those that are no other's."""
+    if found := folder_of(benchmark.name, data_dir):
+        return found, walk(found)
+    folder = Path(data_dir)
+    if not folder.is_dir():
+        return folder, []
+    files = [file for file in walk(folder) if not any(map(known_as, PurePosixPath(file).parent.parts))]
+    try:
+        places = _places(folder, files, benchmark)
+    except DataError:
+        return folder, []
+    subjects = {subject for subject, split in places if split == benchmark.scored}
+    # Two benchmarks have some names of subjects in common, and many files have rows.
+    if len(subjects - {_ALL}) * 2 < len(benchmark.subjects()) or not all(
+        forms.fits(place, benchmark.name) for found in places.values() for place in found
+    ):
+        return folder, []
+    return folder, files
 
 
 def limited(data: Data, limit: int) -> Data:
@@ -110,26 +174,34 @@ def _places(folder: Path, files: list[str], benchmark: Benchmark) -> dict[tuple[
     subjects = benchmark.subjects()
     for file in files:
         name = PurePosixPath(file)
-        suffixes = [end for end in name.suffixes if end not in containers.PACKED]
-        # GSM8K has the same questions once more as `socratic`, with other answers.
-        if not suffixes or suffixes[-1] not in forms.KINDS or name.name in _OF_THE_HUB or "socratic" in file:
+        ends = [end for end in name.suffixes if end.lower() not in containers.PACKED]
+        if not ends or ends[-1].lower() not in forms.KINDS or name.name in _OF_THE_HUB or _BESIDE.search(file.lower()):
             continue
-        stem = name.name[: name.name.rindex(suffixes[-1])]
+        stem = name.name[: name.name.rindex(ends[-1])]
         words = [_SHARD.sub("", stem), *reversed(name.parent.parts)]
         split = next(filter(None, map(benchmark.split_of, words)), benchmark.unnamed_split)
         bare = {re.sub(r"[_-](test|dev|val|validation|train)$", "", word) for word in words}
-        subject = next(iter(subjects)) if len(subjects) == 1 else next((word for word in sorted(bare) if word in subjects), "")
-        if split and subject:
+        only = next(iter(subjects)) if len(subjects) == 1 else _ALL
+        subject = only or next((word for word in sorted(bare) if word in subjects), _ALL)
+        if split:
             places.setdefault((subject, split), []).append(folder / file)
+    if any(subject != _ALL for subject, _ in places):  # The hub has all subjects once more in one file.
+        places = {key: found for key, found in places.items() if key[0] != _ALL}
     for (subject, split), found in places.items():
         if len({_SHARD.sub("", str(place)) for place in found}) > 1:
-            what = f"the {split} split of {subject}" if len(subjects) > 1 else f"the {split} split"
+            what = f"the {split} split of {subject}" if subject != _ALL and len(subjects) > 1 else f"the {split} split"
             raise DataError(f"--data_dir: {what} is there more than once: {listed([str(f) for f in found])}; keep one")
     return places
 
 
-def _read(files: list[Path], benchmark: Benchmark) -> list[Row]:
-    rows = [row for place in files for _, row in forms.read(place, benchmark.name)]
+def _read(files: list[Path], benchmark: Benchmark, subject: str) -> list[tuple[str, Row]]:
+    """The rows of a split, each with its subject."""
+    rows = []
+    for place in files:
+        for where, named, row in forms.read(place, benchmark.name):
+            if subject == _ALL and named not in benchmark.subjects():
+                raise DataError(f"{where}: no 'subject' that {benchmark.name} has, but {named!r}")
+            rows.append((named if subject == _ALL else subject, row))
     if not rows:
         raise DataError(f"{files[0]}: holds no row")
     return rows

@@ -6,6 +6,7 @@ A file is CSV, JSON (one document or lines), Parquet or Arrow, plain or compress
 
 import csv
 import io
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,27 +18,36 @@ from minima.errors import DataError
 CSV = ".csv"
 KINDS = (CSV, containers.JSON_LINES, containers.JSON, containers.PARQUET, containers.ARROW)
 LETTERS = ("A", "B", "C", "D")
+_ALSO = {"input": "question", "target": "answer"}
 
 
 class WrongRowError(Exception):
     """What is wrong with a row; who knows the place says it."""
 
 
-def read(place: Path, name: str) -> Iterator[tuple[str, Row]]:
-    """The rows of a file of the benchmark `name`, each with its place for a message.
+def read(place: Path, name: str) -> Iterator[tuple[str, str, Row]]:
+    """The rows of a file of the benchmark `name`, each with its place for a message, and the subject that it names, if any.
 
     Raises:
         DataError: the file cannot be read, or a row has none of the forms of the benchmark.
     """
     for where, raw in _raw(place):
         try:
-            yield where, FORMS[name](raw)
+            yield where, str(raw.get("subject", "")) if isinstance(raw, dict) else "", FORMS[name](raw)
         except WrongRowError as error:
             raise DataError(f"{where}: {error}") from None
 
 
+def fits(place: Path, name: str) -> bool:
+    """Whether the first row of a file has a form of the benchmark `name`."""
+    try:
+        return next(read(place, name), None) is not None
+    except DataError:
+        return False
+
+
 def _raw(place: Path) -> Iterator[tuple[str, Any]]:
-    kind = CSV if CSV in place.suffixes else containers.kind(place)
+    kind = CSV if CSV in map(str.lower, place.suffixes) else containers.kind(place)
     if kind == CSV:
         yield from _csv(place)
     elif kind in (containers.PARQUET, containers.ARROW):
@@ -57,13 +67,19 @@ def _csv(place: Path) -> Iterator[tuple[str, Any]]:
         line = 1
         try:
             for cells in reader:
-                if line == 1 and {"question", "answer"} <= set(cells):
-                    header = cells
+                if line == 1 and {"question", "answer"} <= set(names := [_column(cell) for cell in cells]):
+                    header = names
                 elif cells:
                     yield f"{place}:{line}", _named(header, cells, f"{place}:{line}")
                 line = reader.line_num + 1
         except (csv.Error, UnicodeDecodeError) as error:
             raise DataError(f"{place}:{line}: not CSV in UTF-8 ({error})") from None
+
+
+def _column(name: str) -> str:
+    """The name of a column of questions with four choices: some copies have `input` and `target` for them."""
+    name = name.strip()
+    return _ALSO.get(name.lower(), name.upper() if name.lower() in "abcd" else name.lower())
 
 
 def _named(header: list[str] | None, cells: list[str], where: str) -> Any:
@@ -117,6 +133,8 @@ def _four(raw: Any) -> tuple[str, list[str], int]:
         if len(raw) != 6 or not all(isinstance(cell, str) for cell in raw):
             raise WrongRowError(f"{len(raw)} cells; valid: six, the question, four choices and the letter of the right one")
         return raw[0], raw[1:5], _right(raw[5])
+    if isinstance(raw, dict):
+        raw = {_column(str(name)): value for name, value in raw.items()}
     if isinstance(raw, dict) and "choices" in raw:
         question, choices = _texts(raw, "question")["question"], raw["choices"]
         if not isinstance(choices, list) or len(choices) != 4 or not all(isinstance(text, str) for text in choices):
@@ -129,8 +147,8 @@ def _four(raw: Any) -> tuple[str, list[str], int]:
 
 
 def _right(answer: Any) -> int:
-    if isinstance(answer, str) and answer.strip() in LETTERS:
-        return LETTERS.index(answer.strip())
+    if isinstance(answer, str) and answer.strip().upper() in LETTERS:
+        return LETTERS.index(answer.strip().upper())
     if isinstance(answer, int) and not isinstance(answer, bool) and 0 <= answer < 4:
         return answer
     raise WrongRowError(f"the answer is {answer!r}; valid: A, B, C, D, or 0, 1, 2, 3")
@@ -194,7 +212,7 @@ def _spans(answer: Row) -> list[str]:
 
 def _gsm8k(raw: Any) -> Row:
     row = _texts(raw, "question", "answer")
-    if "####" not in row["answer"]:
+    if not re.search(r"#### -?[.,]*[0-9]", row["answer"]):
         raise WrongRowError("'answer' does not end in '#### NUMBER'")
     return row
 
@@ -221,6 +239,9 @@ def _vicuna(raw: Any) -> Row:
 
 
 def _belle(raw: Any) -> Row:
+    """A question of BELLE's own file, or one of a file as FastChat's, or an answer of a model to one."""
+    if isinstance(raw, dict) and "question_id" in raw:
+        return _vicuna(raw)
     row = _texts(raw, "question", "std_answer")
     return {
         "id": "",

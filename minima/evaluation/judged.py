@@ -8,15 +8,16 @@ asked and said goes into the samples, and into a file that an ended run leaves, 
 import hashlib
 import json
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from minima.benchmarks import JUDGED, Row
 from minima.errors import DataError, NotReadyError, listed
-from minima.evaluation import forms
+from minima.evaluation import copies, forms
 from minima.evaluation.judge import Judge, RefusedError, messages
 from minima.workspace.files import walk
 
@@ -72,13 +73,12 @@ def questions(name: str, data_dir: str, limit: int) -> tuple[list[Question], int
         NotReadyError: they are not there.
         DataError: a file cannot be read, or a question or answer is there twice.
     """
-    folder = Path(data_dir) / name
-    files = [folder / file for file in walk(folder)] if folder.is_dir() else []
-    files = [file for file in files if {*file.suffixes} & {*forms.KINDS}]
+    folder = copies.folder_of(name, data_dir) or Path(data_dir) / name
+    files = [folder / file for file in walk(folder) if _is_of(name, file)] if folder.is_dir() else []
     asked: dict[str, Row] = {}
     answered: dict[str, str] = {}
     for file in files:
-        for number, (where, row) in enumerate(forms.read(file, name), start=1):
+        for number, (where, _, row) in enumerate(forms.read(file, name), start=1):
             key = row["id"] or str(number)
             if (row["question"] and key in asked) or (row["reference"] and key in answered):
                 raise DataError(f"{where}: {key} is there a second time; keep one file of questions, and one of answers")
@@ -95,6 +95,15 @@ def questions(name: str, data_dir: str, limit: int) -> tuple[list[Question], int
     if not made:
         raise DataError(f"--data_dir: {folder}: no reference answer has the id of a question")
     return made[:limit] if limit else made, len(asked) - len(made)
+
+
+def _is_of(name: str, file: str) -> bool:
+    """Whether a file has questions or answers: repositories have the judges' prompts and judgements beside them."""
+    place = PurePosixPath(file)
+    words = re.split(r"[_.-]", place.name.lower())
+    other = {"vicuna": "zh", "belle": "en"}[name]
+    beside = {other, "prompt", "reviewer", "review", "model", "judgment"} & {*words}
+    return not beside and bool({*map(str.lower, place.suffixes)} & {*forms.KINDS})
 
 
 def answers(asked: list[Question], write: Callable[[list[str]], list[str]], model: str, kept: Kept) -> list[str]:

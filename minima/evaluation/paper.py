@@ -10,7 +10,6 @@ import random
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from minima.benchmarks import Row, task_file
@@ -174,13 +173,12 @@ SHOTS = "shots"
 """The split in which `chosen` leaves the solved examples, in the order of the prompt unless a row has an `order`."""
 
 
-def chosen(data: Data, shots: int, folder: Path = Path()) -> Data:
+def chosen(data: Data, shots: int) -> Data:
     """What the script scores of a copy, as rows of the scored split, and what it shows, as those of `SHOTS`.
 
     Args:
         data: the copy.
         shots: solved examples in a prompt.
-        folder: that of the copy, for errors.
 
     Raises:
         DataError: too few rows have what the script asks for.
@@ -191,7 +189,7 @@ def chosen(data: Data, shots: int, folder: Path = Path()) -> Data:
         try:
             items, shown = script.items(splits, shots)
         except DataError as error:
-            raise DataError(f"--data_dir: the copy of {data.benchmark.name} in {folder}: {error}") from None
+            raise DataError(f"--data_dir: the copy of {data.benchmark.name} in {data.folder}: {error}") from None
         if data.benchmark.name == "gsm8k":
             shown = task_file(data.benchmark.subjects()[name])["fewshot_config"]["samples"]
             items = [{**row, "order": order} for row, order in zip(items, _orders(len(items), shots), strict=True)]

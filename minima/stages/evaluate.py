@@ -77,7 +77,7 @@ def _items(benchmark: Benchmark, data_dir: str, options: Evaluate) -> Data:
     shots = benchmarks.shots(options.num_fewshot, benchmark)
     data = copies.find(benchmark, data_dir, protocol, shots)
     if protocol == PAPER:
-        data = paper.chosen(data, shots, Path(data_dir) / benchmark.name)
+        data = paper.chosen(data, shots)
     return copies.limited(data, options.limit)
 
 

@@ -113,6 +113,45 @@ def human_eval(folder: Path) -> None:
     )
 
 
+def human_eval_clone(folder: Path) -> None:
+    human_eval(folder)
+    row = json.loads((FIXTURES / "humaneval/openai_humaneval/test.jsonl").read_text(encoding="utf-8").splitlines()[0])
+    written(folder / "data/example_problem.jsonl", json.dumps(row))
+    written(folder / "data/example_samples.jsonl", json.dumps({"task_id": "test/0", "completion": "    return 1"}))
+
+
+def with_a_header(folder: Path) -> None:
+    """CSV with columns of other names and one more, line ends of Windows, and suffixes in capitals."""
+    for (subject, split), rows in as_fixtures("mmlu").items():
+        cells = [[number, row["question"], *row["choices"], "ABCD"[row["answer"]]] for number, row in enumerate(rows)]
+        place = folder / f"{split}/{subject}_{split}.CSV"
+        table(place, [["", "Input", "a", "b", "c", "d", "Target"], *cells], encoding="utf-8-sig")
+        assert b"\r\n" in place.read_bytes()
+
+
+def all_in_one(folder: Path) -> None:
+    """The configuration `all` of cais/mmlu alone, which has the subject of each row."""
+    rows: dict[str, list[Row]] = {}
+    for (_, split), part in as_fixtures("mmlu").items():
+        rows.setdefault(split, []).extend(part)
+    (folder / "all").mkdir(parents=True)
+    for split, part in {**rows, "auxiliary_train": [{"question": "?"}]}.items():
+        parquet.write_table(Table.from_pylist(part), folder / f"all/{split}-00000-of-00001.parquet")
+
+
+def as_once_on_the_hub(folder: Path) -> None:
+    """Shards with a hash in their names, and as the hub itself converts (refs/convert/parquet)."""
+    for (subject, split), rows in as_fixtures("ceval").items():
+        for number, half in enumerate((rows[:1], rows[1:])):
+            if subject == "law":
+                place = folder / f"law/{split}-{number:05d}-of-00002-{number:016x}.parquet"
+            else:
+                place = folder / f"logic/{split}/{number:04d}.parquet"
+            place.parent.mkdir(parents=True, exist_ok=True)
+            if half:
+                parquet.write_table(Table.from_pylist(half), place)
+
+
 def hub_parquet(name: str) -> Callable[[Path], None]:
     """As `hf download` leaves it: Parquet in shards, with splits and subjects that nobody asks for."""
 
@@ -172,6 +211,10 @@ LAYOUTS: list[tuple[str, Callable[[Path], None]]] = [
     ("gsm8k", grade_school_math),
     ("gsm8k", gsm8k_eval),
     ("humaneval", human_eval),
+    ("humaneval", human_eval_clone),
+    ("mmlu", with_a_header),
+    ("mmlu", all_in_one),
+    ("ceval", as_once_on_the_hub),
     *((name, form(name)) for name in NAMES for form in (hub_parquet, hub_cache, saved_to_disk)),
 ]
 
@@ -181,6 +224,64 @@ def test_every_layout_gives_the_same_rows(name: str, make: Callable[[Path], None
     make(tmp_path / name)
     for protocol in PROTOCOLS:
         assert find(name, tmp_path, protocol) == find(name, FIXTURES, protocol)
+
+
+FOLDERS = [
+    ("mmlu", "MMLU", hendrycks),
+    ("mmlu", "benchmarks/hendrycks_test", hendrycks),
+    ("mmlu", "hub/datasets--cais--mmlu", hub_cache("mmlu")),
+    ("ceval", "C-Eval", ceval_exam),
+    ("ceval", "data/ceval/formal_ceval", ceval_exam),
+    ("drop", "DROP", drop_dataset),
+    ("humaneval", "human-eval-master", human_eval_clone),
+    ("bbh", "BIG-Bench-Hard-main", big_bench_hard),
+    ("gsm8k", "grade-school-math", grade_school_math),
+    ("gsm8k", "GSM8K-eval", gsm8k_eval),
+]
+
+
+@pytest.mark.parametrize(("name", "folder", "make"), FOLDERS, ids=[folder for _, folder, _ in FOLDERS])
+def test_folders_are_called_as_people_call_them(name: str, folder: str, make: Callable[[Path], None], tmp_path: Path) -> None:
+    """Also beside those of all others, and where the folder itself is given."""
+    for other, where, put in FOLDERS:
+        if other != name:
+            put(tmp_path / where)
+    make(tmp_path / folder)
+    for place in (tmp_path, (tmp_path / folder)):
+        assert find(name, place, PAPER) == find(name, FIXTURES, PAPER)
+
+
+def test_a_folder_that_may_be_another_benchmark(tmp_path: Path) -> None:
+    hendrycks(tmp_path / "mmlu_pro")
+    grade_school_math(tmp_path / "other")
+    for name in ("mmlu", "ceval", "humaneval", "drop"):
+        with pytest.raises(NotReadyError, match=f"{name} is not there\n"):
+            find(name, tmp_path)
+    hendrycks(tmp_path / "MMLU")
+    hendrycks(tmp_path / "hendrycks_test")
+    with pytest.raises(DataError, match=r"MMLU, .*hendrycks_test may be the copy of mmlu; name one of them mmlu"):
+        find("mmlu", tmp_path)
+
+
+def test_the_data_folder_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`--data_dir` is what was unpacked: told by its subjects, and by the form of its rows."""
+    human_eval_clone(tmp_path / "h")
+    assert find("humaneval", tmp_path / "h/data") == find("humaneval", FIXTURES)
+    hendrycks(tmp_path / "m")
+    with pytest.raises(NotReadyError, match="mmlu is not there"):  # Two subjects of 57 may be anything.
+        find("mmlu", tmp_path / "m/data")
+    some = dict(list(BENCHMARKS["mmlu"].subjects().items())[:4])  # Anatomy and astronomy, and two more.
+    assert {"anatomy", "astronomy"} < some.keys()
+    monkeypatch.setattr(type(BENCHMARKS["mmlu"]), "subjects", lambda self: some)
+    assert find("mmlu", tmp_path / "m/data").subjects == find("mmlu", FIXTURES).subjects
+
+
+def test_a_subject_that_is_none(tmp_path: Path) -> None:
+    row = {"question": "?", "choices": list("abcd"), "answer": 0, "subject": "cooking"}
+    for split in ("dev", "test"):
+        written(tmp_path / f"mmlu/all/{split}.jsonl", json.dumps(row))
+    with pytest.raises(DataError, match=r"(dev|test)\.jsonl:1: no 'subject' that mmlu has, but 'cooking'"):
+        find("mmlu", tmp_path)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -301,6 +402,7 @@ def _with(number: int, **values: Any) -> Any:
         ("drop", "data/validation.jsonl", _with(0, answer={"spans": []}), r":1: an answer has not the form \{number"),
         ("drop", "data/validation.jsonl", _with(0, validated_answers={"number": ["1"]}), r"'validated_answers' has not"),
         ("gsm8k", "main/test.jsonl", _with(2, answer="24"), r":3: 'answer' does not end in '#### NUMBER'"),
+        ("gsm8k", "main/test.jsonl", _with(2, answer="So many. #### many"), r":3: 'answer' does not end in '#### NUMBER'"),
         ("gsm8k", "main/test.jsonl", lambda lines: ["[1]", "[2]"], r":1: a int; valid: an object with question, answer"),
         ("bbh", "navigate/test.jsonl", _with(1, target=True), r":2: 'target' is a bool; valid: a text"),
     ],

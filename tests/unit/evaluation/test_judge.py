@@ -342,3 +342,25 @@ def test_questions_as_people_have_them(tmp_path: Path) -> None:
     (tmp_path / "vicuna/question.jsonl").write_text('{"question_id": 4, "category": "c"}\n', encoding="utf-8")
     with pytest.raises(DataError, match=r"question\.jsonl:1: 4 has no text"):
         judged.questions("vicuna", str(tmp_path), 0)
+
+
+def test_questions_as_the_repositories_have_them(tmp_path: Path) -> None:
+    """The tutorial links BiLLa's eval_codes: both benchmarks in one folder, with prompts and judgements beside them."""
+    for name, language in (("vicuna", "en"), ("belle", "zh")):
+        table = tmp_path / name / "eval_codes/table"
+        for folder in (table, table / "answer", table / "review"):
+            folder.mkdir(parents=True, exist_ok=True)
+        asked = {"question_id": 1, "text": "二加二？" if language == "zh" else "2 + 2?", "category": "math"}
+        (table / ("question_zh.jsonl" if language == "zh" else "question.jsonl")).write_text(json.dumps(asked) + "\n")
+        for file in ("prompt.jsonl", "reviewer.jsonl"):
+            (table / file).write_text('{"prompt_id": 1, "system_prompt": "s"}\n')
+        for other in ("en", "zh"):
+            answer = {"question_id": 1, "text": f"4 ({other})", "answer_id": "a", "model_id": "chatglm", "metadata": {}}
+            (table / f"answer/answer_{other}_chatglm.jsonl").write_text(json.dumps(answer) + "\n")
+        review = {"review_id": "r", "question_id": 1, "text": "8 7", "score": [8, 7]}
+        (table / f"review/review_{language}_billa_chatglm.jsonl").write_text(json.dumps(review) + "\n")
+        ((one,), left) = judged.questions(name, str(tmp_path), 0)
+        assert (one.text, one.reference, left) == (asked["text"], f"4 ({language})", 0)
+        shutil.copy(table / f"answer/answer_{language}_chatglm.jsonl", table / f"answer/answer_{language}_billa.jsonl")
+        with pytest.raises(DataError, match="is there a second time; keep one file of questions, and one of answers"):
+            judged.questions(name, str(tmp_path), 0)

@@ -76,16 +76,17 @@ def test_drop_is_drawn_as_by_the_script() -> None:
     assert splits[paper.SHOTS] == shown
     passages = {row["passage"] for row in shown}
     assert splits["validation"] == [row for row in single if row["passage"] not in passages]
+    few = copies.Data(BENCHMARKS["drop"], {"data": {"validation": rows[:3]}}, (), 3, folder=Path("b/drop"))
     with pytest.raises(DataError, match="the copy of drop in b/drop: 3 questions have one distinct answer; 3 shots need more"):
-        paper.chosen(copies.Data(BENCHMARKS["drop"], {"data": {"validation": rows[:3]}}, (), 3), 3, Path("b/drop"))
+        paper.chosen(few, 3)
 
 
 def test_drop_needs_a_passage_that_gives_no_shot() -> None:
     rows = [_question(number, "x", passage="one") for number in range(9)]
-    data = copies.Data(BENCHMARKS["drop"], {"data": {"validation": rows}}, (), len(rows))
+    data = copies.Data(BENCHMARKS["drop"], {"data": {"validation": rows}}, (), len(rows), folder=Path("b/drop"))
     message = r"drop in b/drop: no question is left beside the shots' passages: each passage of the 9 .*drop=0"
     with pytest.raises(DataError, match=message):
-        paper.chosen(data, 3, Path("b/drop"))
+        paper.chosen(data, 3)
     assert len(paper.chosen(data, 0).subjects["data"]["validation"]) == 9
 
 
