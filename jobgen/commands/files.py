@@ -93,11 +93,12 @@ def _own_pools(pipeline: Pipeline) -> Iterator[str]:
     cluster = pipeline.profile
     if cluster.pools == BUILT_IN:
         return
-    for name in dict.fromkeys(stage.pool.name for stage in pipeline.stages.values()):
-        if name not in cluster.pools:
+    for pool in {stage.pool.name: stage.pool for stage in pipeline.stages.values()}.values():
+        if not pool.like:
+            nearest = min(cluster.pools.values(), key=lambda each: (each.gpus != pool.gpus, each.pods != pool.pods, each.name))
             yield (
-                f"pool {name} is your own: of what cluster {cluster.name} says of its pools it has nothing; say selectors, "
-                f"taints and devices in pools.{name}, or change one of {', '.join(sorted(cluster.pools))}"
+                f"pool {pool.name} is your own: of what cluster {cluster.name} says of its pools it has nothing; begin with "
+                f"`like: {nearest.name}` in pools.{pool.name}, or say selectors, taints and devices there"
             )
 
 

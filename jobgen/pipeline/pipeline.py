@@ -136,7 +136,7 @@ class Pipeline:
 
     def fragments(self, stage: Stage) -> tuple[Fragment, ...]:
         """What is added to a stage's object, in the order of merging: the profile, all of it, lies below the file."""
-        below = self.profile.pools.get(stage.pool.name)
+        below = self.profile.pools.get(stage.pool.like)
         return (
             self.profile.fragment,
             *([below.fragment] if below else []),

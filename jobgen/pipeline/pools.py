@@ -35,6 +35,8 @@ class Pool:
     """Equal pods, and what each of them gets."""
 
     name: str
+    like: str = ""
+    """The pool, of those below the file, that this one began as; empty for one that began with nothing."""
     pods: int = 1
     processes: int = 0
     """Training processes in each pod; 0 for one per GPU, or one without GPUs."""
@@ -66,6 +68,8 @@ class Pool:
 
 
 KEYS = tuple(f.name for f in fields(Pool) if f.name not in {"name", "fragment"})
+OWN = tuple(key for key in KEYS if key != "like")
+"""Those of a pool itself."""
 _A100 = Pool(
     name="a100-8",
     gpus=8,
@@ -78,7 +82,7 @@ _A100 = Pool(
 )
 _SMALL = Pool(name="small", cpu="100m", cpu_limit="2", memory="3Gi", shm="256Mi", disk="2Gi", disk_request="0")
 BUILT_IN = {
-    pool.name: pool
+    pool.name: replace(pool, like=pool.name)
     for pool in (
         replace(_A100, name="a100-32", pods=4),
         replace(_A100, name="a100-16", pods=2),
@@ -127,13 +131,12 @@ def build(below: Pool, values: Mapping[str, Any], place: Callable[[str], str]) -
     Raises:
         UsageError: an unknown field, a wrong type or value; one line for each.
     """
-    valid = KEYS
     errors: list[str] = []
     checked: dict[str, Any] = {}
     for key, value in values.items():
         try:
-            if key not in valid:
-                raise UsageError(f"no such field of a pool; {did_you_mean(key, valid)}")
+            if key not in OWN:
+                raise UsageError(f"no such field of a pool; {did_you_mean(key, KEYS)}")
             checked[key] = _checked(key, value)
         except UsageError as error:
             errors.append(f"{place(key)}: {error}")
@@ -163,7 +166,8 @@ def settled(pool: Pool) -> Pool:
 def _problem(pool: Pool) -> str:
     for key in ("cpu", "memory"):
         if not getattr(pool, key):
-            return f"{key} is missing; how much each pod asks for, such as {key}: {'64Gi' if key == 'memory' else 16}"
+            such = f"{key}: {'64Gi' if key == 'memory' else 16}"
+            return f"{key} is missing; how much each pod asks for, such as {such}, or `like: POOL`, a pool to begin as"
     if pool.gpus and pool.processes not in (0, pool.gpus):
         return f"{pool.processes} processes on {pool.gpus} GPUs; one process per GPU is valid, leave `processes` out"
     if amount(pool.cpu_limit or pool.cpu) < amount(pool.cpu):

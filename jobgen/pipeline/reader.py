@@ -100,6 +100,7 @@ class Reader:
 
     def pools(self, value: Any, below: Mapping[str, Pool]) -> dict[str, Pool]:
         """The pools of `below` with what the file says of them, and its own."""
+        below = {name: replace(pool, like=name) for name, pool in below.items()}
         known: dict[str, Pool | None] = dict(below)
         for name, changes in self.mapping(value, "pools").items():
             self.dns(name, "pools", name)
@@ -107,7 +108,11 @@ class Reader:
             given = self.mapping(changes, "pools", name)
             own = (*level.KEYS, level.SCHEDULING)
             fields = {key: item for key, item in given.items() if key not in own}
-            made = self.pool(below.get(name, Pool(name=name)), fields)
+            like = fields.pop("like", name)
+            start = below.get(like) if isinstance(like, str) else None
+            if start is None and "like" in given:
+                self.error(f"found {source.told(like)}; {did_you_mean(str(like), below)}", "pools", name, "like")
+            made = self.pool(replace(start or Pool(name=name), name=name), fields)
             fragment = self.level(given, "pools", name)
             if made and "node_selector" in fields:  # At this level: below it are the profile and the pipeline, as a whole.
                 selector = {"spec": {"nodeSelector": dict(fields["node_selector"])}}

@@ -106,9 +106,7 @@ class _Reader(Reader):
         # The profile's images lie below the pipeline's `image`, and its fragments below the pipeline's own.
         unsaid = {key: replace(pool, fragment=Fragment(), image="") for key, pool in below.pools.items()}
         known = {
-            key: replace(
-                pools.settled(pool), image=pool.image or image or (below.pools[key].image if key in below.pools else "")
-            )
+            key: replace(pools.settled(pool), image=pool.image or image or (below.pools[pool.like].image if pool.like else ""))
             for key, pool in self.pools(root.get("pools", {}), unsaid).items()
         }
         given = self.mapping(root.get("stages", {"x": None}), "stages")

@@ -216,9 +216,13 @@ def test_validate_says_which_pools_a_profile_does_not_reach(here: Path, capsys: 
     assert said["none"] == []
     (line,) = said["eks-p4d"]
     assert line == (
-        "pool mine is your own: of what cluster eks-p4d says of its pools it has nothing; say selectors, "
-        "taints and devices in pools.mine, or change one of a100-1, a100-16, a100-32, a100-8, cpu, cpu-8, small, small-pair"
+        "pool mine is your own: of what cluster eks-p4d says of its pools it has nothing; begin with `like: cpu` in pools."
+        "mine, or say selectors, taints and devices there"
     )
+    text = (here / "mine.yaml").read_text(encoding="utf-8")  # That very edit.
+    (here / "mine.yaml").write_text(text.replace("  mine:", "  mine:\n    like: cpu"), encoding="utf-8")
+    assert cli.run(["validate", "mine.yaml"]) == 0
+    assert "your own" not in capsys.readouterr().out
 
 
 def test_validate_for_this_machine_takes_any_path(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -117,6 +117,34 @@ def test_the_pipeline_wins(tmp_path: Path) -> None:
     assert carrying["containers"][0]["image"] == "minima:jobgen"
 
 
+def test_a_pool_of_ones_own_begins_as_a_profiles(tmp_path: Path) -> None:
+    """With all that the profile says of that one, at the profile's own level."""
+    stages = yaml.safe_load(MINIMA)["stages"]
+    mine = {**stages, "finetune": {**stages["finetune"], "pool": "mine"}}
+    for cluster in CLUSTERS:
+        as_it_is = job(on(cluster), "finetune")
+        alike = job(on(cluster, pools={"mine": {"like": "a100-8"}}, stages=mine), "finetune")
+        assert alike == as_it_is
+    made = on("aks-nd96-a100", pools={"mine": {"like": "a100-16", "pods": 1, "node_selector": {"rack": "a"}}}, stages=mine)
+    found = pod(job(made, "finetune"))
+    assert found["nodeSelector"] == {"node.kubernetes.io/instance-type": "Standard_ND96amsr_A100_v4", "rack": "a"}
+    assert found["containers"][0]["securityContext"]["capabilities"] == {"drop": ["ALL"], "add": ["IPC_LOCK"]}
+    assert len(found["tolerations"]) == 2
+    # One of a site's profile likewise, which may begin as a built-in one.
+    text = SITE.replace("large: {cpu: 4, memory: 8Gi}", "large: {like: a100-8, memory: 8Gi, shm: 1Gi, env: {A: b}}")
+    own = on("./site.yaml", name=str(site(tmp_path, text)), pools={"mine": {"like": "large", "cpu": 3}}, stages=mine)
+    found = pod(job(own, "finetune"))
+    assert env(found)["A"] == "b"
+    limits = found["containers"][0]["resources"]["limits"]
+    assert (limits["cpu"], limits["memory"], limits["nvidia.com/gpu"]) == ("3", "8Gi", "8")
+
+
+@pytest.mark.parametrize("like", ["mine", "other", "a100-4", 8, None, [], {}])
+def test_a_pool_begins_as_one_that_is_there_without_the_file(like: Any) -> None:
+    with pytest.raises(UsageError, match=r"pools\.mine\.like: found .*valid: a100-1, a100-16, .*"):
+        on("none", pools={"mine": {"like": like, "cpu": 1, "memory": "2Gi"}, "other": {"cpu": 1, "memory": "2Gi"}})
+
+
 def test_a_conductor_and_a_workspace_may_be_of_the_profile_alone(tmp_path: Path) -> None:
     document = yaml.safe_load(MINIMA)
     text = yaml.safe_dump({key: value for key, value in document.items() if key not in {"conductor", "workspace"}})
