@@ -5,7 +5,9 @@ PyTorchJob retries exactly the second group.
 """
 
 import difflib
+import itertools
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 USAGE = 64
 DATA = 65
@@ -97,6 +99,24 @@ def exit_codes() -> str:
     """A line about exit codes for a help text."""
     meanings = ", ".join(f"{code} {EXIT_CODES[code]}" for code in (0, *PERMANENT))
     return f"Exit codes: {meanings}; with 128 and above the same command may work again."
+
+
+def told(value: Any, longest: int = 80) -> str:
+    """A found value for an error message, in YAML's words."""
+    match value:
+        case None:
+            text = "null"
+        case bool():
+            text = "true" if value else "false"
+        case float():
+            text = {"inf": ".inf", "-inf": "-.inf", "nan": ".nan"}.get(repr(value), repr(value))
+        case dict():
+            text = f"{{{', '.join(f'{key}: {told(item)}' for key, item in itertools.islice(value.items(), longest))}}}"
+        case list() | tuple():
+            text = f"[{', '.join(map(told, value[:longest]))}]"
+        case _:
+            text = repr(value)
+    return text if len(text) <= longest else f"{text[: longest - 1]}…"
 
 
 def did_you_mean(name: str, valid: Iterable[str]) -> str:

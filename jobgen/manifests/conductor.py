@@ -2,13 +2,14 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 from jobgen.manifests import checks, render
 from jobgen.manifests.render import CONDUCTOR
-from jobgen.pipeline import fragment, level
+from jobgen.pipeline import fragment
+from jobgen.pipeline import layers as levels
+from jobgen.pipeline.fragment import Layer
 from jobgen.pipeline.pipeline import Pipeline
 from jobgen.pipeline.plan import ALL, Part, plan
 from jobgen.pipeline.pools import DISK
@@ -127,8 +128,7 @@ def check(pipeline: Pipeline) -> None:
     Raises:
         UsageError: one of them would be wrong.
     """
-    for step in plan(pipeline):
-        render.job(pipeline, step)
+    render.jobs(pipeline, plan(pipeline))
     if pipeline.conductor:
         objects(pipeline)
 
@@ -200,22 +200,19 @@ def _job_spec(pipeline: Pipeline, labels: dict[str, str], held: str, words: list
         ],
     }
     # What all pods of the pipeline have, but for what is of a stage's container and account.
-    template: dict[str, Any] = {"metadata": {"labels": dict(labels)}, "spec": pod}
-    own = template
-    for each in (
-        *map(_for_all, pipeline.profile.fragment.templates),
-        *pipeline.profile.conductor.fragment.templates,
-        *map(_for_all, pipeline.fragment.templates),
-        *conductor.fragment.templates,
-    ):
-        template = fragment.merge(template, each)
-    if names := level.changed(own, template, CONDUCTOR):
-        place = pipeline.place("conductor")
-        raise UsageError(f"{place}: pod: {', '.join(names)} would not be what jobgen needs; leave it as it is")
-    if wrong := [f"pod.{'.'.join(where)}: {what}" for where, what in fragment.lacks(template)] or [
-        f"pod.{what}" for what in checks.unmounted(template)
-    ]:
-        raise UsageError("\n".join(f"{pipeline.place('conductor')}: {text}" for text in wrong))
+    layers = [
+        *map(_for_all, pipeline.profile.fragment.layers),
+        *pipeline.profile.conductor.fragment.layers,
+        *map(_for_all, pipeline.fragment.layers),
+        *conductor.fragment.layers,
+    ]
+    template, wrong = levels.over({"metadata": {"labels": dict(labels)}, "spec": pod}, layers, CONDUCTOR)
+    if not wrong:
+        found = [*fragment.lacks(template)] or [*checks.unmounted(template)]
+        wrong = [levels.located(layers, template, path, what) for path, what in found]
+    if wrong:
+        lines = dict.fromkeys(f"{place or pipeline.place('conductor')}: {what}" for place, what in wrong)
+        raise UsageError("\n".join(f"{line} (in the pod of the conductor)" for line in lines))
     return {
         "backoffLimit": BACKOFF_LIMIT,
         # A stage that failed is for a person; a pod that was deleted, drained or lost says nothing about the pipeline.
@@ -229,10 +226,10 @@ def _job_spec(pipeline: Pipeline, labels: dict[str, str], held: str, words: list
     }
 
 
-def _for_all(template: Mapping[str, Any]) -> dict[str, Any]:
+def _for_all(layer: Layer) -> Layer:
     """What of the whole pipeline's template is of the conductor's pod too."""
-    spec = {key: value for key, value in (template.get("spec") or {}).items() if key not in NOT_ITS_OWN}
-    return {**template, "spec": spec}
+    spec = {key: value for key, value in (layer.template.get("spec") or {}).items() if key not in NOT_ITS_OWN}
+    return replace(layer, template={**layer.template, "spec": spec})
 
 
 def _field(name: str, path: str) -> dict[str, Any]:

@@ -6,20 +6,20 @@ import json
 import math
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from jobgen.manifests import checks
-from jobgen.pipeline import fragment, level
+from jobgen.pipeline import fragment, layers
 from jobgen.pipeline.pipeline import CONTAINER, KEY_LENGTH, NAMESPACE, Pipeline
 from jobgen.pipeline.plan import Step, plan
 from jobgen.pipeline.pools import DISK, GPU, amount
 from jobgen.pipeline.spec import shipped
 from minima import options
-from minima.errors import StageError, UsageError
+from minima.errors import StageError, UsageError, listed
 from minima.options import Fetch
 from minima.process.stop import SAVING_SECONDS
 
@@ -60,18 +60,39 @@ def files(pipeline: Pipeline, namespace: str | None = None) -> dict[str, str]:
     options = f"--namespace {namespace}" if namespace else ""
     width = max(2, len(str(len(steps) - 1)))
     return {
-        f"{number:0{width}}-{step.name}.yaml": text(pipeline, [job(pipeline, step, namespace)], options)
-        for number, step in enumerate(steps)
+        f"{number:0{width}}-{name}.yaml": text(pipeline, [made], options)
+        for number, (name, made) in enumerate(jobs(pipeline, steps, namespace).items())
     }
 
 
 def job(pipeline: Pipeline, step: Step, namespace: str | None = None) -> dict[str, Any]:
-    """The PyTorchJob of one step, named by the hash of all the rest of it but its namespace.
+    """The PyTorchJob of one step; raises as `jobs`."""
+    return jobs(pipeline, [step], namespace)[step.name]
+
+
+def jobs(pipeline: Pipeline, steps: Sequence[Step], namespace: str | None = None) -> dict[str, dict[str, Any]]:
+    """The PyTorchJobs of steps by their stages, each named by the hash of all the rest of it but its namespace.
 
     Raises:
-        UsageError: the namespace is not the name of one.
+        UsageError: the namespace is not the name of one, or what the levels say of pods does not go together; one line for
+            each error.
     """
     check_namespace(namespace)
+    made: dict[str, dict[str, Any]] = {}
+    wrong: dict[str, list[str]] = {}
+    for step in steps:
+        made[step.name], problems = _job(pipeline, step, namespace)
+        for place, what in problems:
+            stages = wrong.setdefault(f"{place or pipeline.place('stages', step.name)}: {what}", [])
+            if step.name not in stages:
+                stages.append(step.name)
+    if wrong:
+        raise UsageError("\n".join(f"{line} (in the pods of {listed(stages)})" for line, stages in wrong.items()))
+    return made
+
+
+def _job(pipeline: Pipeline, step: Step, namespace: str | None) -> tuple[dict[str, Any], list[tuple[str, str]]]:
+    """A step's job, and what is wrong with it, as pairs of where (empty if no level says it) and what."""
     own = {**labels(pipeline.name, step.verb), "minima/stage": step.name, "minima/key": step.key}
     queue = {"kueue.x-k8s.io/queue-name": step.pool.queue} if step.pool.queue else {}
     metadata = {"labels": {**own, **queue}, "annotations": _annotations(step)}
@@ -80,17 +101,21 @@ def job(pipeline: Pipeline, step: Step, namespace: str | None = None) -> dict[st
             "labels": {**metadata["labels"], **each.labels},
             "annotations": {**metadata["annotations"], **each.annotations},
         }
-    rendered = {"apiVersion": "kubeflow.org/v1", "kind": "PyTorchJob", "metadata": metadata, "spec": _spec(pipeline, step, own)}
+    template, wrong = _template(pipeline, step, own)
+    spec = _spec(step, template)
+    rendered = {"apiVersion": "kubeflow.org/v1", "kind": "PyTorchJob", "metadata": metadata, "spec": spec}
     # Without the namespace: `kubectl apply -n` of a file that names none makes the very job that `jobgen run` makes.
     digest = hashlib.sha256(json.dumps(rendered, sort_keys=True).encode()).hexdigest()
     placed = {"namespace": namespace} if namespace is not None else {}
     rendered["metadata"] = {"name": f"{pipeline.name}-{step.name}-{digest[:KEY_LENGTH]}", **placed, **metadata}
-    if found := checks.problems(rendered):
-        if any(each.said for each in step.fragments):
-            told = "the pod that its fragments make (labels, env, pod, … of pipeline, pool and stage) is wrong"
-            raise UsageError("\n".join(f"{pipeline.place('stages', step.name)}: {told}: {what}" for what in found))
-        raise StageError(f"{pipeline.source}: {step.name}: jobgen made a wrong object, please report it: " + "; ".join(found))
-    return copy.deepcopy(rendered)  # Nothing of it is also part of another one.
+    if not wrong:
+        found = checks.problems(rendered)
+        inside = ("spec", "pytorchReplicaSpecs", *spec["pytorchReplicaSpecs"], "template")
+        if found and not any(each.said for each in step.fragments):
+            told = "; ".join(f"{'.'.join(path)}: {what}" for path, what in found)
+            raise StageError(f"{pipeline.source}: {step.name}: jobgen made a wrong object, please report it: {told}")
+        wrong = [layers.located(step.layers, template, path[len(inside) :], what) for path, what in found]
+    return copy.deepcopy(rendered), wrong  # Nothing of it is also part of another one.
 
 
 def check_namespace(name: str | None) -> None:
@@ -142,7 +167,7 @@ def _annotations(step: Step) -> dict[str, str]:
     }
 
 
-def _spec(pipeline: Pipeline, step: Step, labels: dict[str, str]) -> dict[str, Any]:
+def _spec(step: Step, template: dict[str, Any]) -> dict[str, Any]:
     spec: dict[str, Any] = {"nprocPerNode": str(step.processes)}
     if step.pods > 1 and step.options.elastic:
         spec["elasticPolicy"] = {
@@ -160,32 +185,23 @@ def _spec(pipeline: Pipeline, step: Step, labels: dict[str, str]) -> dict[str, A
         "Master" if step.pods == 1 else "Worker": {
             "replicas": step.pods,
             "restartPolicy": "ExitCode",
-            "template": _template(pipeline, step, labels),
+            "template": template,
         }
     }
     return spec
 
 
-def _template(pipeline: Pipeline, step: Step, labels: dict[str, str]) -> dict[str, Any]:
-    """The pods' template: jobgen's, and over it what pipeline, pool and stage say.
-
-    Raises:
-        UsageError: what they say together lacks something that Kubernetes requires.
+def _template(pipeline: Pipeline, step: Step, labels: dict[str, str]) -> tuple[dict[str, Any], list[tuple[str, str]]]:
+    """The pods' template: jobgen's, and over it what pipeline, pool and stage say; and what is wrong with it, as pairs of where
+    (empty if no level says it) and what.
     """
-    made: dict[str, Any] = {"metadata": {"labels": dict(labels), "annotations": _STAY}, "spec": _pod(pipeline, step)}
-    own = made
-    for each in step.fragments:
-        for template in each.templates:
-            made = fragment.merge(made, template)
-    place = pipeline.place("stages", step.name)
-    if names := level.changed(own, made, CONTAINER):
-        raise UsageError(f"{place}: pod: {', '.join(names)} would not be what jobgen needs; leave it as it is")
-    _complete(made["spec"], step)
-    if wrong := [f"{place}: pod.{'.'.join(where)}: {what}" for where, what in fragment.lacks(made)]:
-        raise UsageError("\n".join(wrong))
-    if problem := _too_full(made["spec"], step):
-        raise UsageError(f"{place}: pod: {problem}")
-    return made
+    own = {"metadata": {"labels": dict(labels), "annotations": _STAY}, "spec": _pod(pipeline, step)}
+    made, wrong = layers.over(own, step.layers, CONTAINER)
+    if not wrong:
+        _complete(made["spec"], step)
+        found = [*fragment.lacks(made)] or [*_too_full(made["spec"], step)]
+        wrong = [layers.located(step.layers, made, path, what) for path, what in found]
+    return made, wrong
 
 
 def _complete(pod: dict[str, Any], step: Step) -> None:
@@ -200,23 +216,25 @@ def _complete(pod: dict[str, Any], step: Step) -> None:
         pod["dnsPolicy"] = "ClusterFirstWithHostNet"
 
 
-def _too_full(spec: Mapping[str, Any], step: Step) -> str:
-    """What is wrong with the sizes of a pod's volumes on its node's disk, or nothing: filled, they would have it evicted."""
+def _too_full(spec: Mapping[str, Any], step: Step) -> fragment.Problems:
+    """What is wrong with the sizes of a pod's volumes on its node's disk: filled, they would have it evicted."""
     containers = [*spec["containers"], *(spec.get("initContainers") or [])]
     limit = sum(fragment.number(((each.get("resources") or {}).get("limits") or {}).get(DISK, 0)) for each in containers)
-    sizes = {}
-    for volume in spec.get("volumes") or []:
+    sizes, numbers = {}, {}
+    for number, volume in enumerate(spec.get("volumes") or []):
         held = volume.get("emptyDir") or {}
         if held.get("sizeLimit") is not None and not held.get("medium"):  # Memory and huge pages are no disk.
+            numbers[volume["name"]] = str(number)
             sizes[volume["name"]] = fragment.number(held["sizeLimit"])
     # /tmp is as large as the pool's disk, and need not be full when others are.
     for names in (["tmp"], [name for name in sizes if name != "tmp"]):
         if limit and (total := sum(sizes.get(name, 0) for name in names)) > limit:
-            return (
+            yield (
+                ("spec", "volumes", numbers[max(names, key=sizes.__getitem__)]),
                 f"the volumes {', '.join(names)} may hold {total / 2**30:,.1f} GiB, and count against the pod's limit of "
-                f"{DISK}, {limit / 2**30:,.1f} GiB, beyond which it is evicted; a larger `disk` of pool {step.pool.name} helps"
+                f"{DISK}, {limit / 2**30:,.1f} GiB, beyond which it is evicted; a larger `disk` of pool {step.pool.name} helps",
             )
-    return ""
+            return
 
 
 _STAY = {"cluster-autoscaler.kubernetes.io/safe-to-evict": "false", "karpenter.sh/do-not-disrupt": "true"}

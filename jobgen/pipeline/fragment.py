@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from jobgen.pipeline.source import Place
 from minima.errors import did_you_mean
 
 SCHEMA = Path(__file__).with_name("pod_schema.json")
@@ -38,26 +39,50 @@ Problems = Iterator[tuple[Path_, str]]
 
 
 @dataclass(frozen=True, kw_only=True)
+class Layer:
+    """A template that a level lays over those below, and where its parts are written.
+
+    Attributes:
+        template: of pods.
+        place: in the level's file.
+        words: for parts of the template, the keys that say them there; below a part both go on alike.
+    """
+
+    template: Mapping[str, Any]
+    place: Place
+    words: Mapping[Path_, Path_]
+
+    def written(self, path: Path_) -> str:
+        """The place of what says a path of the template, or the nearest part above it."""
+        part = max((each for each in self.words if path[: len(each)] == each), key=len)
+        keys = (*self.words[part], *path[len(part) :])
+        while keys and keys not in self.place.lines:
+            keys = keys[:-1]
+        return self.place(*keys)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Fragment:
     """What one level of a pipeline (all of it, a pool, a stage, the conductor) adds to its objects.
 
     Attributes:
         labels: of the object and of its pods.
         annotations: likewise.
-        templates: of its pods: what its short words mean, and its `pod`; each is merged on its own, so that what it removes is
-            removed from all below.
+        layers: of its pods' template: what its short words mean, and its `pod`; each is merged on its own, so that what it
+            removes is removed from all below.
         scheduling_policy: the operator's `runPolicy.schedulingPolicy`.
     """
 
     labels: Mapping[str, str] = field(default_factory=dict)
     annotations: Mapping[str, str] = field(default_factory=dict)
-    templates: tuple[Mapping[str, Any], ...] = ()
+    layers: tuple[Layer, ...] = ()
     scheduling_policy: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def said(self) -> bool:
         """Whether it adds anything to a pod."""
-        return any(each.get("spec") or any((each.get("metadata") or {}).values()) for each in self.templates)
+        templates = [layer.template for layer in self.layers]
+        return any(each.get("spec") or any((each.get("metadata") or {}).values()) for each in templates)
 
 
 @functools.cache
@@ -165,6 +190,31 @@ def merge(template: Mapping[str, Any], fragment: Mapping[str, Any]) -> dict[str,
     return merged
 
 
+def said(template: Any, merged: Any, path: Path_) -> Path_:
+    """As much of a path of a merged template as one of its layers' says; entries of lists by their numbers there."""
+    node: Mapping[str, Any] = {"$ref": "PodTemplateSpec"}
+    found: list[str] = []
+    for step in path:
+        node = _resolved(node)
+        if isinstance(template, list):
+            key = node.get("x-kubernetes-patch-merge-key")
+            entry = merged[int(step)] if isinstance(merged, list) and int(step) < len(merged) else None
+            same = [
+                n for n, each in enumerate(template) if (each.get(key) == entry.get(key) if key and entry else each == entry)
+            ]
+            if not same:
+                break
+            step, node = str(same[0]), node["items"]
+            template, merged = template[same[0]], entry
+        elif isinstance(template, dict) and step in template:
+            template, merged = template[step], merged.get(step) if isinstance(merged, dict) else None
+            node = (node.get("properties") or {}).get(step) or node.get("additionalProperties", {})
+        else:
+            break
+        found.append(step)
+    return tuple(found)
+
+
 def number(quantity: Any) -> float:
     """A quantity that the schema lets through, as a number; `pools.amount` knows fewer of them."""
     text = str(quantity)
@@ -174,11 +224,11 @@ def number(quantity: Any) -> float:
     return float(text.removesuffix(suffix)) * UNITS[suffix] if suffix in UNITS else float(text)
 
 
-def mounts(templates: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Where fragments, merged in their order, mount volumes in the stage's container."""
+def mounts(layers: Iterable[Layer]) -> list[str]:
+    """Where layers, merged in their order, mount volumes in the stage's container."""
     merged: dict[str, Any] = {}
-    for template in templates:
-        merged = merge(merged, template)
+    for layer in layers:
+        merged = merge(merged, layer.template)
     containers = (merged.get("spec") or {}).get("containers") or []
     return [mount["mountPath"].rstrip("/") for one in containers for mount in one.get("volumeMounts") or []]
 

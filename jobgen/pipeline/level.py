@@ -10,9 +10,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from jobgen.pipeline import credentials, fragment
-from jobgen.pipeline.fragment import Fragment, Path_, Problems
+from jobgen.pipeline.fragment import Fragment, Layer, Path_, Problems
 from jobgen.pipeline.pipeline import CONTAINER
 from jobgen.pipeline.pools import GPU, LABEL_NAME, LABEL_VALUE, OURS, VARIABLE
+from jobgen.pipeline.source import Place
 from minima.addresses import ENDPOINTS
 from minima.errors import did_you_mean
 from minima.options import web_port
@@ -22,6 +23,12 @@ SCHEDULING = "scheduling_policy"
 """One more key, of those that make PyTorchJobs."""
 OBJECT_NAME = re.compile(r"[a-z0-9](?:[-a-z0-9.]{0,251}[a-z0-9])?")
 """DNS-1123 subdomain, which the names of most objects are."""
+IN_SPEC = {
+    "image_pull_secrets": "imagePullSecrets",
+    "service_account": "serviceAccountName",
+    "priority_class": "priorityClassName",
+}
+"""Short words that are fields of a pod's spec."""
 FORMS = {"secret": ("secret", "key"), "config_map": ("config_map", "key"), "field": ("field",), "resource": ("resource",)}
 """Where the value of a variable may come from, and what each form holds."""
 MAY_GO = {"HF_HUB_OFFLINE"}
@@ -51,12 +58,13 @@ IN_POD = {
 OF_POOL = {"cpu": "cpu", "memory": "memory", GPU: "gpus"}
 
 
-def read(values: Mapping[str, Any], path: Path_, *, container: str) -> tuple[Fragment, list[tuple[Path_, str]]]:
+def read(values: Mapping[str, Any], path: Path_, place: Place, *, container: str) -> tuple[Fragment, list[tuple[Path_, str]]]:
     """The fragment that the keys of one level make, and what is wrong with them, as pairs of where and what.
 
     Args:
         values: the level's mapping; keys of others are left alone.
         path: where it stands.
+        place: in its file.
         container: the name of jobgen's container in the pods.
     """
     found = list(_problems(values, path, container))
@@ -64,20 +72,23 @@ def read(values: Mapping[str, Any], path: Path_, *, container: str) -> tuple[Fra
         return Fragment(), found
     labels, annotations = dict(values.get("labels") or {}), dict(values.get("annotations") or {})
     spec: dict[str, Any] = {}
-    if values.get("image_pull_secrets"):
-        spec["imagePullSecrets"] = [{"name": name} for name in values["image_pull_secrets"]]
-    if values.get("service_account"):
-        spec["serviceAccountName"] = values["service_account"]
-    if values.get("priority_class"):
-        spec["priorityClassName"] = values["priority_class"]
+    words = {(): path, ("metadata", "labels"): (*path, "labels"), ("metadata", "annotations"): (*path, "annotations")}
+    for key, name in IN_SPEC.items():
+        words["spec", name] = (*path, key)
+        if values.get(key):
+            spec[name] = [{"name": each} for each in values[key]] if isinstance(values[key], list) else values[key]
     if values.get("env"):
         env = [{"name": name, **_source(value)} for name, value in values["env"].items()]
         spec["containers"] = [{"name": container, "env": env}]
+        here = ("spec", "containers", "0", "env")
+        words |= {here: (*path, "env")} | {(*here, str(n)): (*path, "env", name) for n, name in enumerate(values["env"])}
     short = {"metadata": {"labels": labels, "annotations": annotations}, "spec": spec}
+    layers = (
+        Layer(template=short, place=place, words=words),
+        Layer(template=values.get("pod") or {}, place=place, words={(): (*path, "pod")}),
+    )
     policy = dict(values.get(SCHEDULING) or {})
-    return Fragment(
-        labels=labels, annotations=annotations, templates=(short, values.get("pod") or {}), scheduling_policy=policy
-    ), []
+    return Fragment(labels=labels, annotations=annotations, layers=layers, scheduling_policy=policy), []
 
 
 def _problems(values: Mapping[str, Any], path: Path_, container: str) -> Problems:
@@ -234,44 +245,3 @@ def _of_container(one: Mapping[str, Any], path: Path_, container: str) -> Proble
             yield (*path, "volumeMounts", str(number)), "refused: the image's programs are at /; a folder below it is valid"
         if mount.get("name") in {"workspace", "shm"} or mount.get("mountPath") in {"/dev/shm"}:
             yield (*path, "volumeMounts", str(number)), "refused: jobgen mounts the workspace and /dev/shm"
-
-
-def changed(before: Mapping[str, Any], after: Mapping[str, Any], container: str) -> list[str]:
-    """What of that which jobgen decides fragments changed or removed, as names: a null or a directive reaches anywhere."""
-    old, new = _decided(before, before, container), _decided(after, before, container)
-    return [name for name in old if old[name] != new[name]]
-
-
-def _decided(template: Mapping[str, Any], ours: Mapping[str, Any], container: str) -> dict[str, Any]:
-    """What jobgen decides of a template whose own form is `ours`."""
-    spec = template.get("spec") or {}
-    containers = spec.get("containers") or []
-    one: Mapping[str, Any] = next((each for each in containers if each.get("name") == container), {})
-    labels = (template.get("metadata") or {}).get("labels") or {}
-    own = next(each for each in ours["spec"]["containers"] if each["name"] == container)
-    volumes = {mount["name"] for mount in own["volumeMounts"]} - {"tmp"}
-    paths = {mount["mountPath"] for mount in own["volumeMounts"] if mount["name"] in volumes}
-    kept = {each["name"] for each in own["env"] if OURS.fullmatch(each["name"]) or "valueFrom" in each}
-    needed = {each["name"] for each in own["env"]} - kept - MAY_GO
-    resources = one.get("resources") or {}
-    return {
-        "labels": {name: value for name, value in labels.items() if OUR_LABELS.fullmatch(name)},
-        "containers": [each.get("name") for each in containers],
-        **{name: one.get(name) for name in IN_CONTAINER},
-        **{name: spec.get(name) for name in (*IN_POD, *(["serviceAccountName"] if container != CONTAINER else []))},
-        "volumes": [each for each in spec.get("volumes") or [] if each.get("name") in volumes],
-        "volumeMounts": sorted(
-            (each for each in one.get("volumeMounts") or [] if each.get("mountPath", "").rstrip("/") in paths),
-            key=lambda mount: mount["mountPath"],
-        ),
-        "env": {  # Of some of them, such as HOME, another value is as good, but none is not.
-            each["name"]: each if each["name"] in kept else {}
-            for each in one.get("env") or []
-            if each.get("name") in kept | needed
-        },
-        "resources": {
-            side: {name: (resources.get(side) or {}).get(name) for name in OF_POOL} for side in ("requests", "limits")
-        }
-        if container == CONTAINER
-        else None,
-    }

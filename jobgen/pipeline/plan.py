@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from jobgen.pipeline import fit, fragment, lineage
-from jobgen.pipeline.fragment import Fragment
+from jobgen.pipeline.fragment import Fragment, Layer
 from jobgen.pipeline.memory import Memory
 from jobgen.pipeline.pipeline import Pipeline, Stage
 from jobgen.pipeline.pools import Pool
@@ -47,6 +47,11 @@ class Step:
     teacher: Shape | None
     memory: Memory | None
     fragments: tuple[Fragment, ...]
+
+    @property
+    def layers(self) -> list[Layer]:
+        """Of its pods' template, in the order of merging."""
+        return [layer for each in self.fragments for layer in each.layers]
 
     @property
     def output_dir(self) -> str:
@@ -160,7 +165,7 @@ def _unseen(pipeline: Pipeline, stage: Stage, step: Step) -> Iterator[str]:
     root = pipeline.workspace.path
     mounted = (
         f"{root}/",
-        *(f"{path}/" for path in fragment.mounts(each for level in step.fragments for each in level.templates)),
+        *(f"{path}/" for path in fragment.mounts(step.layers)),
     )
     paths = [(option, split_digest(path)[0]) for option, path in options.reads(step.options).items()]
     paths += [(option, getattr(step.options, option)) for option in _other_paths(step.options)]

