@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from minima.models import pretrained
+from minima.models import placement
 from minima.options import Adapt
 from minima.training import folders, loop, loss
 from minima.training.group import Group
@@ -11,7 +11,7 @@ from minima.workspace.artifact import Output
 
 def run(options: Adapt, output: Output) -> dict[str, Any]:
     """Write the trained model to `output.folder` and return the metrics; `loop.train` says what is raised."""
-    group = Group(pretrained.device())
+    group = Group(placement.device())
     output.progress.phase("loading")
     train_records, dev_records = folders.records("record_path_or_regex", "model_name_or_path", options)
     llama = folders.model(options.model_name_or_path, options)

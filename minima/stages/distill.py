@@ -7,7 +7,7 @@ import torch
 from minima.data import tokenization
 from minima.data.batch import Batch
 from minima.errors import UsageError
-from minima.models import pretrained
+from minima.models import placement, pretrained
 from minima.options import Distill
 from minima.training import folders, loop, loss
 from minima.training.group import Group
@@ -21,7 +21,7 @@ def run(options: Distill, output: Output) -> dict[str, Any]:
         UsageError: teacher and student have vocabularies of different sizes.
         DataError: their ids mean different text, or the sequences are longer than the teacher's positions.
     """
-    group = Group(pretrained.device())
+    group = Group(placement.device())
     output.progress.phase("loading")
     train_records, dev_records = folders.records("record_path_or_regex", "student_model_name_or_path", options)
     places = folders.place(options.teacher_model_name_or_path), folders.place(options.student_model_name_or_path)

@@ -48,12 +48,12 @@ def run(options: Doctor, output: Output) -> dict[str, Any]:
         UsageError: the group is one process.
         NotReadyError: a pod's installation is broken, a rename is not seen, or the link is not as `options` want it.
     """
-    from minima.models import pretrained
+    from minima.models import placement
     from minima.training import link
     from minima.training.group import Group
 
     with link.nccl_log() as log:
-        device = pretrained.device()
+        device = placement.device()
         group = Group(device)
         if group.world == 1:
             raise UsageError("one process has no link; valid: a pool with several pods, or several GPUs")

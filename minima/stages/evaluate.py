@@ -85,6 +85,7 @@ def _run(options: Evaluate, output: artifact.Output, found: list[Data], asked: d
     import torch
 
     from minima.data import records, tokenization
+    from minima.models import placement
     from minima.models import pretrained as models
 
     folder = Path(split_digest(options.model_name_or_path)[0])
@@ -109,7 +110,7 @@ def _run(options: Evaluate, output: artifact.Output, found: list[Data], asked: d
         folder,
         dtype=torch.bfloat16 if options.use_bf16 else torch.float32,
         attn_implementation=options.attn_implementation,
-        device=models.device(),
+        device=placement.device(),
     )
 
     results: dict[str, Any] = {
@@ -165,7 +166,7 @@ def _run(options: Evaluate, output: artifact.Output, found: list[Data], asked: d
         metrics["answer"] = sampled(model, tokenizer, prompt, options.seed)
         results["answer"] = {"question": options.question, "answer": metrics["answer"]}
         _write(output.folder / ANSWER, f"Question: {options.question}\n\nAnswer: {metrics['answer']}\n")
-    metrics |= models.placement(model)
+    metrics |= placement.of(model)
     _write(output.folder / RESULTS, json.dumps(results, indent=1, ensure_ascii=False, sort_keys=True) + "\n")
     _write(output.folder / TABLE, table.markdown(results))
     return metrics

@@ -10,7 +10,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 
 from minima.data.chat import TEMPLATE_FILE
 from minima.data.records import Records
-from minima.models import pretrained
+from minima.models import placement, pretrained
 from minima.options import Finetune
 from minima.training import folders, loop, loss
 from minima.training.group import Group
@@ -24,7 +24,7 @@ def run(options: Finetune, output: Output) -> dict[str, Any]:
 
     With LoRA the folder's root is the merged model, and `adapter/` the adapters alone, as peft loads them.
     """
-    group = Group(pretrained.device())
+    group = Group(placement.device())
     output.progress.phase("loading")
     name = options.model_name_or_path
     train_records, dev_records = folders.records("train_record_path_or_regex", "model_name_or_path", options)

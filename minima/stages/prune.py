@@ -17,7 +17,7 @@ from minima.data import tokenization
 from minima.data.batch import Batch, collate
 from minima.data.records import Records, find
 from minima.errors import DataError, UsageError
-from minima.models import importance, pretrained, weights
+from minima.models import importance, placement, pretrained, weights
 from minima.options import Prune, split_digest
 from minima.workspace.artifact import Output
 
@@ -45,7 +45,7 @@ def run(options: Prune, output: Output) -> dict[str, Any]:
         teacher_folder,
         dtype=torch.bfloat16 if options.use_bf16 else torch.float32,
         attn_implementation=options.attn_implementation,
-        device=pretrained.device(),
+        device=placement.device(),
     )
     numbers = choose(len(records), options.num_examples, options.seed)
 
@@ -88,7 +88,7 @@ def run(options: Prune, output: Output) -> dict[str, Any]:
         tensors["layers"] = rises
         for name, layer in (("least", int(rises.argmin())), ("most", int(rises.argmax()))):
             metrics |= {f"{name}_needed_layer": layer, f"{name}_needed_layer_rise": rises[layer].item()}
-    metrics |= pretrained.placement(teacher)
+    metrics |= placement.of(teacher)
 
     output.progress.phase("writing")
     # The weights are permuted as the folder holds them, not as they were computed with.

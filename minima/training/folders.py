@@ -9,7 +9,7 @@ from minima.data import tokenization
 from minima.data.mixture import Mixture
 from minima.data.records import Records, check_apart, check_distinct, find
 from minima.errors import DataError
-from minima.models import pretrained
+from minima.models import placement, pretrained
 from minima.options import Training, named, reads, split_digest
 from minima.workspace.artifact import Output
 from minima.workspace.marker import artifact_folder, read_marker
@@ -71,7 +71,7 @@ def _check_lengths(files: list[Path], option: str, max_seq_length: int) -> None:
 def model(value: str, options: Training) -> pretrained.Model:
     """The model that an input option names, on this process's device."""
     return pretrained.load(
-        place(value), dtype=_dtype(options), attn_implementation=options.attn_implementation, device=pretrained.device()
+        place(value), dtype=_dtype(options), attn_implementation=options.attn_implementation, device=placement.device()
     )
 
 

@@ -1,5 +1,6 @@
 """The processes of a run, and what they agree on."""
 
+import gc
 import logging
 import warnings
 from datetime import timedelta
@@ -47,6 +48,9 @@ class Group:
         import deepspeed  # Takes seconds, which one who is alone need not spend.
         from deepspeed.constants import default_pg_timeout
 
+        # DeepSpeed collects garbage at every turn of its start; the many objects of the libraries are none.
+        gc.collect()
+        gc.freeze()
         logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
         # DeepSpeed's calls to torch, on which nobody who trains can act.
         warnings.filterwarnings("ignore", r".*_into_tensor` is deprecated", FutureWarning)

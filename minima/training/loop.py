@@ -12,7 +12,7 @@ from typing import Any
 from minima.data.batch import special
 from minima.data.mixture import Mixture
 from minima.errors import StageError, TerminatedError
-from minima.models import pretrained
+from minima.models import placement, pretrained
 from minima.options import Training
 from minima.process import stop
 from minima.training import perplexity
@@ -247,7 +247,7 @@ class _Run:
             "processes": group.world,
             "parameters": sum(p.numel() for p in parameters),
             "trainable_parameters": sum(p.numel() for p in parameters if p.requires_grad),
-            **pretrained.placement(model),
+            **placement.of(model),
         }
         perplexities = {"dev_perplexity_start": state.dev_perplexity_start, "dev_perplexity": state.dev_perplexity}
         found |= {name: value for name, value in perplexities.items() if value is not None}

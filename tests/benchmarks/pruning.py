@@ -21,7 +21,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 
 from minima.data import records, sample, tokenization
 from minima.data.batch import collate
-from minima.models import importance, pretrained
+from minima.models import importance, placement, pretrained
 from minima.options import Convert, Prune
 from minima.stages import convert, prune
 from minima.workspace.artifact import Output
@@ -117,7 +117,7 @@ def fresh(folder: Path) -> Path:
 @torch.no_grad()
 def perplexity(folder: Path, place: Path) -> float:
     """exp of the mean loss on the held-out records."""
-    loaded = pretrained.load(folder, dtype=torch.float32, device=pretrained.device())
+    loaded = pretrained.load(folder, dtype=torch.float32, device=placement.device())
     data = records.Records([place / "dev.tfrecord"])
     loss, tokens = 0.0, 0
     for number in range(len(data)):

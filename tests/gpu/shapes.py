@@ -18,7 +18,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from jobgen.pipeline import speed
 from jobgen.pipeline.memory import ACCUMULATED_BYTES, USABLE, Memory, training
-from minima.models import pretrained
+from minima.models import placement
 from minima.models.shape import Shape, training_flops
 from minima.options import Adapt, Distill, Training
 from tests.gpu import clock, families
@@ -143,7 +143,7 @@ def train(options: Training, trained: Shape, teacher: Shape | None, watch: "Watc
 
     os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
     os.environ["MASTER_PORT"] = str(29500 + os.getpid() % 500)
-    group = Group(pretrained.device())
+    group = Group(placement.device())
     batch_loss = loss.cross_entropy(options.loss_chunk_size)
     if isinstance(options, Distill) and teacher:
         frozen = random_model(teacher, watch.place.device, options.attn_implementation).requires_grad_(False)

@@ -13,7 +13,7 @@ from jobgen.manifests import render
 from jobgen.pipeline import spec
 from jobgen.pipeline.plan import plan
 from minima.errors import DataError, UsageError
-from minima.models import pretrained
+from minima.models import placement, pretrained
 from tests.unit import tiny
 
 
@@ -173,7 +173,7 @@ def test_published_parameter_counts() -> None:
 def test_the_marker_says_where_and_how_a_model_was_computed_with() -> None:
     llama = tiny.llama(dtype=torch.bfloat16)
     llama.set_attn_implementation("eager")
-    assert pretrained.placement(llama) == {"device": "cpu", "dtype": "bfloat16", "attention": "eager"}
+    assert placement.of(llama) == {"device": "cpu", "dtype": "bfloat16", "attention": "eager"}
 
 
 def test_a_pod_with_gpus_that_sees_none_does_not_compute_on_its_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -182,19 +182,19 @@ def test_a_pod_with_gpus_that_sees_none_does_not_compute_on_its_cpu(tmp_path: Pa
     for step in plan(pipeline):
         (replica,) = render.job(pipeline, step)["spec"]["pytorchReplicaSpecs"].values()
         env = {e["name"]: e.get("value", "") for e in replica["template"]["spec"]["containers"][0]["env"]}
-        assert env.get(pretrained.GPUS, "0") == str(step.pool.gpus)
+        assert env.get(placement.GPUS, "0") == str(step.pool.gpus)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert pretrained.device() == torch.device("cpu")
-    monkeypatch.setenv(pretrained.GPUS, "8")
-    monkeypatch.setattr(pretrained, "DRIVER", tmp_path / "version")
+    assert placement.device() == torch.device("cpu")
+    monkeypatch.setenv(placement.GPUS, "8")
+    monkeypatch.setattr(placement, "DRIVER", tmp_path / "version")
     with pytest.raises(UsageError, match=r"given 8 GPUs, and sees 0: there is no .*580 or newer"):
-        pretrained.device()
+        placement.device()
     (tmp_path / "version").write_text("NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.104.05\nGCC\n")
     with pytest.raises(
         UsageError, match=r"sees 0: NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.104.05\. Valid: a driver"
     ):
-        pretrained.device()
+        placement.device()
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
     monkeypatch.setenv("LOCAL_RANK", "3")
-    assert pretrained.device() == torch.device("cuda", 3)
+    assert placement.device() == torch.device("cuda", 3)

@@ -26,7 +26,7 @@ from minima.errors import DataError, NotReadyError, UsageError
 from minima.evaluation import copies, harness, judge, judged, paper, sandbox
 from minima.evaluation.model import LanguageModel
 from minima.evaluation.protocol import Protocol
-from minima.models import pretrained
+from minima.models import placement, pretrained
 from minima.options import Evaluate
 from minima.stages import evaluate
 from minima.workspace import artifact
@@ -267,7 +267,7 @@ def test_a_real_model_end_to_end(
         *(f"{name}_items" for name in BENCHMARKS),
         "dev_perplexity",
         "answer",
-        *pretrained.placement(tiny.llama()),
+        *placement.of(tiny.llama()),
     }
     assert all(isinstance(value, (int, float, str)) for value in metrics.values())
     assert sorted(p.name for p in (tmp_path / "a").iterdir()) == ["answer.txt", "results.json", "results.md", "samples.jsonl"]

@@ -1,8 +1,9 @@
-"""Small training runs for tests; as a program one process of a group (`python -m tests.unit.training.runs`)."""
+"""Small training runs for tests; as a program one process of a group (`python -m tests.unit.training.runs FOLDER`)."""
 
 import contextlib
 import json
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -148,34 +149,33 @@ def weights(llama: Any) -> dict[str, Tensor]:
 
 
 def main() -> None:
-    """Do what the first argument says in the folder of the second; each process ends with its error's exit code."""
-    what, folder = sys.argv[1], Path(sys.argv[2])
+    """Train unbroken; break, and go on in a copy; break under a DeepSpeed file; lose a process."""
+    folder = Path(sys.argv[1])
     torch.set_num_threads(1)
     rank = int(os.environ["RANK"])
-    chosen = options(folder / "resumed", per_device_train_batch_size=2)
-    code = 0
-    if what == "break":
-        llama, _ = run(options(folder / "unbroken", per_device_train_batch_size=2))
-        if rank == 0:
-            torch.save(weights(llama), folder / "unbroken.pt")
-        # One process of the two gets the signal, in the last of two micro-batches of the second step.
-        code = ends(lambda: run(chosen, terminate_at=4 if rank == 1 else 0))
-        (folder / f"{rank}.json").write_text(json.dumps({"zero_optimization": EXECUTION_KEYS["zero_optimization"]}))
-        laid_over = options(folder / "laid-over", per_device_train_batch_size=2, deepspeed=str(folder / f"{rank}.json"))
-        code = ends(lambda: run(laid_over, terminate_at=4))
+    llama, _ = run(options(folder / "unbroken", per_device_train_batch_size=2))
+    if rank == 0:
+        torch.save(weights(llama), folder / "unbroken.pt")
+    # One process of the two gets the signal, in the last of two micro-batches of the second step.
+    ends(lambda: run(options(folder / "broken", per_device_train_batch_size=2), terminate_at=4 if rank == 1 else 0))
+    if rank == 0:
+        shutil.copytree(folder / "broken", folder / "resumed")
+    torch.distributed.barrier()
+    llama, _ = run(options(folder / "resumed", per_device_train_batch_size=2))
+    if rank == 0:
+        torch.save(weights(llama), folder / "resumed.pt")
+    (folder / f"{rank}.json").write_text(json.dumps({"zero_optimization": EXECUTION_KEYS["zero_optimization"]}))
+    laid_over = options(folder / "laid-over", per_device_train_batch_size=2, deepspeed=str(folder / f"{rank}.json"))
+    ends(lambda: run(laid_over, terminate_at=4))
 
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun ends the peer of a lost one, which has something to say.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun ends the peer of a lost one, which has something to say.
 
-        def die(trained: Any, batch: Any) -> Any:
-            if rank == 1:
-                os._exit(7)
-            return loss.cross_entropy(8)(trained, batch)
+    def die(trained: Any, batch: Any) -> Any:
+        if rank == 1:
+            os._exit(7)
+        return loss.cross_entropy(8)(trained, batch)
 
-        code = ends(lambda: run(options(folder / "lost"), batch_loss=die))
-    else:
-        llama, _ = run(chosen)
-        if rank == 0:
-            torch.save(weights(llama), folder / "resumed.pt")
+    code = ends(lambda: run(options(folder / "lost"), batch_loss=die))
     sys.stderr.flush()
     os._exit(code)
 
