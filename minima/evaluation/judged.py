@@ -9,8 +9,9 @@ import hashlib
 import json
 import math
 import re
+import threading
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -23,8 +24,10 @@ from minima.workspace.files import walk
 
 AT_ONCE = 8
 """Requests at a time."""
-KEEP_EVERY = 40
-"""Judgements after which what there is is written."""
+PART = 40
+"""Answers or judgements of a file that keeps them."""
+USED = "used"
+"""Key of what all runs asked of the judge together: requests, tokens read, tokens written."""
 
 
 @dataclass(frozen=True)
@@ -39,26 +42,34 @@ class Question:
 
 @dataclass
 class Kept:
-    """Answers and judgements by what was asked, in a file that the next run reads.
+    """Answers and judgements by what was asked, in files that the next run reads: each as soon as it is there.
 
     Attributes:
-        text: what an earlier run left.
-        write: makes a text the content of that file.
+        parts: the content of the files that an earlier run left.
+        write: makes a text the content of the file of that number.
     """
 
-    text: str
-    write: Callable[[str], None]
+    parts: list[str]
+    write: Callable[[int, str], None]
     found: dict[str, Any] = field(default_factory=dict)
+    _new: dict[str, Any] = field(default_factory=dict)
+    _lock: Any = field(default_factory=threading.Lock, repr=False)
 
     def __post_init__(self) -> None:
-        for line in self.text.splitlines():
+        for line in "".join(self.parts).splitlines():
             entry = json.loads(line)
             self.found[entry["key"]] = entry["value"]
+        self._number = len(self.parts)
 
-    def save(self) -> None:
-        """Write all that there is."""
-        lines = (json.dumps({"key": key, "value": value}, ensure_ascii=False) + "\n" for key, value in self.found.items())
-        self.write("".join(lines))
+    def keep(self, entries: Mapping[str, Any]) -> None:
+        """Add entries, and write them; a file that is full is not written again."""
+        with self._lock:
+            if len(self._new) >= PART:
+                self._new, self._number = {}, self._number + 1
+            self._new |= entries
+            self.found |= entries
+            lines = (json.dumps({"key": key, "value": value}, ensure_ascii=False) + "\n" for key, value in self._new.items())
+            self.write(self._number, "".join(lines))
 
 
 def questions(name: str, data_dir: str, limit: int) -> tuple[list[Question], int]:
@@ -118,8 +129,7 @@ def answers(asked: list[Question], write: Callable[[list[str]], list[str]], mode
     keys = [_key(model, question.text) for question in asked]
     left = [i for i, key in enumerate(keys) if key not in kept.found]
     if left:
-        kept.found |= zip((keys[i] for i in left), write([asked[i].text for i in left]), strict=True)
-        kept.save()
+        kept.keep(dict(zip((keys[i] for i in left), write([asked[i].text for i in left]), strict=True)))
     return [kept.found[key] for key in keys]
 
 
@@ -143,32 +153,32 @@ def judge(asked: list[Question], said: list[str], by: Judge, kept: Kept, at: Cal
     pairs = [(i, own_first) for i in range(len(asked)) for own_first in (True, False)]
     rounds: dict[tuple[int, bool], dict[str, Any]] = {}
 
-    def one(pair: tuple[int, bool]) -> tuple[str, dict[str, Any]]:
+    def one(pair: tuple[int, bool]) -> dict[str, Any]:
         i, own_first = pair
         texts = (said[i], asked[i].reference) if own_first else (asked[i].reference, said[i])
         prompt = messages(asked[i].text, *texts)
         key = _key(by.model, prompt)
         if key in kept.found:
-            return key, kept.found[key]
+            judged: dict[str, Any] = kept.found[key]
+            return judged
         try:
             first, second, reply = by.scores(asked[i].text, *texts)
-        except RefusedError as error:
-            return key, {"prompt": prompt, "own_first": own_first, "refused": str(error)}
+        except RefusedError as error:  # Not kept: the next run may have more luck.
+            return {"prompt": prompt, "own_first": own_first, "refused": str(error)}
         own, other = (first, second) if own_first else (second, first)
-        return key, {"prompt": prompt, "own_first": own_first, "reply": reply, "own": own, "other": other}
+        judged = {"prompt": prompt, "own_first": own_first, "reply": reply, "own": own, "other": other}
+        kept.keep({key: judged, USED: by.used()})
+        return judged
 
+    by.add(*kept.found.get(USED, (0, 0, 0)))
     threads = ThreadPoolExecutor(AT_ONCE)
     try:
-        for pair, (key, judged) in zip(pairs, threads.map(one, pairs), strict=True):
-            rounds[pair] = judged
-            if "refused" not in judged:  # The next run may have more luck.
-                kept.found[key] = judged
+        asking = {threads.submit(one, pair): pair for pair in pairs}
+        for done in as_completed(asking):
+            rounds[asking[done]] = done.result()
             at(len(rounds))
-            if len(rounds) % KEEP_EVERY == 0:
-                kept.save()
     finally:
         threads.shutdown(wait=True, cancel_futures=True)  # After an error nothing more is begun.
-        kept.save()
     return [_line(asked[i], said[i], [rounds[i, True], rounds[i, False]]) for i in range(len(asked))]
 
 

@@ -43,8 +43,7 @@ class LanguageModel(HFLM):
         self._begin(len(requests))
         for request in requests:
             prompt, how = request.args
-            answer = normalize_gen_kwargs(dict(how), self.max_gen_toks)["max_gen_toks"]
-            self._note(prompt, len(self.tok_encode(prompt)), self.max_length - answer)
+            self._note_prompt(prompt, normalize_gen_kwargs(dict(how), self.max_gen_toks)["max_gen_toks"])
         return super().generate_until(requests, disable_tqdm=True)
 
     def _loglikelihood_tokens(self, requests: Any, *args: Any, **kwargs: Any) -> Any:
@@ -56,13 +55,24 @@ class LanguageModel(HFLM):
         if tokens > most:
             self.cut[prompt] = max(tokens, self.cut.get(prompt, 0))
 
-    def answers(self, texts: list[str], most_tokens: int) -> list[str]:
-        """What the model says to each text alone, greedily, through the chat template if it has one."""
-        most = min(most_tokens, self.max_length // 2)
-        how = {"until": [], "max_gen_toks": most, "do_sample": False}
+    def _note_prompt(self, prompt: str, answer: int) -> None:
+        """Note a prompt if an answer of so many tokens leaves too few positions for it."""
+        self._note(prompt, len(self.tok_encode(prompt)), self.max_length - answer)
+
+    def prompts(self, texts: list[str], answer: int) -> list[str]:
+        """How each text is asked alone, through the chat template if there is one; those that are too long are in `cut`."""
         if self.tokenizer.chat_template:
             texts = [self.apply_chat_template([{"role": "user", "content": text}]) for text in texts]
-        requests = [Instance("generate_until", {}, (text, how), number) for number, text in enumerate(texts)]
+        self.cut.clear()
+        for text in texts:
+            self._note_prompt(text, answer)
+        return texts
+
+    def answers(self, texts: list[str], most: int) -> list[str]:
+        """What the model says to each text alone, greedily, in so many tokens at most."""
+        how = {"until": [], "max_gen_toks": most, "do_sample": False}
+        asked = self.prompts(texts, most)
+        requests = [Instance("generate_until", {}, (text, how), number) for number, text in enumerate(asked)]
         self.keeps_spaces = False
         return [said.strip() for said in self.generate_until(requests)]
 

@@ -27,10 +27,7 @@ def markdown(results: Mapping[str, Any]) -> str:
             notes.append(f"- {name}: {part['metric'].removesuffix(',none')} by {part['task']}.")
         for metric, value in part["others"].items():
             notes.append(f"- {name}: {metric} {100 * value:.2f}.")
-        if part["generated_tokens_lowered_to"]:
-            notes.append(f"- {name}: answers end after {part['generated_tokens_lowered_to']} tokens, to fit this model.")
-        if part["cut_prompts"]:
-            notes.append(f"- {name}: {cut(part)}.")
+        notes += _positions(name, part)
         if part["partial"]:
             missing = f", and {len(part['missing_subjects'])} subjects are missing" if part["missing_subjects"] else ""
             copy = f"its copy has {part['rows_of_the_copy']} of {benchmark.whole} items" if benchmark.whole else "few items"
@@ -53,8 +50,18 @@ def cut(part: Mapping[str, Any]) -> str:
     return (
         f"{part['cut_prompts']} prompts are longer than this model's positions allow (the longest has "
         f"{part['longest_cut_prompt']} tokens), and their beginnings were cut off"
-        + ("; fewer shots (--num_fewshot) are shorter" if part["shots"] else "")
+        + ("; fewer shots (--num_fewshot) are shorter" if part.get("shots") else "")
     )
+
+
+def _positions(name: str, part: Mapping[str, Any]) -> list[str]:
+    """What did not fit into the model's positions."""
+    notes = []
+    if part["generated_tokens_lowered_to"]:
+        notes.append(f"- {name}: answers end after {part['generated_tokens_lowered_to']} tokens, to fit this model.")
+    if part["cut_prompts"]:
+        notes.append(f"- {name}: {cut(part)}.")
+    return notes
 
 
 def _judged(results: Mapping[str, Any]) -> list[str]:
@@ -78,4 +85,5 @@ def _judged(results: Mapping[str, Any]) -> list[str]:
         if part["unjudged"] or part["without_reference"]:
             left = f"{part['unjudged']} refused by the judge, {part['without_reference']} without a reference answer"
             notes.append(f"- {name}: {left}.")
+        notes += _positions(name, part)
     return [*lines, "", "Score: answers that are better in both orders, and half of the even ones, in percent.", *notes]

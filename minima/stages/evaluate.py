@@ -156,6 +156,9 @@ def _run(options: Evaluate, output: artifact.Output, found: list[Data], asked: d
             results["judged"][name] = part
             metrics |= {name: part["score"], f"{name}_items": part["items"]}
             samples += [{"benchmark": name, **line} for line in lines]
+            if part["cut_prompts"]:
+                metrics[f"{name}_cut_prompts"] = part["cut_prompts"]
+                _say(f"{name}: {table.cut(part)}")
         _write_lines(output.folder / SAMPLES, samples)
     if held_out is not None:
         results["perplexity"] = _perplexity(model, held_out, options, output.progress)
@@ -180,19 +183,23 @@ def _judged(
     lm: "LanguageModel", name: str, questions: list[Question], left_out: int, options: Evaluate, output: artifact.Output
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """What is said of the answers to a judged benchmark, and the samples."""
-    kept_name, by = f"judged-{name}.jsonl", _judge(options)
+    by = _judge(options)
     by.check()  # Also what the API takes.
-    place = output.place / kept_name
     assert output.lease is not None, "who evaluates alone holds the folder"
     lease = output.lease
-    kept = judged.Kept(place.read_text(encoding="utf-8") if place.is_file() else "", lambda text: lease.write(kept_name, text))
+    parts = [place.read_text(encoding="utf-8") for place in sorted(output.place.glob(f"judged-{name}-*.jsonl"))]
+    kept = judged.Kept(parts, lambda number, text: lease.write(f"judged-{name}-{number:04d}.jsonl", text))
     lm.task = name
     model = output.inputs.get("model_name_or_path", {}).get("key", "")
-    said = judged.answers(questions, lambda texts: lm.answers(texts, JUDGED_TOKENS), model, kept)
+    most = min(JUDGED_TOKENS, lm.max_length // 2)
+    said = judged.answers(questions, lambda texts: lm.answers(texts, most), model, kept)
+    lm.prompts([question.text for question in questions], most)  # Also of answers that an earlier run wrote.
     output.progress.phase(f"judging {name}", 2 * len(questions), "judgements")
     lines = judged.judge(questions, said, by, kept, output.progress.at)
     part = judged.summary(lines, by, left_out)
     part |= {"requests": by.requests, "prompt_tokens": by.prompt_tokens, "answer_tokens": by.answer_tokens}
+    part |= {"cut_prompts": len(lm.cut), "longest_cut_prompt": max(lm.cut.values(), default=0)}
+    part["generated_tokens_lowered_to"] = most if most < JUDGED_TOKENS else None
     cost = ""
     if options.judge_prices:
         read, written = map(float, options.judge_prices)

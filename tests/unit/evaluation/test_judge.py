@@ -67,6 +67,7 @@ class Server(ThreadingHTTPServer):
         self.usual: Behaviour = by_answer
         self.seen: list[dict[str, Any]] = []
         self.keys: set[str | None] = set()
+        self.paths: list[str] = []
         self.lock = threading.Lock()
 
     @property
@@ -82,8 +83,9 @@ class Handler(BaseHTTPRequestHandler):
         with self.server.lock:
             self.server.seen.append(request)
             self.server.keys.add(self.headers["Authorization"])
+            self.server.paths.append(self.path)
             act = self.server.script.pop(0) if self.server.script else self.server.usual
-        if self.path != "/v1/chat/completions":
+        if not re.fullmatch(r"(http://judge\.invalid)?/v1/chat/completions(\?version=1)?", self.path):
             act = fail(404, "no such page")
         act(self, request)
 
@@ -212,6 +214,103 @@ def test_a_judge_that_decides_its_temperature(server: Server, waits: list[float]
     assert ["temperature" in request for request in server.seen] == [True, False, False]
 
 
+def test_a_refusal_is_one_answer(server: Server, waits: list[float]) -> None:
+    """An API that says that it will not is not asked, and paid, again and again; and one that says it in parts is heard."""
+    used = {"prompt_tokens": 100, "completion_tokens": "many"}
+
+    def message(**parts: Any) -> Behaviour:
+        finish = parts.pop("finish_reason", "stop")
+        return fail(200, json.dumps({"choices": [{"message": parts, "finish_reason": finish}], "usage": used}))
+
+    one = made(server, waits)
+    for answer, why in (
+        (message(content=None, refusal="I cannot."), "it says: I cannot."),
+        (message(content=None, finish_reason="content_filter"), r"it says nothing \(finish_reason content_filter\)"),
+        (message(content="", finish_reason="length"), r"it says nothing \(finish_reason length\)"),
+    ):
+        server.script = [answer]
+        with pytest.raises(RefusedError, match=why):
+            one.scores("Why?", "a", "b")
+    assert len(server.seen) == 3
+    assert waits == []
+    assert one.used() == (3, 300, 0)
+    server.script = [
+        fail(200, '{"error": {"message": "no room", "code": 502}}'),
+        message(content=[{"type": "text", "text": "6 5"}]),
+    ]
+    assert one.scores("Why?", "a", "b")[:2] == (6, 5)
+    assert waits == [1]
+
+
+@pytest.mark.parametrize("code", [301, 302, 303, 307, 308])
+def test_the_key_goes_nowhere_else(code: int, server: Server, waits: list[float]) -> None:
+    with served() as other:
+        server.usual = fail(code, "", Location=f"{other.url}/chat/completions")
+        with pytest.raises(UsageError, match=f"/v1 has moved to {other.url}.*; the key is not sent on"):
+            made(server, waits).check()
+        assert other.seen == []
+    assert len(server.seen) == 1
+
+
+@pytest.mark.parametrize("key", [f"{KEY}\n", f"  {KEY}\r\n", f"{KEY} \n x", f"Bearer {KEY}", f"{KEY}\x00", f"{KEY}ä", "\n"])
+def test_a_key_as_secrets_have_it(
+    key: str, server: Server, waits: list[float], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A line break at its end is nobody's; anything else that is no key is refused without being shown."""
+    monkeypatch.setattr(judge.os, "environ", {"JUDGE_KEY": key})  # The real one takes no NUL.
+    if key.strip() == KEY:
+        made(server, waits).check()
+        assert server.keys == {f"Bearer {KEY}"}
+        return
+    with pytest.raises(UsageError, match=r"JUDGE_KEY (is not set|holds a blank or another character)") as caught:
+        made(server, waits).check()
+    assert KEY not in str(caught.value) + "".join(capfd.readouterr())
+    assert server.seen == []
+
+
+@pytest.mark.parametrize("code", [400, 401, 404, 500])
+def test_a_server_that_repeats_the_key(code: int, server: Server, waits: list[float]) -> None:
+    server.usual = fail(code, json.dumps({"error": {"message": f"Bearer {KEY} is none of ours"}}))
+    with pytest.raises((UsageError, NotReadyError), match=r"Bearer \*\*\* is none of ours") as caught:
+        made(server, waits).check()
+    assert KEY not in str(caught.value)
+
+
+def test_the_address_as_people_have_it(server: Server, waits: list[float]) -> None:
+    for url in (server.url, f"{server.url}/", f"{server.url}/chat/completions", f"{server.url}?version=1"):
+        Judge(url, "stern", "JUDGE_KEY", wait=waits.append).check()
+    with pytest.raises(UsageError, match=r"has no such thing.*404 no such page; most such addresses end in /v1"):
+        Judge(server.url.removesuffix("/v1"), "stern", "JUDGE_KEY", wait=waits.append).check()
+
+
+def test_an_answer_without_an_end(server: Server, waits: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each piece comes in time, and never the last one; or there is no end of them."""
+
+    def drops(handler: BaseHTTPRequestHandler, request: dict[str, Any]) -> None:
+        send(handler, 200, " ", length=10**9)
+        with contextlib.suppress(OSError):
+            for _ in range(40):
+                handler.wfile.write(b" ")
+                time.sleep(0.02)
+
+    def pours(handler: BaseHTTPRequestHandler, request: dict[str, Any]) -> None:
+        with contextlib.suppress(OSError):
+            send(handler, 200, " " * (1 << 20), length=10**9)
+
+    monkeypatch.setattr(judge, "TIMEOUT", 0.2)
+    monkeypatch.setattr(judge, "_MOST_BYTES", 1 << 18)
+    server.script = [drops, pours]
+    made(server, waits).check()
+    assert waits == [1, 2]
+
+
+def test_proxies_are_used(server: Server, waits: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", server.url.removesuffix("/v1"))
+    monkeypatch.setenv("no_proxy", "127.0.0.2")
+    Judge("http://judge.invalid/v1", "stern", "JUDGE_KEY", wait=waits.append).check()
+    assert server.paths == ["http://judge.invalid/v1/chat/completions"]
+
+
 @pytest.mark.parametrize(
     ("said", "scores"),
     [
@@ -224,6 +323,28 @@ def test_a_judge_that_decides_its_temperature(server: Server, waits: list[float]
         ("", None),
         ("Assistant one is better.\n8 7", None),
         ("8.5.1", None),
+        # By whose they are, in a scale, marked up, in Chinese, after thinking aloud.
+        ("Assistant 1: 8, Assistant 2: 7", (8, 7)),
+        ("Assistant 2: 7\nAssistant 1: 8.5", (8.5, 7)),
+        ("**Assistant A**: 8/10\n\n**Assistant B**: 10 / 10", (8, 10)),
+        ("[[8]] [[7]]", (8, 7)),
+        ("8/10 7/10", (8, 7)),
+        ("8 7 (out of 10)", (8, 7)),
+        ("1. 8\n2. 7", (8, 7)),
+        ("助手1：8分，助手2：7分", (8, 7)),
+        ("<think>3 4? No.</think>\n8 7", (8, 7)),
+        ('{"assistant_1": 8, "assistant_2": 7}', (8, 7)),
+        # What would be read wrong is not read.
+        ("[[5]]", None),
+        ("Score: 5", None),
+        ("-8 7", None),
+        ("8\n7 of the facts are wrong", None),
+        ("Score 1: 8, Score 2: 7", None),
+        ("Assistant 1: 8, Assistant 1: 7", None),
+        ("Assistant 1 has 3 errors, Assistant 2 has 2.", None),
+        ("I give 8 to the second and 7 to the first", None),
+        ("8 7 6", None),
+        ("8,5 7", None),
     ],
 )
 def test_scores_are_two_numbers_on_the_first_line(said: str, scores: tuple[float, float] | None) -> None:
@@ -244,7 +365,9 @@ ANSWERS = ["worth 8", "worth 2", "worth 5", "worth 6"]
 
 def run(server: Server, waits: list[float], kept: judged.Kept | None = None) -> list[dict[str, Any]]:
     told: list[int] = []
-    found = judged.judge(QUESTIONS, ANSWERS, made(server, waits), kept or judged.Kept("", lambda text: None), told.append)
+    found = judged.judge(
+        QUESTIONS, ANSWERS, made(server, waits), kept or judged.Kept([], lambda number, text: None), told.append
+    )
     assert told == list(range(1, 9))
     return found
 
@@ -287,30 +410,55 @@ def test_what_the_judge_refuses_is_left_out(server: Server, waits: list[float]) 
 def test_the_next_run_goes_on(server: Server, waits: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
     """What was judged before the server went away is not asked for again, and the end is the same."""
     monkeypatch.setattr(judged, "AT_ONCE", 1)
-    place: list[str] = []
+    monkeypatch.setattr(judged, "PART", 2)
+    place: dict[int, str] = {}
     server.script = [by_answer] * 5
     server.usual = fail(500)
     with pytest.raises(NotReadyError, match="failed 8 times"):
-        run(server, waits, judged.Kept("", place.append))
-    assert len(place[-1].splitlines()) == 5
+        run(server, waits, judged.Kept([], place.__setitem__))
+    assert [text.count('"own"') for text in place.values()] == [1, 1, 1, 1, 1]  # Beside each what was used.
     server.usual = by_answer
     server.seen.clear()
-    lines = run(server, waits, judged.Kept(place[-1], place.append))
+    one = made(server, waits)
+    lines = judged.judge(QUESTIONS, ANSWERS, one, judged.Kept([*place.values()], place.__setitem__), lambda number: None)
     assert len(server.seen) == 3
+    assert one.used() == (8, 800, 80)  # Of both runs: what was paid.
     assert lines == run(server, waits)
+
+
+def test_a_kill_costs_no_judgement_that_was_paid(server: Server, waits: list[float]) -> None:
+    """Each is written when it comes, also while the first request is slow: a stop does not wait for anything."""
+    place: dict[int, str] = {}
+    free = threading.Event()
+
+    def slow(handler: BaseHTTPRequestHandler, request: dict[str, Any]) -> None:
+        free.wait(10)
+        by_answer(handler, request)
+
+    server.script = [slow]
+    seen: list[int] = []
+
+    def write(number: int, text: str) -> None:
+        place[number] = text
+        if (count := sum(part.count('"own"') for part in place.values())) == 7:
+            free.set()
+        seen.append(count)
+
+    run(server, waits, judged.Kept([], write))
+    assert seen == list(range(1, 9))
 
 
 def test_answers_are_written_once() -> None:
     asked: list[list[str]] = []
-    place: list[str] = []
+    place: dict[int, str] = {}
 
     def write(texts: list[str]) -> list[str]:
         asked.append(texts)
         return [f"to {text}" for text in texts]
 
-    first = judged.answers(QUESTIONS[:2], write, "m", judged.Kept("", place.append))
-    again = judged.answers(QUESTIONS, write, "m", judged.Kept(place[-1], place.append))
-    other = judged.answers(QUESTIONS[:1], write, "n", judged.Kept(place[-1], place.append))
+    first = judged.answers(QUESTIONS[:2], write, "m", judged.Kept([], place.__setitem__))
+    again = judged.answers(QUESTIONS, write, "m", judged.Kept([*place.values()], place.__setitem__))
+    other = judged.answers(QUESTIONS[:1], write, "n", judged.Kept([*place.values()], place.__setitem__))
     assert asked == [["Question 0?", "Question 1?"], ["Question 2?", "Question 3?"], ["Question 0?"]]
     assert again[:2] == first
     assert other == first[:1]

@@ -415,11 +415,17 @@ def test_answers_are_judged(
     monkeypatch.setattr(judge, "FIRST_WAIT", 0.0)
     monkeypatch.setattr(judged, "AT_ONCE", 1)
     output = tmp_path / "out"
+    for name in ("vicuna", "belle"):
+        shutil.copytree(FIXTURES / name, tmp_path / "data" / f"{name}-bench")
+    place = tmp_path / "data/belle-bench/eval_set.json"
+    first, *rest = place.read_text(encoding="utf-8").splitlines()
+    long = json.loads(first)["question"] * 20  # The model has 64 positions, of which an answer takes half.
+    place.write_text("\n".join([json.dumps(json.loads(first) | {"question": long}), *rest]) + "\n", encoding="utf-8")
     settings = Evaluate(
         output_dir=str(output),
         model_name_or_path=str(folder),
         tasks=("vicuna", "belle"),
-        data_dir=str(FIXTURES),
+        data_dir=str(tmp_path / "data"),
         judge_base_url=server.url,
         judge_model="stern",
         judge_key_variable="JUDGE_KEY",
@@ -448,6 +454,13 @@ def test_answers_are_judged(
     results = json.loads((output / "results.json").read_text(encoding="utf-8"))["judged"]
     assert (results["belle"]["win"], results["belle"]["without_reference"], results["vicuna"]["even"]) == (2, 1, 2)
     assert results["belle"]["cost"] == pytest.approx((500 * 2.5 + 50 * 10) / 1e6)
+    assert results["vicuna"]["requests"] == 2 + 4  # What both runs paid: those of the first that were kept, a check, the rest.
+    longest = len(tokenization.load(folder)(long)["input_ids"])
+    assert (metrics["belle_cut_prompts"], results["belle"]["longest_cut_prompt"]) == (1, longest)
+    assert "vicuna_cut_prompts" not in metrics
+    told = f"belle: 1 prompts are longer than this model's positions allow (the longest has {longest} tokens)"
+    assert f"- {told}, and their beginnings were cut off.\n" in (output / "results.md").read_text(encoding="utf-8")
+    assert results["belle"]["generated_tokens_lowered_to"] == 32
     assert "| belle | stern | 2 | 100.00 ± 0.00 | 2 | 0 | 0 | 9.00 | 5.00 |" in (output / "results.md").read_text(
         encoding="utf-8"
     )
