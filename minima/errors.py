@@ -111,9 +111,10 @@ def told(value: Any, longest: int = 80) -> str:
         case float():
             text = {"inf": ".inf", "-inf": "-.inf", "nan": ".nan"}.get(repr(value), repr(value))
         case dict():
-            text = f"{{{', '.join(f'{key}: {told(item)}' for key, item in itertools.islice(value.items(), longest))}}}"
+            items = itertools.islice(value.items(), longest)
+            text = f"{{{', '.join(f'{key}: {told(item, longest // 2)}' for key, item in items)}}}" if longest > 8 else "{…}"
         case list() | tuple():
-            text = f"[{', '.join(map(told, value[:longest]))}]"
+            text = f"[{', '.join(told(item, longest // 2) for item in value[:longest])}]" if longest > 8 else "[…]"
         case _:
             text = repr(value)
     return text if len(text) <= longest else f"{text[: longest - 1]}…"

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, Field
 from typing import Any
 
-from minima.errors import UsageError, did_you_mean
+from minima.errors import UsageError, did_you_mean, told
 from minima.options import REFUSED, Options, decides, fields, split_digest
 
 Kind = typing.Literal["str", "int", "float", "bool", "strings", "floats"]
@@ -184,7 +184,7 @@ def _checked(field: Field[Any], value: Any, item: Kind | None = None) -> Any:
             return tuple(_checked(field, v, "str") for v in value)
         case "floats", list() | tuple():
             return tuple(_checked(field, v, "float") for v in value)
-    raise UsageError(f"found {value!r} ({_yaml_type(value)}); {_valid(field)} is valid")
+    raise UsageError(f"found {told(value)}; {_valid(field)} is valid")
 
 
 def _is_number(word: str) -> bool:
@@ -206,9 +206,9 @@ def _yaml_number(word: str) -> str:
 def _in_range(field: Field[Any], value: float) -> float:
     low, above, high = (field.metadata[k] for k in ("minimum", "above", "maximum"))
     if not math.isfinite(value) or (low is not None and value < low):
-        raise UsageError(f"found {value}; {_valid(field)} is valid")
+        raise UsageError(f"found {told(value)}; {_valid(field)} is valid")
     if (above is not None and value <= above) or (high is not None and value > high):
-        raise UsageError(f"found {value}; {_valid(field)} is valid")
+        raise UsageError(f"found {told(value)}; {_valid(field)} is valid")
     return value
 
 
@@ -241,8 +241,3 @@ def _default(field: Field[Any]) -> str:
         return f"default: --{'' if field.default else 'no-'}{field.name}"
     shown = " ".join(map(str, field.default)) if isinstance(field.default, tuple) else field.default
     return f"default: {'empty' if shown == '' else shown}"
-
-
-def _yaml_type(value: Any) -> str:
-    names = {"str": "string", "int": "whole number", "float": "number", "bool": "true or false", "NoneType": "nothing"}
-    return names.get(type(value).__name__, type(value).__name__)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from jobgen.pipeline.source import Place
-from minima.errors import did_you_mean
+from minima.errors import did_you_mean, told
 
 SCHEMA = Path(__file__).with_name("pod_schema.json")
 SCHEDULING_POLICY = {
@@ -114,7 +114,7 @@ def _problems(value: Any, node: Mapping[str, Any], path: Path_, *, whole: bool) 
         return  # Removes what is there.
     expected = _expected(value, node)
     if expected:
-        yield path, f"found {_told(value)}; {expected}"
+        yield path, f"found {told(value)}; {expected}"
         return
     if isinstance(value, dict):
         yield from _of_mapping(value, node, path, whole=whole)
@@ -123,7 +123,7 @@ def _problems(value: Any, node: Mapping[str, Any], path: Path_, *, whole: bool) 
         for number, item in enumerate(value):
             here = (*path, str(number))
             if item is None:
-                yield here, "found nothing; take the entry out"
+                yield here, "found null; take the entry out"
                 continue
             if key and isinstance(item, dict) and item.get(DIRECTIVE) != "replace":
                 if item.get(key) is None:
@@ -139,7 +139,7 @@ def _of_mapping(value: Mapping[str, Any], node: Mapping[str, Any], path: Path_, 
         here = (*path, key)
         if key == DIRECTIVE and not whole:
             if item not in DIRECTIVES:
-                yield here, f"found {_told(item)}; {did_you_mean(str(item), DIRECTIVES)}"
+                yield here, f"found {told(item)}; {did_you_mean(str(item), DIRECTIVES)}"
         elif key.startswith("$"):
             yield here, f"unknown directive; {DIRECTIVE} is valid"
         elif properties is not None and key not in properties:
@@ -176,11 +176,6 @@ def _expected(value: Any, node: Mapping[str, Any]) -> str:
         case "object":
             return "" if isinstance(value, dict) else "a mapping is valid"
     return ""
-
-
-def _told(value: Any) -> str:
-    text = "nothing" if value is None else repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}…"
 
 
 def merge(template: Mapping[str, Any], fragment: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from jobgen.pipeline.pipeline import CONTAINER
 from jobgen.pipeline.pools import GPU, LABEL_NAME, LABEL_VALUE, OURS, VARIABLE
 from jobgen.pipeline.source import Place
 from minima.addresses import ENDPOINTS
-from minima.errors import did_you_mean
+from minima.errors import did_you_mean, told
 from minima.options import web_port
 
 KEYS = ("labels", "annotations", "env", "image_pull_secrets", "service_account", "priority_class", "pod")
@@ -104,13 +104,13 @@ def _problems(values: Mapping[str, Any], path: Path_, container: str) -> Problem
             elif name in OUR_ANNOTATIONS and key == "annotations":
                 yield here, "refused: jobgen says by it what Argo CD and Flux leave alone; take it out"
             if not isinstance(value, str) or (pattern and not pattern.fullmatch(value)):
-                yield here, f"found {value!r}; {what} is valid, in quotes if need be"
+                yield here, f"found {told(value)}; {what} is valid, in quotes if need be"
     names = values.get("image_pull_secrets")
     if names is not None and not (isinstance(names, list) and all(_is_name(name) for name in names)):
-        yield (*path, "image_pull_secrets"), f"found {names!r}; a list of names of Secrets is valid"
+        yield (*path, "image_pull_secrets"), f"found {told(names)}; a list of names of Secrets is valid"
     for key in ("service_account", "priority_class"):
         if key in values and not _is_name(values[key]):
-            yield (*path, key), f"found {values[key]!r}; the name of one is valid"
+            yield (*path, key), f"found {told(values[key])}; the name of one is valid"
     for name, value in (yield from _pairs(values.get("env"), (*path, "env"))):
         yield from ((((*path, "env", name), what)) for what in _of_variable(name, value))
     if SCHEDULING in values:
@@ -119,7 +119,7 @@ def _problems(values: Mapping[str, Any], path: Path_, container: str) -> Problem
             if kind is None:
                 yield (*path, SCHEDULING, name), f"unknown; {did_you_mean(name, fragment.SCHEDULING_POLICY)}"
             elif not isinstance(value, kind) or isinstance(value, bool):
-                yield (*path, SCHEDULING, name), f"found {value!r}; a value of another type ({kind.__name__}) is valid"
+                yield (*path, SCHEDULING, name), f"found {told(value)}; a value of another type ({kind.__name__}) is valid"
     pod = values.get("pod")
     if pod is not None:
         wrong = list(fragment.problems(pod, (*path, "pod")))
@@ -137,7 +137,7 @@ def _pairs(value: Any, path: Path_) -> Any:
     if value is None:
         return []
     if not isinstance(value, dict):
-        yield path, f"found {value!r}; a mapping is valid"
+        yield path, f"found {told(value)}; a mapping is valid"
         return []
     return list(value.items())
 
@@ -161,11 +161,11 @@ def _of_variable(name: str, value: Any) -> Iterator[str]:
         "; a string, or one of {secret: NAME, key: KEY}, {config_map: NAME, key: KEY}, {field: PATH}, {resource: NAME} is valid"
     )
     if not isinstance(value, dict):
-        yield f"found {value!r}{valid}"
+        yield f"found {told(value)}{valid}"
         return
     form = next((keys for first, keys in FORMS.items() if first in value), None)
     if form is None or set(value) != set(form) or not all(isinstance(item, str) and item for item in value.values()):
-        yield f"found {value!r}{valid}"
+        yield f"found {told(value)}{valid}"
 
 
 def _source(value: str | Mapping[str, str]) -> dict[str, Any]:
@@ -195,7 +195,7 @@ def _owned(pod: Mapping[str, Any], path: Path_, container: str) -> Problems:
         elif key == QUEUE and container == CONTAINER:
             yield (*path, "metadata", "labels", key), "refused: a pool's `queue` says it"
         elif value is not None and not LABEL_VALUE.fullmatch(value):
-            yield (*path, "metadata", "labels", key), f"found {value!r}; a label's value is valid"
+            yield (*path, "metadata", "labels", key), f"found {told(value)}; a label's value is valid"
     spec, here = pod.get("spec") or {}, (*path, "spec")
     for key, why in IN_POD.items():
         if key in spec:

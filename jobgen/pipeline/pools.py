@@ -11,7 +11,7 @@ from typing import Any
 
 from jobgen.pipeline.fragment import Fragment
 from jobgen.pipeline.speed import KINDS
-from minima.errors import UsageError, did_you_mean
+from minima.errors import UsageError, did_you_mean, told
 
 UNITS = {"": 1.0, "m": 1e-3, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
 QUANTITY = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,6})?)(m|[kMGT]|[KMGT]i)?")
@@ -184,7 +184,7 @@ def _checked(key: str, value: Any) -> Any:
         case "pods" | "processes" | "gpus":
             low = 1 if key == "pods" else 0
             if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= 10_000:
-                raise UsageError(f"found {value!r}; a whole number from {low} to 10000 is valid")
+                raise UsageError(f"found {told(value)}; a whole number from {low} to 10000 is valid")
             return value
         case "cpu" | "cpu_limit" | "memory" | "shm" | "gpu_memory" | "disk":
             return _quantity(value)
@@ -195,7 +195,7 @@ def _checked(key: str, value: Any) -> Any:
                 return ""
             if value not in KINDS:
                 kinds = did_you_mean(str(value), KINDS)
-                raise UsageError(f"found {value!r}, whose speed is not known; {kinds}; or null, for any other kind")
+                raise UsageError(f"found {told(value)}, whose speed is not known; {kinds}; or null, for any other kind")
             return value
         case "image" | "queue":
             return image(value) if key == "image" else _matching(value, LABEL_VALUE, "the name of a LocalQueue")
@@ -204,7 +204,7 @@ def _checked(key: str, value: Any) -> Any:
         case "resources":
             return {_resource(k): _quantity(v) for k, v in _pairs(value)}
     if not isinstance(value, list):
-        raise UsageError(f"found {value!r}; a list of tolerations is valid")
+        raise UsageError(f"found {told(value)}; a list of tolerations is valid")
     return tuple(_toleration(one) for one in value)
 
 
@@ -219,21 +219,21 @@ def image(value: Any) -> str:
 def _quantity(value: Any) -> str:
     text = str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
     if not isinstance(text, str) or not QUANTITY.fullmatch(text) or not amount(text):
-        raise UsageError(f"found {value!r}; a quantity above 0 such as 16, 500m or 64Gi is valid")
+        raise UsageError(f"found {told(value)}; a quantity above 0 such as 16, 500m or 64Gi is valid")
     return text
 
 
 def _matching(value: Any, pattern: re.Pattern[str], what: str) -> str:
     if not isinstance(value, str):
-        raise UsageError(f"found {value!r}, which is no string; {what} is valid, in quotes")
+        raise UsageError(f"found {told(value)}, which is no string; {what} is valid, in quotes")
     if not pattern.fullmatch(value):
-        raise UsageError(f"found {value!r}; {what} is valid")
+        raise UsageError(f"found {told(value)}; {what} is valid")
     return value
 
 
 def _pairs(value: Any) -> list[tuple[str, Any]]:
     if not isinstance(value, dict):
-        raise UsageError(f"found {value!r}; a mapping is valid")
+        raise UsageError(f"found {told(value)}; a mapping is valid")
     return list(value.items())
 
 

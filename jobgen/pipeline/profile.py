@@ -11,7 +11,7 @@ from jobgen.pipeline import level, pools, source
 from jobgen.pipeline.pipeline import Profile
 from jobgen.pipeline.reader import Reader
 from jobgen.pipeline.source import Document
-from minima.errors import UsageError, did_you_mean
+from minima.errors import UsageError, did_you_mean, told
 
 SHIPPED = Path(__file__).parents[1] / "clusters"
 KEYS = ("about", "gpus", "conductor", "workspace", "pools")
@@ -68,7 +68,7 @@ class _Reader(Reader):
         about = self.text(root.get("about", "x"), "about", what="the machines that it is for, in a line,")
         gpus = root.get("gpus", True)
         if not isinstance(gpus, bool):
-            self.error(f"found {source.told(gpus)}; true, or false for a cluster without any, is valid", "gpus")
+            self.error(f"found {told(gpus)}; true, or false for a cluster without any, is valid", "gpus")
         made = Profile(
             name=name,
             about=about if "about" in root else "",

@@ -8,13 +8,13 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from jobgen.pipeline import level, pools, source
+from jobgen.pipeline import level, pools
 from jobgen.pipeline.fragment import Fragment, Layer
 from jobgen.pipeline.pipeline import CONTAINER, NAME, Conductor, Workspace
 from jobgen.pipeline.pools import Pool
 from jobgen.pipeline.references import path_problem
 from jobgen.pipeline.source import Document
-from minima.errors import UsageError, did_you_mean
+from minima.errors import UsageError, did_you_mean, told
 
 TAKEN = {"bin", "boot", "dev", "etc", "lib", "lib64", "opt", "proc", "root", "run", "sbin", "src", "sys", "tmp", "usr", "var"}
 """Folders of the image's root, and those that jobgen mounts there."""
@@ -37,7 +37,7 @@ class Reader:
     def mapping(self, value: Any, *path: str, valid: tuple[str, ...] | None = None) -> dict[str, Any]:
         """`value` as a mapping, without the keys that are not `valid`."""
         if not isinstance(value, dict):
-            self.error(f"found {source.told(value)}; a mapping is valid", *path)
+            self.error(f"found {told(value)}; a mapping is valid", *path)
             return {}
         for key in value:
             if valid is not None and key not in valid:
@@ -47,7 +47,7 @@ class Reader:
     def text(self, value: Any, *path: str, pattern: re.Pattern[str] | None = None, what: str = "a string") -> str:
         if isinstance(value, str) and value and (pattern is None or pattern.fullmatch(value)):
             return value
-        self.error(f"found {source.told(value)}; {what} is valid", *path)
+        self.error(f"found {told(value)}; {what} is valid", *path)
         return ""
 
     def dns(self, value: Any, *path: str) -> str:
@@ -111,7 +111,7 @@ class Reader:
             like = fields.pop("like", name)
             start = below.get(like) if isinstance(like, str) else None
             if start is None and "like" in given:
-                self.error(f"found {source.told(like)}; {did_you_mean(str(like), below)}", "pools", name, "like")
+                self.error(f"found {told(like)}; {did_you_mean(str(like), below)}", "pools", name, "like")
             made = self.pool(replace(start or Pool(name=name), name=name), fields)
             fragment = self.level(given, "pools", name)
             if made and "node_selector" in fields:  # At this level: below it are the profile and the pipeline, as a whole.

@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from minima.errors import UsageError, did_you_mean
+from minima.errors import UsageError, did_you_mean, told
 
 DECIMAL = re.compile(r"[-+]?(?:0|[1-9][0-9]*)")
 _TAG = "tag:yaml.org,2002:"
@@ -111,12 +111,6 @@ def joined(text: str, other: str) -> str:
     events = yaml.parse(other, Loader=yaml.SafeLoader)
     begins = any(isinstance(event, yaml.DocumentStartEvent) and event.explicit for event in itertools.islice(events, 2))
     return f"{text.rstrip(chr(10))}\n{'...' if begins else '---'}\n{other.lstrip(chr(0xFEFF))}"
-
-
-def told(value: Any) -> str:
-    """A found value in an error."""
-    text = "nothing" if value is None else repr(value)
-    return text if len(text) <= 80 else text[:77] + "…"
 
 
 class _Converter:

@@ -15,7 +15,7 @@ from jobgen.pipeline.reader import Reader
 from jobgen.pipeline.references import PLACE
 from jobgen.pipeline.source import Document
 from minima import flags
-from minima.errors import UsageError, did_you_mean
+from minima.errors import UsageError, did_you_mean, told
 from minima.models.shape import Shape
 from minima.options import VERBS
 from minima.workspace.inputs import WORKSPACE
@@ -76,9 +76,7 @@ def _profile(document: Document, more: list[Document], name: str) -> Profile:
     asked = document.value["cluster"]
     if not isinstance(asked, str) or not asked.isprintable():
         valid = ", ".join(profile.shipped())
-        raise UsageError(
-            f"{document.place('cluster')}: found {source.told(asked)}; {valid}, or a file such as ./site.yaml, is valid"
-        )
+        raise UsageError(f"{document.place('cluster')}: found {told(asked)}; {valid}, or a file such as ./site.yaml, is valid")
     return profile.load(asked, document.place("cluster"), Path(name).parent, more)
 
 
@@ -163,7 +161,7 @@ class _Reader(Reader):
             self.error(f"a model's shape needs {', '.join(missing)} too", *path)
         for key, size in sizes.items():
             if isinstance(size, bool) or not isinstance(size, int) or not 1 <= size <= 10**7:
-                self.error(f"found {source.told(size)}; a whole number above 0 is valid", *path, key)
+                self.error(f"found {told(size)}; a whole number above 0 is valid", *path, key)
         shape = None
         if sizes and not missing and not self.errors:
             for smaller, larger in (("head", "hidden"), ("kv_head", "head")):

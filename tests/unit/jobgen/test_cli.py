@@ -301,7 +301,7 @@ def test_render_checks_also_what_its_form_leaves_out(
     (here / "mine.yaml").write_text(yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
     assert cli.run(["render", "mine.yaml", "--output", "o", *form]) == USAGE
     place = "stages.adapt" if wrong == "stages" else "conductor"
-    assert f": {place}: pod.spec.volumes.0.persistentVolumeClaim: claimName is missing" in capsys.readouterr().err
+    assert f": {place}.pod.spec.volumes.0.persistentVolumeClaim: claimName is missing" in capsys.readouterr().err
     assert not (here / "o").exists()
 
 

@@ -139,11 +139,11 @@ def test_merging_again_changes_nothing_more(below: list[tuple[str, str]], above:
         ({"spec": {"nodeSelektor": {}}}, "spec.nodeSelektor", "unknown; did you mean 'nodeSelector'?"),
         ({"spek": {}}, "spek", "unknown; did you mean 'spec'?"),
         ({"spec": {"tolerations": [{"key": 1}]}}, "spec.tolerations.0.key", "found 1; a string is valid, in quotes"),
-        ({"spec": {"tolerations": {"key": "a"}}}, "spec.tolerations", "found {'key': 'a'}; a list is valid"),
+        ({"spec": {"tolerations": {"key": "a"}}}, "spec.tolerations", "found {key: 'a'}; a list is valid"),
         ({"spec": {"dnsPolicy": "Clusterfirst"}}, "spec.dnsPolicy", "found 'Clusterfirst'; did you mean 'ClusterFirst'?"),
         ({"spec": {"hostNetwork": "yes"}}, "spec.hostNetwork", "found 'yes'; true or false is valid"),
         ({"spec": {"priority": 1.5}}, "spec.priority", "found 1.5; a whole number is valid"),
-        ({"spec": {"priority": True}}, "spec.priority", "found True; a whole number is valid"),
+        ({"spec": {"priority": True}}, "spec.priority", "found true; a whole number is valid"),
         ({"spec": {"affinity": {"nodeAffinty": {}}}}, "spec.affinity.nodeAffinty", "did you mean 'nodeAffinity'?"),
         (
             {"spec": {"volumes": [{"emptyDir": {}}]}},

@@ -199,7 +199,7 @@ def test_errors_have_the_profiles_line(tmp_path: Path, text: str, expected: str)
         ("eks-p4", "found 'eks-p4', which is no profile of a cluster; "),
         ("./site.yml", "no such file or shipped cluster"),
         (7, "found 7; aks-nd96-a100, "),
-        (None, "found nothing; "),
+        (None, "found null; "),
     ],
 )
 def test_a_cluster_that_is_none(tmp_path: Path, cluster: Any, expected: str) -> None:

@@ -114,7 +114,7 @@ CASES: dict[str, tuple[str, str, str]] = {
         "p.yaml:14: stages.adapt.options.global_batch_size: found [4]",
     ),
     "out of range": ("3.0e-4", "0.0", "p.yaml:15: stages.adapt.options.learning_rate: found 0.0; a number > 0 is valid"),
-    "not a number": ("3.0e-4", ".nan", "p.yaml:15: stages.adapt.options.learning_rate: found nan"),
+    "not a number": ("3.0e-4", ".nan", "p.yaml:15: stages.adapt.options.learning_rate: found .nan"),
     "unknown reference": (
         "${llama}",
         "${lama}",
@@ -193,7 +193,7 @@ CASES: dict[str, tuple[str, str, str]] = {
     "sexagesimal": ("global_batch_size: 4", "global_batch_size: 1:30", "found '1:30'; a number in plain decimal"),
     "octal": ("global_batch_size: 4", "global_batch_size: 010", "found '010'; a number in plain decimal"),
     "date": ("${llama}", "2026-11-24", "found '2026-11-24' (timestamp); put a string in quotes"),
-    "nothing": ("${llama}", "", "p.yaml:12: stages.adapt.options.model_name_or_path: found None"),
+    "nothing": ("${llama}", "", "p.yaml:12: stages.adapt.options.model_name_or_path: found null"),
     "batch": (
         "global_batch_size: 4",
         "global_batch_size: 5",
