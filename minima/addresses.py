@@ -13,8 +13,8 @@ from minima.errors import UsageError
 
 Kind = Literal["hub", "bucket", "web", "folder"]
 FORMS = (
-    "hf://ORG/NAME@COMMIT, hf://datasets/ORG/NAME@COMMIT, s3://BUCKET/PREFIX@sha256:…, gs://BUCKET/PREFIX@sha256:…, "
-    "https://HOST/FILE@sha256:… or /FOLDER@sha256:…"
+    "hf://ORG/NAME@COMMIT, hf://datasets/ORG/NAME@COMMIT, hf://spaces/ORG/NAME@COMMIT, s3://BUCKET/PREFIX@sha256:…, "
+    "gs://BUCKET/PREFIX@sha256:…, https://HOST/FILE@sha256:… or /FOLDER@sha256:…"
 )
 KINDS: dict[str, Kind] = {"hf": "hub", "s3": "bucket", "gs": "bucket", "https": "web", "http": "web"}
 ENDPOINTS = {"HF_ENDPOINT": "hf", "AWS_ENDPOINT_URL": "s3", "AWS_ENDPOINT_URL_S3": "s3"}
@@ -22,7 +22,7 @@ ENDPOINTS = {"HF_ENDPOINT": "hf", "AWS_ENDPOINT_URL": "s3", "AWS_ENDPOINT_URL_S3
 _INTO = re.compile(r"(?P<into>[A-Za-z0-9][A-Za-z0-9_.-]*)=(?P<rest>[a-z0-9]+://.*|/.*)", re.DOTALL)
 _DIGEST = re.compile(r"(?P<rest>.+)@sha256:(?P<digest>[0-9a-f]{64})")
 _COMMIT = re.compile(r"(?P<rest>.+)@(?P<commit>[^/@:]+)")
-_HUB = re.compile(r"(?:datasets/)?(?:[\w.-]+/)?[\w.-]+")
+_HUB = re.compile(r"(?:datasets/|spaces/)?(?:[\w.-]+/)?[\w.-]+")
 _SECRET = re.compile(r"(?i).*(?:signature|credential|token|secret|password|passwd|apikey|api_key|access_?key).*|sig|key|pwd")
 _HOW = "HF_TOKEN, AWS_* or a NETRC file from a Secret, by `env` and `pod` of the stage, say who asks"
 
@@ -105,7 +105,8 @@ def parse(text: str, *, pinned: bool = True) -> Address:
             place = rest.partition("://")[2]
         if not _HUB.fullmatch(place):
             raise UsageError(
-                f"found {text!r}; of the hub hf://ORG/NAME and hf://datasets/ORG/NAME are valid, files by `include`"
+                f"found {text!r}; of the hub hf://ORG/NAME, hf://datasets/ORG/NAME and hf://spaces/ORG/NAME are valid, "
+                "files by `include`"
             )
     elif kind != "folder":
         _check_url(rest)

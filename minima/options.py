@@ -195,6 +195,7 @@ class Fetch(Options):
     kv_head: int = option("Of a model: its key-value heads; 0 for as many as heads.", 0, execution=True, minimum=0)
     intermediate: int = option("Of a model: the size of its feed-forward layer.", 0, execution=True, minimum=0)
     vocab_size: int = option("Of a model: the size of its vocabulary.", 0, execution=True, minimum=0)
+    gigabytes: float = option("How many GB come, for the plan of the disk; 0 for not said.", 0.0, execution=True, minimum=0)
     num_connections: int = option("Files that are read at the same time in each pod.", 4, execution=True, minimum=1, maximum=64)
 
     @property

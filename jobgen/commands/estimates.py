@@ -18,7 +18,7 @@ from jobgen.pipeline.plan import plan as steps_of
 from jobgen.pipeline.speed import KINDS
 from jobgen.report import table
 from minima.errors import UsageError, did_you_mean
-from minima.options import Training, split_digest
+from minima.options import Fetch, Training, split_digest
 
 PARTS = tuple(part.name for part in fields(Memory))
 
@@ -168,6 +168,8 @@ def _notes(found: Sequence[Estimate], *, priced: bool) -> list[str]:
         notes.append(f"no hours{' and no cost' * priced} in all: how long {', '.join(total.missing)} will take is not known")
     elif total.hours is not None and total.without:
         notes.append(f"hours in all are without {', '.join(total.without)}: how long that takes is not known beforehand")
+    if names := ", ".join(one.step.name for one in found if isinstance(one.step.options, Fetch) and one.artifact is None):
+        notes.append(f"GB left in all are without {names}: `gigabytes` of a stage of fetch says how many come")
     return [*notes, "checkpoints are removed when their stage is done; a model stays"]
 
 

@@ -7,15 +7,14 @@ from typing import Any
 
 from jobgen.pipeline import speed
 from jobgen.pipeline.plan import Step
-from minima.models.shape import Shape
 from minima.options import (
     BuildData,
     Convert,
     Distill,
     ExpandVocab,
+    Fetch,
     Finetune,
     InitModel,
-    Options,
     Prune,
     Training,
     option_of,
@@ -45,7 +44,7 @@ class Estimate:
         tokens: that it reads in all epochs; None where nothing says how many.
         rate: tokens per second of all GPUs; None where the kind of GPU is not known.
         error: of `rate`, the mean of what was tested.
-        artifact: bytes of the model or the records that it leaves; None where it depends on what is not known.
+        artifact: bytes of the model, the records or the content that it leaves; None where it depends on what is not known.
         checkpoint: bytes of one checkpoint, 0 where it writes none.
         checkpoints: how many lie there at once at most, the one that is being written included; none is left at the end.
     """
@@ -156,13 +155,17 @@ def records_of(step: Step) -> list[str]:
 
 def _tokens(step: Step) -> float | None:
     """What a finished artifact holds for training, as its marker says."""
-    if not (Path(step.output_dir) / MARKER).is_file():
-        return None
-    marker = read_marker(Path(step.output_dir))
-    if isinstance(step.options, BuildData):
-        return float(marker["metrics"]["train_examples"]) * step.options.max_seq_length
-    found = marker["metrics"].get("tokens")
+    metrics = _metrics(step)
+    if isinstance(step.options, BuildData) and metrics:
+        return float(metrics["train_examples"]) * step.options.max_seq_length
+    found = metrics.get("tokens")
     return float(found) if found else None
+
+
+def _metrics(step: Step) -> Mapping[str, Any]:
+    """What a finished stage measured; nothing of one that is not finished, or cannot be seen from here."""
+    folder = Path(step.output_dir)
+    return read_marker(folder)["metrics"] if (folder / MARKER).is_file() else {}
 
 
 def _read(step: Step, steps: Sequence[Step], sizes: Mapping[str, float | None]) -> float | None:
@@ -204,7 +207,7 @@ def _estimate(step: Step, available: float | None, own: float | None, width: int
         tokens=tokens,
         rate=rate,
         error=kind.error if rate and kind else None,
-        artifact=_artifact(made, model, own, width),
+        artifact=_artifact(step, own, width),
         checkpoint=MASTER_BYTES * trained if trained else 0,
         checkpoints=2 + made.keep_checkpoints + patient if trained and isinstance(made, Training) else 0,
     )
@@ -221,12 +224,15 @@ def _planned(made: Training | Prune, available: float | None) -> float | None:
     return min(whole, most) if most else whole
 
 
-def _artifact(made: Options, model: Shape | None, tokens: float | None, width: int) -> float | None:
-    """Bytes that a stage leaves, of whose own records or model so much is known."""
+def _artifact(step: Step, tokens: float | None, width: int) -> float | None:
+    """Bytes that a stage leaves, of whose own records, content or model so much is known."""
+    made, model = step.options, step.model
     match made:
+        case Fetch() if known := _metrics(step).get("bytes") or made.gigabytes * 1e9:
+            return float(known)
         case BuildData():
             return tokens and ID_BYTES * tokens
-        case InitModel() | ExpandVocab() | Prune() | Convert() | Training() if model:
+        case InitModel() | Fetch() | ExpandVocab() | Prune() | Convert() | Training() if model:
             adapters = model.lora_parameters(made.lora_r) if isinstance(made, Finetune) and made.lora_r else 0
             return float(width * (model.parameters + adapters))
     return None

@@ -29,8 +29,8 @@ class Hub:
         if constants.HF_HUB_OFFLINE:
             raise UsageError(f"HF_HUB_OFFLINE is set, and {address} is on the hub; unset it")
         self.address = address
-        self.type = "dataset" if address.rest.startswith("datasets/") else "model"
-        self.repository = address.rest.removeprefix("datasets/")
+        kind, _, rest = address.rest.partition("/")
+        self.repository = f"{kind}/{rest}" if kind in ("datasets", "spaces") else f"models/{address.rest}"
         self.token = get_token()
         self.client = web.client(refused=self._refused)
 
@@ -50,7 +50,7 @@ class Hub:
         return found
 
     def _api(self, path: str) -> str:
-        return f"{constants.ENDPOINT}/api/{self.type}s/{self.repository}{path}"
+        return f"{constants.ENDPOINT}/api/{self.repository}{path}"
 
     def _asked(self, url: str) -> tuple[Any, Mapping[str, str]]:
         with web.request(self.client, url, self._headers()) as answer:

@@ -13,6 +13,7 @@ COMMIT, DIGEST = "a" * 40, "b" * 64
     [
         (f"hf://org/name@{COMMIT}", "hub", f"hf://org/name@{COMMIT}"),
         (f"hf://datasets/org/name@{COMMIT}", "hub", f"hf://datasets/org/name@{COMMIT}"),
+        (f"hf://spaces/org/name@{COMMIT}", "hub", f"hf://spaces/org/name@{COMMIT}"),
         (f"hf://name@{COMMIT}@sha256:{DIGEST}", "hub", f"sha256:{DIGEST}"),
         (f"s3://bucket/a/b/@sha256:{DIGEST}", "bucket", f"sha256:{DIGEST}"),
         (f"gs://bucket@sha256:{DIGEST}", "bucket", f"sha256:{DIGEST}"),
@@ -47,7 +48,7 @@ def test_a_mirror_of_the_same_content_is_the_same_identity() -> None:
         ("corpus", "valid: hf://ORG/NAME@COMMIT, "),
         (
             f"hf://org/name/config.json@{COMMIT}",
-            "of the hub hf://ORG/NAME and hf://datasets/ORG/NAME are valid, files by `include`",
+            "of the hub hf://ORG/NAME, hf://datasets/ORG/NAME and hf://spaces/ORG/NAME are valid, files by `include`",
         ),
         (f"/mnt/../etc@sha256:{DIGEST}", "without empty parts, '.' and '..'"),
         (f"/mnt/a b@sha256:{DIGEST}", "without blanks"),

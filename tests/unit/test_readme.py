@@ -67,7 +67,7 @@ def test_the_commands_of_jobgen_run_in_their_order(tmp_path: Path) -> None:
     for words in run:
         done = subprocess.run([str(BIN / "jobgen"), *words[1:]], cwd=tmp_path, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
-    assert len(list((tmp_path / "jobs").glob("*.yaml"))) == 12
+    assert len(list((tmp_path / "jobs").glob("*.yaml"))) == 15
     assert len(list((tmp_path / "repository" / "my-run").glob("*.yaml"))) == 1
 
 

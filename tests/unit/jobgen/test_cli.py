@@ -18,6 +18,7 @@ from jobgen.manifests import render
 from jobgen.pipeline import plan, spec
 from jobgen.pipeline.pipeline import Pipeline
 from minima.errors import USAGE
+from tests.unit.jobgen.volume import on_the_volume
 
 ROOT = Path(jobgen.__file__).parents[1]
 HEAVY = ("torch", "transformers", "deepspeed", "peft", "kubernetes", "kubeflow", "numpy", "lm_eval", "datasets")
@@ -131,21 +132,28 @@ def test_validate_says_what_must_be_there_before(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert cli.run(["validate", "minima-3b"]) == 0
-    assert [line for line in capsys.readouterr().out.splitlines() if line.startswith("wants ")] == [
+    assert wanted(capsys.readouterr().out) == ["wants the Secret hub with the key token, for llama"]
+    (tmp_path / "mine.yaml").write_text(on_the_volume(), encoding="utf-8")
+    assert cli.run(["validate", "mine.yaml"]) == 0
+    assert wanted(capsys.readouterr().out) == [
         "wants /workspace/inputs/chinese_sp.model (sentencepiece), for expand-vocab",
         "wants /workspace/inputs/wudao (text), for build-data",
         "wants /workspace/inputs/benchmarks (benchmarks), for evaluate",
         "wants the Secret hub with the key token, for llama",
     ]
     (tmp_path / "work/inputs/wudao").mkdir(parents=True)
-    assert cli.run(["validate", "minima-3b", "--local"]) == 0
-    said = [line.endswith("; nothing is there") for line in capsys.readouterr().out.splitlines() if line.startswith("wants ")]
+    assert cli.run(["validate", "mine.yaml", "--local"]) == 0
+    said = [line.endswith("; nothing is there") for line in wanted(capsys.readouterr().out)]
     assert said == [True, False, True]
-    assert cli.run(["run", "minima-3b", "--local"]) == 75
+    assert cli.run(["run", "mine.yaml", "--local"]) == 75
     told = capsys.readouterr().err.splitlines()
     assert len(told) == 2
     assert f"inputs.chinese-sp: nothing at {tmp_path}/work/inputs/chinese_sp.model, where expand-vocab wants" in told[0]
     assert "or let a stage fetch it" in told[1]
+
+
+def wanted(shown: str) -> list[str]:
+    return [line for line in shown.splitlines() if line.startswith("wants ")]
 
 
 def test_init_for_a_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -226,10 +234,10 @@ def test_validate_says_which_pools_a_profile_does_not_reach(here: Path, capsys: 
 
 
 def test_validate_for_this_machine_takes_any_path(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    text = spec.read("minima-3b").replace("${workspace}/inputs/wudao", "/data/wudao")
+    text = on_the_volume().replace("${workspace}/inputs/wudao", "/data/wudao")
     (here / "mine.yaml").write_text(text, encoding="utf-8")
     assert cli.run(["validate", "mine.yaml"]) == 64
-    assert "mine.yaml:11: inputs.wudao: found /data/wudao, which no pod sees" in capsys.readouterr().err
+    assert "mine.yaml:12: inputs.wudao: found /data/wudao, which no pod sees" in capsys.readouterr().err
     assert cli.run(["validate", "mine.yaml", "--local", "--output", "json"]) == 0
     assert json.loads(capsys.readouterr().out)[0]["output_dir"].startswith(f"{here}/work/minima-3b/llama-")
 

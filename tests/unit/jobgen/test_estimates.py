@@ -80,7 +80,7 @@ def test_a_stage_of_several_sources_reads_the_tokens_of_all(tmp_path: Path, caps
     one = "record_path_or_regex: ${build-data}/train-*.tfrecord\n      dev_"
     sources = "['${build-data}/train-*.tfrecord', '${old}/train-*.tfrecord']\n      mixture: [0.7, 0.3]"
     place = Path(changed(tmp_path, one, f"record_path_or_regex: {sources}\n      dev_"))
-    place.write_text(place.read_text().replace("inputs:\n", "inputs:\n  old: /workspace/old\n"))
+    place.write_text(place.read_text().replace("\nstages:\n", "\ninputs: {old: /workspace/old}\n\nstages:\n"))
     assert planned(capsys, str(place), *TOKENS, "--tokens", "old=1e9")["distill"]["tokens"] == 126e9
     assert planned(capsys, str(place), *TOKENS)["distill"]["tokens"] is None, "of one source nothing says how many"
     assert cli.run(["plan", str(place)]) == 0
@@ -127,12 +127,29 @@ def test_steps_that_are_stated_bound_the_tokens(tmp_path: Path, capsys: pytest.C
 def test_tokens_of_finished_records_are_their_markers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     steps = {step.name: step for step in plan(spec.load("minima-3b"), str(tmp_path))}
     folder = Path(steps["build-data"].output_dir)
-    folder.mkdir(parents=True)
-    marker = {"format": 1, "verb": "build-data", "key": "0", "identity": {}, "inputs": {}, "files": {}}
-    (folder / "_SUCCESS.json").write_text(json.dumps(marker | {"metrics": {"train_examples": 1000}}), encoding="utf-8")
+    finished(folder, "build-data", {"train_examples": 1000})
     rows = planned(capsys, "minima-3b", "--local", "--workspace", str(tmp_path))
     assert rows["adapt"]["tokens"] == rows["distill"]["tokens"] == 1000 * 4096
     assert rows["finetune"]["tokens"] is None
+
+
+def finished(folder: Path, verb: str, metrics: dict[str, int]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    marker = {"format": 1, "verb": verb, "key": "0", "identity": {}, "inputs": {}, "files": {}, "metrics": metrics}
+    (folder / "_SUCCESS.json").write_text(json.dumps(marker), encoding="utf-8")
+
+
+def test_what_is_fetched_counts_as_far_as_it_is_known(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = planned(capsys, "minima-3b")
+    assert rows["llama"]["artifact_bytes"] == 2 * rows["llama"]["parameters"], "by its shape, in two bytes"
+    assert rows["skypile"]["artifact_bytes"] == 620e9, "as the file says"
+    assert rows["benchmarks"]["artifact_bytes"] is None
+    steps = {step.name: step for step in plan(spec.load("minima-3b"), str(tmp_path))}
+    finished(Path(steps["skypile"].output_dir), "fetch", {"bytes": 7})
+    rows = planned(capsys, "minima-3b", "--local", "--workspace", str(tmp_path))
+    assert rows["skypile"]["artifact_bytes"] == 7, "as it came"
+    assert cli.run(["plan", "minima-3b"]) == 0
+    assert "GB left in all are without chinese-sp, benchmarks: `gigabytes` of a stage of fetch" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

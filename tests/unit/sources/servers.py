@@ -50,15 +50,19 @@ class Site:
     asked: list[tuple[str, str]] = field(default_factory=list)
     url: str = ""
 
+    def content(self, path: str) -> bytes | None:
+        """What lies there, if anything."""
+        return self.files.get(path)
+
     def answer(self, handler: BaseHTTPRequestHandler) -> None:
         path = unquote(urlsplit(handler.path).path)
         asked = handler.headers.get("Range", "")
         self.asked.append((path, asked))
         if self.login and handler.headers.get("Authorization") != self.login:
             return _send(handler, 401, b"", {"WWW-Authenticate": 'Basic realm="x"'})
-        if path not in self.files:
+        content = self.content(path)
+        if content is None:
             return _send(handler, 404, b"no such file")
-        content = self.files[path]
         etag = f'"{hashlib.md5(content).hexdigest()}"'
         headers = {"ETag": etag, "Accept-Ranges": "bytes"} if self.ranges else {}
         span = re.fullmatch(r"bytes=(\d+)-(\d*)", asked)
@@ -94,14 +98,17 @@ class Site:
 
 @dataclass
 class HubSite(Site):
-    """A double of the hub: one repository, `org/name`, of models and of datasets, at one commit.
+    """A double of the hub: one repository, `org/name`, of models, of datasets and of spaces, at one commit.
 
     Attributes:
+        repository: its files.
+        others: the files of other repositories, by `ORG/NAME@COMMIT`, with `datasets/` or `spaces/` before it.
         refuses: status, X-Error-Code and body of every answer of its interface, if it refuses.
         lies: says of each large file this SHA-256.
     """
 
     repository: dict[str, bytes] = field(default_factory=dict)
+    others: dict[str, dict[str, bytes]] = field(default_factory=dict)
     refuses: tuple[int, str] | None = None
     lies: str = ""
     large: int = 1000
@@ -112,31 +119,40 @@ class HubSite(Site):
             return _send(handler, self.refuses[0], b"{}", {"X-Error-Code": self.refuses[1]} if self.refuses[1] else {})
         if self.login and handler.headers.get("Authorization") != self.login:
             return _send(handler, 401, b"{}", {"X-Error-Code": "GatedRepo"})
-        if match := re.fullmatch(r"/api/(?:models|datasets)/org/name/tree/(\w+)", parts.path):
-            if match[1] != COMMIT:
+        if match := re.fullmatch(r"/api/(models/|datasets/|spaces/)(\w[\w.-]*/[\w.-]+)/tree/(\w+)", parts.path):
+            found = self._repository(match[1].removeprefix("models/") + match[2], match[3])
+            if found is None:
                 return _send(handler, 404, b"{}", {"X-Error-Code": "RevisionNotFound"})
             # Two pages, as of large repositories.
-            entries = [self._entry(name) for name in sorted(self.repository)]
+            entries = [_entry(name, found[name], self.large, self.lies) for name in sorted(found)]
             page = int(parse_qs(parts.query).get("page", ["0"])[0])
             half = (len(entries) + 1) // 2
             more = f"{self.url}{parts.path}?page=1&recursive=true"
             link = {"Link": f'<{more}>; rel="next"'} if page == 0 else {}
             return _send(handler, 200, json.dumps(entries[page * half : (page + 1) * half]).encode(), link)
-        if re.fullmatch(r"/api/(?:models|datasets)/org/name(?:/revision/(?:main|v1))?", parts.path):
+        if re.fullmatch(r"/api/(?:models|datasets|spaces)/org/name(?:/revision/(?:main|v1))?", parts.path):
             return _send(handler, 200, json.dumps({"id": "org/name", "sha": COMMIT, "siblings": []}).encode())
-        if match := re.fullmatch(rf"(?:/datasets)?/org/name/resolve/{COMMIT}/(.+)", parts.path):
-            self.files = {parts.path: self.repository[match[1]]} if match[1] in self.repository else {}
+        if "/resolve/" in parts.path:
             return super().answer(handler)
         return _send(handler, 404, b"{}", {"X-Error-Code": "RepoNotFound"})
 
-    def _entry(self, name: str) -> dict[str, object]:
-        content = self.repository[name]
-        blob = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
-        entry: dict[str, object] = {"type": "file", "path": name, "size": len(content), "oid": blob}
-        if len(content) > self.large:
-            digest = self.lies or hashlib.sha256(content).hexdigest()
-            entry["lfs"] = {"oid": digest, "size": len(content), "pointerSize": 130}
-        return entry
+    def content(self, path: str) -> bytes | None:
+        match = re.fullmatch(r"/((?:datasets/|spaces/)?\w[\w.-]*/[\w.-]+)/resolve/(\w+)/(.+)", path)
+        return (self._repository(match[1], match[2]) or {}).get(match[3]) if match else None
+
+    def _repository(self, name: str, commit: str) -> dict[str, bytes] | None:
+        if commit == COMMIT and name.removeprefix("datasets/").removeprefix("spaces/") == "org/name":
+            return self.repository
+        return self.others.get(f"{name}@{commit}")
+
+
+def _entry(name: str, content: bytes, large: int, lies: str) -> dict[str, object]:
+    blob = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+    entry: dict[str, object] = {"type": "file", "path": name, "size": len(content), "oid": blob}
+    if len(content) > large:
+        digest = lies or hashlib.sha256(content).hexdigest()
+        entry["lfs"] = {"oid": digest, "size": len(content), "pointerSize": 130}
+    return entry
 
 
 @dataclass

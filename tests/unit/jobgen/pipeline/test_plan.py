@@ -18,10 +18,13 @@ from minima.options import VERBS, Prune
 from minima.workspace import artifact
 from minima.workspace.inputs import input_key
 from minima.workspace.marker import FORMAT, MARKER
+from tests.unit.jobgen.volume import on_the_volume
+
+VOLUME = "minima-3b on the volume"
 
 
 def shipped(name: str, *changes: tuple[str, str]) -> Pipeline:
-    text = spec.read(name)
+    text = on_the_volume() if name == VOLUME else spec.read(name)
     for old, new in changes:
         assert old in text
         text = text.replace(old, new)
@@ -32,7 +35,7 @@ def step(steps: list[Step], name: str) -> Step:
     return next(s for s in steps if s.name == name)
 
 
-@pytest.mark.parametrize(("name", "stages"), [("smoke", 11), ("minima-3b", 12)])
+@pytest.mark.parametrize(("name", "stages"), [("smoke", 11), ("minima-3b", 15)])
 def test_steps_come_after_what_they_read(name: str, stages: int) -> None:
     steps = plan(spec.load(name))
     assert len(steps) == stages
@@ -298,21 +301,19 @@ def test_what_is_only_measured_on_a_stage_does_not_follow_from_it() -> None:
 def test_an_input_counts_by_its_digest_or_by_its_path() -> None:
     digest = "ab" * 32
     plain = "wudao: ${workspace}/inputs/wudao"
-    by_digest = [
-        plan(shipped("minima-3b", (plain, f"wudao: {path}@sha256:{digest}"))) for path in ("/workspace/a", "/workspace/b")
-    ]
+    by_digest = [plan(shipped(VOLUME, (plain, f"wudao: {path}@sha256:{digest}"))) for path in ("/workspace/a", "/workspace/b")]
     first, second = (step(steps, "build-data") for steps in by_digest)
     assert first.key == second.key
     assert first.options.input_dir == f"/workspace/a@sha256:{digest}"  # type: ignore[attr-defined]
-    assert step(plan(shipped("minima-3b", (plain, "wudao: /workspace/b"))), "build-data").key != first.key
+    assert step(plan(shipped(VOLUME, (plain, "wudao: /workspace/b"))), "build-data").key != first.key
 
 
 def test_an_input_in_the_workspace_has_one_key_wherever_that_is_mounted(tmp_path: Path) -> None:
-    pods = plan(spec.load("minima-3b"))
+    pods = plan(shipped(VOLUME))
     assert step(pods, "expand-vocab").options.chinese_sp_path == "/workspace/inputs/chinese_sp.model"  # type: ignore[attr-defined]
-    spelled_out = spec.read("minima-3b").replace("${workspace}/", "/workspace/")
+    spelled_out = on_the_volume().replace("${workspace}/", "/workspace/")
     assert [one.key for one in plan(spec.parse(spelled_out, "p.yaml"))] == [one.key for one in pods]
-    here = plan(spec.load("minima-3b"), str(tmp_path))
+    here = plan(shipped(VOLUME), str(tmp_path))
     assert step(here, "expand-vocab").options.chinese_sp_path == f"{tmp_path}/inputs/chinese_sp.model"  # type: ignore[attr-defined]
     for one, there in zip(here, pods, strict=True):
         assert one.key == there.key
@@ -324,13 +325,13 @@ def test_an_input_in_the_workspace_has_one_key_wherever_that_is_mounted(tmp_path
 
 
 def test_a_path_that_no_pod_sees_is_an_error_but_not_on_this_machine() -> None:
-    text = spec.read("minima-3b").replace("${workspace}/inputs/wudao", "/data/wudao")
+    text = on_the_volume().replace("${workspace}/inputs/wudao", "/data/wudao")
     text = text.replace("lora_dropout: 0.05\n", "lora_dropout: 0.05\n      deepspeed: /etc/deepspeed.json\n")
     with pytest.raises(UsageError) as error:
         plan(spec.parse(text, "p.yaml"))
     first, second = str(error.value).splitlines()
     assert first.startswith(
-        "p.yaml:11: inputs.wudao: found /data/wudao, which no pod sees: they mount /workspace; put it there"
+        "p.yaml:12: inputs.wudao: found /data/wudao, which no pod sees: they mount /workspace; put it there"
     )
     assert "as ${workspace}/…, mount a volume (`pod`), or run with --local" in first
     assert ": stages.finetune-lora.options.deepspeed: found /etc/deepspeed.json, which no pod sees" in second
@@ -452,7 +453,7 @@ def test_the_tutorials_lora_script_does_not_fit() -> None:
             "flash_attention_2 needs GPUs, pool small-pair has none",
         ),
         (
-            "minima-3b",
+            VOLUME,
             "wudao: ${workspace}/inputs/wudao",
             "wudao: /workspace/minima-3b/wudao",
             "input_dir: /workspace/minima-3b/wudao lies among this pipeline's own artifacts",
