@@ -59,7 +59,7 @@ def validate(given: argparse.Namespace) -> int:
     for line in _wants(pipeline, steps, templates):
         print(line)
     print(": ".join(filter(None, (f"cluster {pipeline.profile.name}", pipeline.profile.about))))
-    for line in _own_pools(pipeline) if templates else ():
+    for line in (*_own_pools(pipeline), *_replaced(pipeline, steps)) if templates else ():
         print(line)
     wanting = [step for step in steps if step.pool.gpus]
     if wanting and templates and not pipeline.profile.gpus:
@@ -100,6 +100,17 @@ def _own_pools(pipeline: Pipeline) -> Iterator[str]:
                 f"pool {pool.name} is your own: of what cluster {cluster.name} says of its pools it has nothing; begin with "
                 f"`like: {nearest.name}` in pools.{pool.name}, or say selectors, taints and devices there"
             )
+
+
+def _replaced(pipeline: Pipeline, steps: list[Step]) -> Iterator[str]:
+    """A line for what Kubernetes' rules of merging leave out of lists that several levels say."""
+    names: dict[tuple[str, str], list[str]] = {}
+    of_all = {step.name: render.replaced(pipeline, step) for step in steps} | {render.CONDUCTOR: conductor.replaced(pipeline)}
+    for name, gone in of_all.items():
+        for each in gone:
+            names.setdefault(each, []).append(name)
+    for (place, what), readers in names.items():
+        yield f"{place}: {what} (for {', '.join(dict.fromkeys(readers))})"
 
 
 def _no_gpus(cluster: str, steps: list[Step]) -> str:

@@ -200,14 +200,10 @@ def _job_spec(pipeline: Pipeline, labels: dict[str, str], held: str, words: list
         ],
     }
     # What all pods of the pipeline have, but for what is of a stage's container and account.
-    layers = [
-        *map(_for_all, pipeline.profile.fragment.layers),
-        *pipeline.profile.conductor.fragment.layers,
-        *map(_for_all, pipeline.fragment.layers),
-        *conductor.fragment.layers,
-    ]
+    layers = _layers(pipeline)
     template, wrong = levels.over({"metadata": {"labels": dict(labels)}, "spec": pod}, layers, CONDUCTOR)
     if not wrong:
+        render.complete(template["spec"])
         found = [*fragment.lacks(template)] or [*checks.unmounted(template)]
         wrong = [levels.located(layers, template, path, what) for path, what in found]
     if wrong:
@@ -224,6 +220,22 @@ def _job_spec(pipeline: Pipeline, labels: dict[str, str], held: str, words: list
         },
         "template": template,
     }
+
+
+def _layers(pipeline: Pipeline) -> list[Layer]:
+    """Of the conductor's pod, in the order of merging."""
+    assert pipeline.conductor is not None
+    return [
+        *map(_for_all, pipeline.profile.fragment.layers),
+        *pipeline.profile.conductor.fragment.layers,
+        *map(_for_all, pipeline.fragment.layers),
+        *pipeline.conductor.fragment.layers,
+    ]
+
+
+def replaced(pipeline: Pipeline) -> list[tuple[str, str]]:
+    """As `render.replaced`, of the conductor's pod."""
+    return levels.replaced({"metadata": {}, "spec": {}}, _layers(pipeline)) if pipeline.conductor else []
 
 
 def _for_all(layer: Layer) -> Layer:

@@ -6,7 +6,7 @@ import json
 import math
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -198,19 +198,24 @@ def _template(pipeline: Pipeline, step: Step, labels: dict[str, str]) -> tuple[d
     own = {"metadata": {"labels": dict(labels), "annotations": _STAY}, "spec": _pod(pipeline, step)}
     made, wrong = layers.over(own, step.layers, CONTAINER)
     if not wrong:
-        _complete(made["spec"], step)
+        complete(made["spec"], step.pool.tolerations)
         found = [*fragment.lacks(made)] or [*_too_full(made["spec"], step)]
         wrong = [layers.located(step.layers, made, path, what) for path, what in found]
     return made, wrong
 
 
-def _complete(pod: dict[str, Any], step: Step) -> None:
+def replaced(pipeline: Pipeline, step: Step) -> list[tuple[str, str]]:
+    """What of lists in a step's pods is gone since a later level says another, as pairs of where and what."""
+    return layers.replaced({"metadata": {}, "spec": _pod(pipeline, step)}, step.layers)
+
+
+def complete(pod: dict[str, Any], tolerations: Iterable[Mapping[str, str]] = ()) -> None:
     """What holds whatever fragments say: Kubernetes' rules replace a list of tolerations by the one laid over it, and in its
-    node's network a pod asks the node's DNS, which does not know the name of the rendezvous' service.
+    node's network a pod asks the node's DNS, which does not know the names of services.
     """
     if pod.get("nodeSelector") == {}:
         del pod["nodeSelector"]
-    if needed := [dict(toleration) for toleration in step.pool.tolerations]:
+    if needed := [dict(toleration) for toleration in tolerations]:
         pod["tolerations"] = [*needed, *(each for each in pod.get("tolerations") or [] if each not in needed)]
     if pod.get("hostNetwork") and "dnsPolicy" not in pod:
         pod["dnsPolicy"] = "ClusterFirstWithHostNet"

@@ -34,6 +34,8 @@ UNITS = {
     **{unit: 1000.0**power for power, unit in enumerate(("n", "u", "m", "", "k", "M", "G", "T", "P", "E"), -3)},
     **{unit: 1024.0**power for power, unit in enumerate(("Ki", "Mi", "Gi", "Ti", "Pi", "Ei"), 1)},
 }
+VALUES = ("command", "args")
+"""Lists that are one value rather than a set: another one is meant to take its place."""
 Path_ = tuple[str, ...]
 Problems = Iterator[tuple[Path_, str]]
 
@@ -46,11 +48,13 @@ class Layer:
         template: of pods.
         place: in the level's file.
         words: for parts of the template, the keys that say them there; below a part both go on alike.
+        of_profile: whether a cluster's profile says it.
     """
 
     template: Mapping[str, Any]
     place: Place
     words: Mapping[Path_, Path_]
+    of_profile: bool = False
 
     def written(self, path: Path_) -> str:
         """The place of what says a path of the template, or the nearest part above it."""
@@ -208,6 +212,30 @@ def said(template: Any, merged: Any, path: Path_) -> Path_:
             break
         found.append(step)
     return tuple(found)
+
+
+def replaced(base: Any, patch: Any) -> Iterator[tuple[Path_, list[Any]]]:
+    """The lists without merge key, by their path in a fragment, that it replaces in a template, and what it does not repeat."""
+    yield from _replaced(base, patch, {"$ref": "PodTemplateSpec"}, ())
+
+
+def _replaced(base: Any, patch: Any, node: Mapping[str, Any], path: Path_) -> Iterator[tuple[Path_, list[Any]]]:
+    node = _resolved(node)
+    if isinstance(base, dict) and isinstance(patch, dict) and DIRECTIVE not in patch:
+        for key in patch:
+            if key in base and key not in VALUES:
+                below = (node.get("properties") or {}).get(key) or node.get("additionalProperties", {})
+                yield from _replaced(base[key], patch[key], below, (*path, key))
+    elif isinstance(base, list) and isinstance(patch, list):
+        if "merge" not in node.get("x-kubernetes-patch-strategy", ""):
+            if items := [item for item in base if item not in patch]:
+                yield path, items
+            return
+        key = node["x-kubernetes-patch-merge-key"]
+        there = {item[key]: item for item in base}
+        for number, item in enumerate(patch):
+            if DIRECTIVE not in item and item[key] in there:
+                yield from _replaced(there[item[key]], item, node["items"], (*path, str(number)))
 
 
 def number(quantity: Any) -> float:

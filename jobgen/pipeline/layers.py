@@ -1,5 +1,6 @@
 """The levels' layers over a template of jobgen's: what they give, what of its own they may not reach, and where they stand."""
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,6 +10,11 @@ from jobgen.pipeline.level import IN_CONTAINER, IN_POD, MAY_GO, OF_POOL, OUR_LAB
 from jobgen.pipeline.pipeline import CONTAINER
 from jobgen.pipeline.pools import OURS
 
+REQUIRED = ("spec", "affinity", "nodeAffinity", "requiredDuringSchedulingIgnoredDuringExecution")
+TERMS = "nodeSelectorTerms"
+"""Of those above: a node must meet one of them."""
+KEPT = "$kept"
+"""Marks, while layers are merged, what none of them took out."""
 Wrong = list[tuple[str, str]]
 """Where something is written, as `file:line: keys`, and what is wrong with it."""
 
@@ -22,9 +28,7 @@ def over(own: Mapping[str, Any], layers: Sequence[Layer], container: str) -> tup
         layers: in the order of merging.
         container: the name of jobgen's container in it.
     """
-    states = [dict(own)]
-    for layer in layers:
-        states.append(fragment.merge(states[-1], layer.template))
+    states, _ = _laid(own, layers)
     decided = _decided(own, own, container)
     last = _decided(states[-1], own, container)
     lost = [path for path in decided if decided[path] != last[path]]
@@ -37,6 +41,58 @@ def over(own: Mapping[str, Any], layers: Sequence[Layer], container: str) -> tup
         wrong.setdefault(layer.written(fragment.said(layer.template, own, path)), []).append(decided[path][0])
     what = "would not be what jobgen needs; leave it as it is"
     return states[-1], [(place, f"{', '.join(names)} {what}") for place, names in wrong.items()]
+
+
+def replaced(own: Mapping[str, Any], layers: Sequence[Layer]) -> Wrong:
+    """What is gone of lists since a later layer says another, which Kubernetes does not merge: where, and in words."""
+    return [
+        (place, f"without {', '.join(map(json.dumps, items))}, which is said below it: Kubernetes merges no such list")
+        for place, items in _laid(own, layers)[1]
+    ]
+
+
+def _laid(own: Mapping[str, Any], layers: Sequence[Layer]) -> tuple[list[dict[str, Any]], list[tuple[str, list[Any]]]]:
+    """A template as each layer leaves it, and what is gone of lists: where, and the entries.
+
+    Kubernetes replaces a list without merge key. What the nodes of a profile need is needed all the same: in the end its
+    tolerations stay beside a pipeline's, and its terms of node affinity hold together with a pipeline's, unless null or a
+    directive took them out.
+    """
+    states, gone = [dict(own)], []
+    below = [layer for layer in layers if layer.of_profile]
+    for layer in below:
+        states.append(fragment.merge(states[-1], layer.template))
+    tolerations = list(_at(states[-1], ("spec",)).get("tolerations") or [])
+    terms = list(_at(states[-1], REQUIRED).get(TERMS) or [])
+    if terms:
+        _at(states[-1], REQUIRED)[KEPT] = True
+    for layer in layers[len(below) :]:
+        gone += [(layer, path, items) for path, items in fragment.replaced(states[-1], layer.template)]
+        states.append(fragment.merge(states[-1], layer.template))
+    required, spec = _at(states[-1], REQUIRED), _at(states[-1], ("spec",))
+    kept = required.pop(KEPT, False)
+    if kept and required.get(TERMS) != terms:
+        required[TERMS] = [_both(one, other) for one in terms for other in required.get(TERMS) or []]
+    if now := spec.get("tolerations"):
+        spec["tolerations"] = [*(each for each in tolerations if each not in now), *now]
+    there = {("spec", "tolerations"): spec.get("tolerations") or [], (*REQUIRED, TERMS): terms if kept else []}
+    left = [(layer, path, [item for item in items if item not in there.get(path, [])]) for layer, path, items in gone]
+    return states, [(layer.written(path), items) for layer, path, items in left if items]
+
+
+def _at(template: Any, path: Path_) -> dict[str, Any]:
+    """The mapping at a place of a template; an empty one that is not part of it where there is none."""
+    for key in path:
+        template = template.get(key) if isinstance(template, dict) else None
+    return template if isinstance(template, dict) else {}
+
+
+def _both(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    """A term of node affinity that holds where two do: all expressions of a term must."""
+    return {
+        key: [*one.get(key, []), *(each for each in other.get(key, []) if each not in one.get(key, []))]
+        for key in dict.fromkeys((*one, *other))
+    }
 
 
 def located(layers: Sequence[Layer], merged: Mapping[str, Any], path: Path_, what: str) -> tuple[str, str]:

@@ -63,6 +63,8 @@ def _only(text: str, file: str) -> Document:
 
 
 class _Reader(Reader):
+    of_profile = True
+
     def profile(self, name: str, text: str) -> Profile:
         root = self.mapping(self.document.value, valid=(*KEYS, *level.KEYS, level.SCHEDULING))
         about = self.text(root.get("about", "x"), "about", what="the machines that it is for, in a line,")

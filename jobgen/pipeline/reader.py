@@ -25,6 +25,9 @@ WORKSPACE_KEYS = ("claim", "path")
 class Reader:
     """One pass over a document that gathers errors; what reads a whole file of a kind is made of it."""
 
+    of_profile = False
+    """Whether the file is a cluster's profile."""
+
     def __init__(self, document: Document) -> None:
         self.document = document
         self.place = document.place
@@ -66,7 +69,7 @@ class Reader:
         made, problems = level.read(found, path, self.place, container=container)
         for where, what in problems:
             self.error(what, *where)
-        return made
+        return replace(made, layers=tuple(replace(layer, of_profile=self.of_profile) for layer in made.layers))
 
     def conductor(self, value: Any, below: Conductor | None = None) -> Conductor:
         """What the file says of the conductor; its image must be said, here or in the profile `below`."""
@@ -119,6 +122,7 @@ class Reader:
                     template={"spec": {"nodeSelector": dict(fields["node_selector"])}},
                     place=self.place,
                     words={(): ("pools", name), ("spec", "nodeSelector"): ("pools", name, "node_selector")},
+                    of_profile=self.of_profile,
                 )
                 fragment = replace(fragment, layers=(selector, *fragment.layers))
             known[name] = replace(made, fragment=fragment) if made else None

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -231,6 +232,26 @@ def test_validate_says_which_pools_a_profile_does_not_reach(here: Path, capsys: 
     (here / "mine.yaml").write_text(text.replace("  mine:", "  mine:\n    like: cpu"), encoding="utf-8")
     assert cli.run(["validate", "mine.yaml"]) == 0
     assert "your own" not in capsys.readouterr().out
+
+
+def test_validate_says_what_of_a_list_is_left_out(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    document = yaml.safe_load(spec.read("smoke"))
+    conducting: dict[str, Any] = {"image": "minima:jobgen"}
+    document["conductor"] = conducting
+    document["pod"] = {"spec": {"tolerations": [{"key": "a", "operator": "Exists"}]}}
+    for level in (document["stages"]["adapt"], document["stages"]["prune"], conducting):
+        level["pod"] = {"spec": {"tolerations": [{"key": "b", "operator": "Exists"}]}}
+    (here / "mine.yaml").write_text(yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
+    assert cli.run(["validate", "mine.yaml"]) == 0
+    said = re.findall(r"mine.yaml:(\d+): (.*)", capsys.readouterr().out)
+    what = 'pod.spec.tolerations: without {"key": "a", "operator": "Exists"}, which is said below it: Kubernetes merges'
+    what += " no such list"
+    assert [words for _, words in said] == [
+        *(f"stages.{name}.{what} (for {name})" for name in ("adapt", "prune")),
+        f"conductor.{what} (for conductor)",
+    ]
+    lines = (here / "mine.yaml").read_text(encoding="utf-8").splitlines()
+    assert {lines[int(number) - 1].strip() for number, _ in said} == {"tolerations:"}
 
 
 def test_validate_for_this_machine_takes_any_path(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -436,6 +436,12 @@ def test_a_pod_in_its_nodes_network_knows_the_clusters_names() -> None:
     assert said["dnsPolicy"] == "Default"
     not_there = pipeline(pool={"pod": {"spec": on_host}}, stage={"pod": {"spec": {"hostNetwork": False}}})
     assert "dnsPolicy" not in template(not_there)["spec"]
+    image = "minima:jobgen"  # What it asks for may be at the name of a service too.
+    for made in (pipeline(pod={"spec": on_host}), pipeline(conductor={"image": image, "pod": {"spec": on_host}})):
+        assert conducting(made)["Job"]["spec"]["template"]["spec"]["dnsPolicy"] == "ClusterFirstWithHostNet"
+    node = pipeline(conductor={"image": image, "pod": {"spec": {**on_host, "dnsPolicy": "Default"}}})
+    assert conducting(node)["Job"]["spec"]["template"]["spec"]["dnsPolicy"] == "Default"
+    assert "dnsPolicy" not in conducting(pipeline())["Job"]["spec"]["template"]["spec"]
 
 
 @pytest.mark.parametrize(

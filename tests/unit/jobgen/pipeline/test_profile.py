@@ -83,6 +83,39 @@ def test_a_profile_says_what_its_nodes_want() -> None:
     assert "affinity" in conductor.objects(pipeline)[-1]["spec"]["template"]["spec"]
 
 
+def test_what_keeps_away_from_the_gpus_stays_with_a_pipelines_own_affinity() -> None:
+    """Said for all pods, for a pool or for the conductor."""
+    zone = {"matchExpressions": [{"key": "topology.kubernetes.io/zone", "operator": "In", "values": ["a"]}]}
+    required = {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [zone]}}
+    fragment = {"pod": {"spec": {"affinity": {"nodeAffinity": required}}}}
+    tolerating = {"pod": {"spec": {"tolerations": [{"key": "cpu", "operator": "Exists"}]}}}
+    both = [["node.kubernetes.io/instance-type", "topology.kubernetes.io/zone"]]
+    alone = [["node.kubernetes.io/instance-type"]]
+    image = "minima:jobgen"
+    for changes, stages, conducting in (
+        (fragment, both, both),
+        ({"pools": {"cpu-8": fragment}}, both, alone),
+        ({"conductor": {"image": image, **fragment}, **tolerating}, alone, both),
+    ):
+        made = on("eks-p4d", **changes)
+        for found, terms in (
+            (pod(job(made, "build-data")), stages),
+            (conductor.objects(made)[-1]["spec"]["template"]["spec"], conducting),
+        ):
+            (kept,) = found["affinity"]["nodeAffinity"].values()
+            assert [[one["key"] for one in each["matchExpressions"]] for each in kept["nodeSelectorTerms"]] == terms
+
+
+def test_the_conductor_keeps_the_tolerations_of_a_profile(tmp_path: Path) -> None:
+    taint = {"key": "site", "operator": "Exists"}
+    text = SITE.replace("nodeSelector: {role: cpu}", f"nodeSelector: {{role: cpu}}, tolerations: [{taint}]")
+    more = {"pod": {"spec": {"tolerations": [{"key": "cpu", "operator": "Exists"}]}}}
+    for changes in (more, {"conductor": {"image": "minima:jobgen", **more}}):
+        made = on("./site.yaml", name=str(site(tmp_path, text)), **changes)
+        found = conductor.objects(made)[-1]["spec"]["template"]["spec"]
+        assert [each["key"] for each in found["tolerations"]] == ["site", "cpu"]
+
+
 def test_openshift_leaves_users_to_the_platform() -> None:
     pipeline = on("openshift")
     pods = [pod(render.job(pipeline, step)) for step in plan.plan(pipeline)]
