@@ -11,7 +11,10 @@ from minima.errors import UsageError, did_you_mean, exit_codes
 
 FORMATS = ("files", "conductor", "network")
 PIPELINE = "a pipeline file, or the name of one that ships with jobgen: minima-3b, smoke"
-CLUSTERS = ("gke-a2-ultra", "eks-p4d", "eks-p4de", "aks-nd96-a100", "openshift", "bare-metal-ib", "kind", "none")
+CLUSTERS = (
+    *("gke-a2-ultra", "gke-a2-high", "eks-p4d", "eks-p4de", "aks-nd96-a100", "aks-nd96-a100-40"),
+    *("openshift", "bare-metal-ib", "kind", "none"),
+)
 """Profiles that ship with jobgen."""
 WORKSPACE = "./work"
 """Folder of all artifacts on this machine."""

@@ -66,30 +66,28 @@ def _p4(name: str) -> Machine:
     return Machine(*_eks(96, 1152, 737, 2 * 5128 / 1024), {TYPE: f"{name}.24xlarge"}, (), efa, EKS_DISK)
 
 
+def _a2(name: str, gib: float, accelerator: str) -> Machine:
+    labels = {"cloud.google.com/gke-accelerator": accelerator, TYPE: name}
+    return Machine(*_gke(96, gib), labels, ({"key": GPU, "value": "present", **TAINT},), {GPU: "8"})
+
+
+def _nd96(name: str, gib: float) -> Machine:
+    taint = {"key": "sku", "value": "gpu", **TAINT}
+    return Machine(*_aks(96, gib), {TYPE: f"Standard_{name}"}, (taint,), {GPU: "8", "rdma/ib": "8"})
+
+
 PRESENT = {"nvidia.com/gpu.present": "true", "nvidia.com/gpu.product": "NVIDIA-A100-SXM4-80GB"}
 PLAIN = Machine(*_left(64, 256, (0.5, 1)), {})
+GKE_CPU = Machine(*_gke(48, 192), {TYPE: "n2-standard-48"})
+AKS_CPU = Machine(*_aks(48, 192), {TYPE: "Standard_D48s_v5"})
 EKS_CPU = Machine(*_eks(48, 192, 234), {TYPE: "m6i.12xlarge"}, disk=EKS_DISK)
 NODES: dict[str, tuple[Machine, Machine]] = {
-    "gke-a2-ultra": (
-        Machine(
-            *_gke(96, 1360),
-            {"cloud.google.com/gke-accelerator": "nvidia-a100-80gb", TYPE: "a2-ultragpu-8g"},
-            ({"key": GPU, "value": "present", **TAINT},),
-            {GPU: "8"},
-        ),
-        Machine(*_gke(48, 192), {TYPE: "n2-standard-48"}),
-    ),
+    "gke-a2-ultra": (_a2("a2-ultragpu-8g", 1360, "nvidia-a100-80gb"), GKE_CPU),
+    "gke-a2-high": (_a2("a2-highgpu-8g", 680, "nvidia-tesla-a100"), GKE_CPU),
     "eks-p4d": (_p4("p4d"), EKS_CPU),
     "eks-p4de": (_p4("p4de"), EKS_CPU),
-    "aks-nd96-a100": (
-        Machine(
-            *_aks(96, 1900),
-            {TYPE: "Standard_ND96amsr_A100_v4"},
-            ({"key": "sku", "value": "gpu", **TAINT},),
-            {GPU: "8", "rdma/ib": "8"},
-        ),
-        Machine(*_aks(48, 192), {TYPE: "Standard_D48s_v5"}),
-    ),
+    "aks-nd96-a100": (_nd96("ND96amsr_A100_v4", 1900), AKS_CPU),
+    "aks-nd96-a100-40": (_nd96("ND96asr_v4", 900), AKS_CPU),
     "openshift": (Machine(*_left(96, 1024, (0.5, 1)), PRESENT, (), {GPU: "8"}), PLAIN),
     "bare-metal-ib": (
         Machine(*_left(128, 1024, (0, 0.1)), PRESENT, (), {GPU: "8", "rdma/rdma_shared_device_a": "63"}),

@@ -61,7 +61,7 @@ def test_the_published_run_fits_every_cluster_that_ships(name: str) -> None:
     assert made.profile.about
     steps = plan.plan(made)
     assert render.files(made)
-    size = "40Gi" if name == "eks-p4d" else "80Gi"
+    size = "40Gi" if name in {"eks-p4d", "gke-a2-high", "aks-nd96-a100-40"} else "80Gi"
     assert {step.pool.gpu_memory for step in steps if step.pool.gpus} == {size}
     assert [step.key for step in steps] == [step.key for step in plan.plan(spec.load("minima-3b"))]
 
