@@ -91,51 +91,22 @@ def _replica(replica: Mapping[str, Any], kind: str, path: Path_) -> Problems:
         yield (*path, "spec", "containers"), f"found {names or 'none'}; one container named {CONTAINER} is valid"
     for number, container in enumerate(containers):
         yield from _container(container, (*path, "spec", "containers", str(number)))
-    yield from (((*path, *where), what) for where, what in unmounted(template))
-
-
-def unmounted(template: Mapping[str, Any]) -> Problems:
-    """Mounts of a pod's template that have no volume."""
-    pod = template.get("spec", {})
-    volumes = {volume.get("name") for volume in pod.get("volumes", [])}
-    for kind in ("initContainers", "containers"):
-        for place, container in enumerate(pod.get(kind, [])):
-            for number, mount in enumerate(container.get("volumeMounts", [])):
-                if mount.get("name") not in volumes:
-                    where = ("spec", kind, str(place), "volumeMounts", str(number), "name")
-                    yield where, f"no volume {told(mount.get('name'))}; {did_you_mean(str(mount.get('name')), volumes)}"
 
 
 def _container(container: Mapping[str, Any], path: Path_) -> Problems:
-    if not container.get("image"):
-        yield path, "image is missing"
     for key in ("command", "args"):
         words = container.get(key)
         if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
             yield (*path, key), f"found {told(words)}; a list of strings is valid"
-    variables = container.get("env", [])
-    names = [entry.get("name") for entry in variables]
-    for number, entry in enumerate(variables):
-        here, name = (*path, "env", str(number)), entry.get("name")
-        if names.count(name) > 1:
-            yield here, f"found {name} twice"
-        if not isinstance(entry.get("value", ""), str):  # None at all is an empty one.
-            yield here, f"{name}: found {told(entry.get('value'))}; a string is valid"
     if [p.get("name") for p in container.get("ports", [])] != ["pytorchjob-port"]:
         yield (*path, "ports"), "the operator looks for one named pytorchjob-port"
     resources = container.get("resources", {})
-    requests, limits = resources.get("requests", {}), resources.get("limits", {})
-    for key in sorted({"cpu", "memory"} | set(requests) | set(limits)):
-        for side, values in (("requests", requests), ("limits", limits)):
-            if key not in values and key not in {"cpu", "memory"}:
-                continue  # Kubernetes takes the other side.
-            value = values.get(key)
-            if not isinstance(value, str) or not fragment.QUANTITY.fullmatch(value) or value.startswith("-"):
-                yield (*path, "resources", side, key), f"found {told(value)}; a quantity as a string is valid"
-        same = key == "memory" or "/" in key
-        if same and key in requests and key in limits and requests[key] != limits[key]:
-            what = f"{key}: found {told(requests[key])} and {told(limits[key])}; request and limit are the same"
-            yield (*path, "resources", "limits", key), what
+    amounts = {side: resources.get(side, {}) for side in ("requests", "limits")}
+    for side, found in amounts.items():
+        yield from (((*path, "resources", side), f"{key} is missing") for key in ("cpu", "memory") if key not in found)
+    if amounts["requests"].get("memory") != amounts["limits"].get("memory"):
+        what = f"found {told(amounts['limits'].get('memory'))}, and {told(amounts['requests'].get('memory'))} asked for"
+        yield (*path, "resources", "limits", "memory"), f"{what}; request and limit are the same"
 
 
 def _choice(holder: Mapping[str, Any], key: str, path: Path_) -> Problems:

@@ -5,7 +5,7 @@ import json
 from dataclasses import replace
 from typing import Any
 
-from jobgen.manifests import checks, render
+from jobgen.manifests import render
 from jobgen.manifests.render import CONDUCTOR
 from jobgen.pipeline import fragment
 from jobgen.pipeline import layers as levels
@@ -204,8 +204,7 @@ def _job_spec(pipeline: Pipeline, labels: dict[str, str], held: str, words: list
     template, wrong = levels.over({"metadata": {"labels": dict(labels)}, "spec": pod}, layers, CONDUCTOR)
     if not wrong:
         render.complete(template["spec"])
-        found = [*fragment.lacks(template)] or [*checks.unmounted(template)]
-        wrong = [levels.located(layers, template, path, what) for path, what in found]
+        wrong = [levels.located(layers, template, path, what) for path, what in fragment.lacks(template)]
     if wrong:
         lines = dict.fromkeys(f"{place or pipeline.place('conductor')}: {what}" for place, what in wrong)
         raise UsageError("\n".join(f"{line} (in the pod of the conductor)" for line in lines))

@@ -7,6 +7,7 @@ import math
 import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from jobgen.pipeline.pipeline import CONTAINER, KEY_LENGTH, NAMESPACE, Pipeline
 from jobgen.pipeline.plan import Step, plan
 from jobgen.pipeline.pools import DISK, GPU, amount
 from jobgen.pipeline.spec import shipped
+from jobgen.pod.quantities import number
 from minima import options
 from minima.errors import StageError, UsageError, listed
 from minima.options import Fetch
@@ -224,22 +226,26 @@ def complete(pod: dict[str, Any], tolerations: Iterable[Mapping[str, str]] = ())
 def _too_full(spec: Mapping[str, Any], step: Step) -> fragment.Problems:
     """What is wrong with the sizes of a pod's volumes on its node's disk: filled, they would have it evicted."""
     containers = [*spec["containers"], *(spec.get("initContainers") or [])]
-    limit = sum(fragment.number(((each.get("resources") or {}).get("limits") or {}).get(DISK, 0)) for each in containers)
+    limit = sum((number(((each.get("resources") or {}).get("limits") or {}).get(DISK, 0)) for each in containers), Fraction())
     sizes, numbers = {}, {}
-    for number, volume in enumerate(spec.get("volumes") or []):
+    for place, volume in enumerate(spec.get("volumes") or []):
         held = volume.get("emptyDir") or {}
         if held.get("sizeLimit") is not None and not held.get("medium"):  # Memory and huge pages are no disk.
-            numbers[volume["name"]] = str(number)
-            sizes[volume["name"]] = fragment.number(held["sizeLimit"])
+            numbers[volume["name"]] = str(place)
+            sizes[volume["name"]] = number(held["sizeLimit"])
     # /tmp is as large as the pool's disk, and need not be full when others are.
     for names in (["tmp"], [name for name in sizes if name != "tmp"]):
-        if limit and (total := sum(sizes.get(name, 0) for name in names)) > limit:
+        if limit and (total := sum((sizes.get(name, Fraction()) for name in names), Fraction())) > limit:
             yield (
                 ("spec", "volumes", numbers[max(names, key=sizes.__getitem__)]),
-                f"the volumes {', '.join(names)} may hold {total / 2**30:,.1f} GiB, and count against the pod's limit of "
-                f"{DISK}, {limit / 2**30:,.1f} GiB, beyond which it is evicted; a larger `disk` of pool {step.pool.name} helps",
+                f"the volumes {', '.join(names)} may hold {_gib(total)}, and count against the pod's limit of {DISK}, "
+                f"{_gib(limit)}, beyond which it is evicted; a larger `disk` of pool {step.pool.name} helps",
             )
             return
+
+
+def _gib(size: Fraction) -> str:
+    return f"{float(size) / 2**30:,.1f} GiB"
 
 
 _STAY = {"cluster-autoscaler.kubernetes.io/safe-to-evict": "false", "karpenter.sh/do-not-disrupt": "true"}

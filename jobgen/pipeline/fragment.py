@@ -9,31 +9,28 @@ difference: where a volume or a variable gets another source the old one goes, f
 import copy
 import functools
 import json
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from jobgen.pipeline.source import Place
+from jobgen.pod import forms
+from jobgen.pod.quantities import QUANTITY
+from jobgen.pod.template import RULES
 from minima.errors import did_you_mean, told
 
 SCHEMA = Path(__file__).with_name("pod_schema.json")
-SCHEDULING_POLICY = {
-    "minAvailable": int,
-    "minResources": dict,
-    "priorityClass": str,
-    "queue": str,
-    "scheduleTimeoutSeconds": int,
+SCHEDULING_POLICY: dict[str, Any] = {
+    "minAvailable": {"type": "integer", "format": "int32"},
+    "minResources": {"type": "object", "additionalProperties": {"$ref": "Quantity"}},
+    "priorityClass": {"type": "string"},
+    "queue": {"type": "string"},
+    "scheduleTimeoutSeconds": {"type": "integer", "format": "int32"},
 }
 """Fields of the operator's `runPolicy.schedulingPolicy`, which some schedulers read."""
 DIRECTIVE = "$patch"
 DIRECTIVES = ("delete", "replace", "merge")
-QUANTITY = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([KMGTPE]i|[numkMGTPE]|[eE][+-]?[0-9]+)?")
-UNITS = {
-    **{unit: 1000.0**power for power, unit in enumerate(("n", "u", "m", "", "k", "M", "G", "T", "P", "E"), -3)},
-    **{unit: 1024.0**power for power, unit in enumerate(("Ki", "Mi", "Gi", "Ti", "Pi", "Ei"), 1)},
-}
 VALUES = ("command", "args")
 """Lists that are one value rather than a set: another one is meant to take its place."""
 Path_ = tuple[str, ...]
@@ -92,17 +89,40 @@ class Fragment:
 @functools.cache
 def _definitions() -> dict[str, Any]:
     definitions: dict[str, Any] = json.loads(SCHEMA.read_text(encoding="utf-8"))["definitions"]
-    return definitions
+    return {**definitions, "SchedulingPolicy": {"type": "object", "properties": SCHEDULING_POLICY}}
 
 
 def problems(value: Any, path: Path_, definition: str = "PodTemplateSpec") -> Problems:
     """What is wrong with a fragment by the schema, as pairs of where and what; what is required may be elsewhere."""
-    yield from _problems(value, {"$ref": definition}, path, whole=False)
+    yield from _all(value, {"$ref": definition}, path, whole=False)
 
 
-def lacks(template: Mapping[str, Any], path: Path_ = ()) -> Problems:
-    """What is wrong with a merged template, what is required and missing included."""
-    yield from _problems(template, {"$ref": "PodTemplateSpec"}, path, whole=True)
+def lacks(value: Any, path: Path_ = (), definition: str = "PodTemplateSpec") -> Problems:
+    """What is wrong with a merged template, or another complete value: what the API server would refuse, all included."""
+    yield from _all(value, {"$ref": definition}, path, whole=True)
+
+
+def _all(value: Any, node: Mapping[str, Any], path: Path_, *, whole: bool) -> Problems:
+    """What is wrong with types, names and forms; if nothing is, with what values are together."""
+    found = list(_problems(value, node, path, whole=whole))
+    yield from found or _rules(value, node, path, whole=whole)
+
+
+def _rules(value: Any, node: Mapping[str, Any], path: Path_, *, whole: bool) -> Problems:
+    """What the rules of Kubernetes say of complete values: of all that is merged, and of items of lists that are not."""
+    node = _resolved(node)
+    if isinstance(value, dict):
+        if whole and node.get("is") in RULES:
+            yield from RULES[node["is"]](value, path)
+        properties = node.get("properties")
+        for key, item in value.items():
+            if key != DIRECTIVE:
+                below = properties[key] if properties is not None else node.get("additionalProperties", {})
+                yield from _rules(item, below, (*path, key), whole=whole)
+    elif isinstance(value, list):
+        complete = whole or "x-kubernetes-patch-merge-key" not in node
+        for number, item in enumerate(value):
+            yield from _rules(item, node["items"], (*path, str(number)), whole=complete)
 
 
 def _resolved(node: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -134,7 +154,7 @@ def _problems(value: Any, node: Mapping[str, Any], path: Path_, *, whole: bool) 
                     yield here, f"found no {key}, by which entries of this list are merged; give one"
                 elif any(isinstance(old, dict) and old.get(key) == item[key] for old in value[:number]):
                     yield here, f"found {key} {item[key]} twice in this list; take one out"
-            yield from _problems(item, node["items"], here, whole=whole)
+            yield from _problems(item, node["items"], here, whole=whole or not key)
 
 
 def _of_mapping(value: Mapping[str, Any], node: Mapping[str, Any], path: Path_, *, whole: bool) -> Problems:
@@ -150,10 +170,13 @@ def _of_mapping(value: Mapping[str, Any], node: Mapping[str, Any], path: Path_, 
             yield here, f"unknown; {did_you_mean(key, properties)}"
         else:
             below = properties[key] if properties is not None else node.get("additionalProperties", {})
-            yield from _problems(item, below, here, whole=whole)
+            wrong = list(_problems(item, below, here, whole=whole))
+            yield from wrong
+            if not wrong and item is not None:
+                yield from forms.problems(node.get("is", ""), key, item, here)
     if whole:
-        for key in node.get("required", ()):
-            if value.get(key) is None:
+        for key in (*node.get("required", ()), *forms.REQUIRED.get(node.get("is", ""), ())):
+            if value.get(key) is None or (value[key] in ("", []) and key not in forms.MAY_BE_EMPTY):
                 yield path, f"{key} is missing"
 
 
@@ -172,7 +195,10 @@ def _expected(value: Any, node: Mapping[str, Any]) -> str:
                 return "a string is valid, in quotes if need be"
             return did_you_mean(value, node["enum"]) if "enum" in node and value not in node["enum"] else ""
         case "integer":
-            return "" if isinstance(value, int) and not isinstance(value, bool) else "a whole number is valid"
+            if not isinstance(value, int) or isinstance(value, bool):
+                return "a whole number is valid"
+            bits = 31 if node.get("format") == "int32" else 63
+            return "" if -(2**bits) <= value < 2**bits else f"a whole number from -2^{bits} to 2^{bits} - 1 is valid"
         case "boolean":
             return "" if isinstance(value, bool) else "true or false is valid"
         case "array":
@@ -236,15 +262,6 @@ def _replaced(base: Any, patch: Any, node: Mapping[str, Any], path: Path_) -> It
         for number, item in enumerate(patch):
             if DIRECTIVE not in item and item[key] in there:
                 yield from _replaced(there[item[key]], item, node["items"], (*path, str(number)))
-
-
-def number(quantity: Any) -> float:
-    """A quantity that the schema lets through, as a number; `pools.amount` knows fewer of them."""
-    text = str(quantity)
-    found = QUANTITY.fullmatch(text)
-    assert found
-    suffix = found[3] or ""
-    return float(text.removesuffix(suffix)) * UNITS[suffix] if suffix in UNITS else float(text)
 
 
 def mounts(layers: Iterable[Layer]) -> list[str]:

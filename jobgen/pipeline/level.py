@@ -12,17 +12,16 @@ from typing import Any
 from jobgen.pipeline import credentials, fragment
 from jobgen.pipeline.fragment import Fragment, Layer, Path_, Problems
 from jobgen.pipeline.pipeline import CONTAINER
-from jobgen.pipeline.pools import GPU, LABEL_NAME, LABEL_VALUE, OURS, VARIABLE
+from jobgen.pipeline.pools import GPU, OURS, VARIABLE
 from jobgen.pipeline.source import Place
+from jobgen.pod import forms, kueue
 from minima.addresses import ENDPOINTS
-from minima.errors import did_you_mean, told
+from minima.errors import told
 from minima.options import web_port
 
 KEYS = ("labels", "annotations", "env", "image_pull_secrets", "service_account", "priority_class", "pod")
 SCHEDULING = "scheduling_policy"
 """One more key, of those that make PyTorchJobs."""
-OBJECT_NAME = re.compile(r"[a-z0-9](?:[-a-z0-9.]{0,251}[a-z0-9])?")
-"""DNS-1123 subdomain, which the names of most objects are."""
 IN_SPEC = {
     "image_pull_secrets": "imagePullSecrets",
     "service_account": "serviceAccountName",
@@ -92,19 +91,23 @@ def read(values: Mapping[str, Any], path: Path_, place: Place, *, container: str
 
 
 def _problems(values: Mapping[str, Any], path: Path_, container: str) -> Problems:
-    for key, pattern, what in (("labels", LABEL_VALUE, "a label's value"), ("annotations", None, "a string")):
+    for key, form in (("labels", forms.qualified), ("annotations", forms.annotation)):
         for name, value in (yield from _pairs(values.get(key), (*path, key))):
             here = (*path, key, name)
-            if not LABEL_NAME.fullmatch(name):
-                yield here, f"found {name!r}; a name such as team or example.com/team is valid"
+            if valid := form(name):
+                yield here, f"found {name!r}; {valid}"
             elif OUR_LABELS.fullmatch(name):
                 yield here, "jobgen, the operator or Argo CD find their objects by it; choose another name"
             elif name == QUEUE and key == "labels" and container == CONTAINER:
                 yield here, "refused: a pool's `queue` says it"
             elif name in OUR_ANNOTATIONS and key == "annotations":
                 yield here, "refused: jobgen says by it what Argo CD and Flux leave alone; take it out"
-            if not isinstance(value, str) or (pattern and not pattern.fullmatch(value)):
-                yield here, f"found {told(value)}; {what} is valid, in quotes if need be"
+            if not isinstance(value, str):
+                yield here, f"found {told(value)}; a string is valid, in quotes"
+            elif valid := (forms.label_value(value) or kueue.label(name, value)) if key == "labels" else "":
+                yield here, f"found {told(value)}; {valid}"
+            elif key == "annotations" and credentials.noted(name, value):
+                yield here, credentials.IN_GIT
     names = values.get("image_pull_secrets")
     if names is not None and not (isinstance(names, list) and all(_is_name(name) for name in names)):
         yield (*path, "image_pull_secrets"), f"found {told(names)}; a list of names of Secrets is valid"
@@ -113,23 +116,19 @@ def _problems(values: Mapping[str, Any], path: Path_, container: str) -> Problem
             yield (*path, key), f"found {told(values[key])}; the name of one is valid"
     for name, value in (yield from _pairs(values.get("env"), (*path, "env"))):
         yield from ((((*path, "env", name), what)) for what in _of_variable(name, value))
-    if SCHEDULING in values:
-        for name, value in (yield from _pairs(values[SCHEDULING], (*path, SCHEDULING))):
-            kind = fragment.SCHEDULING_POLICY.get(name)
-            if kind is None:
-                yield (*path, SCHEDULING, name), f"unknown; {did_you_mean(name, fragment.SCHEDULING_POLICY)}"
-            elif not isinstance(value, kind) or isinstance(value, bool):
-                yield (*path, SCHEDULING, name), f"found {told(value)}; a value of another type ({kind.__name__}) is valid"
+    if values.get(SCHEDULING) is not None:
+        yield from fragment.problems(values[SCHEDULING], (*path, SCHEDULING), "SchedulingPolicy")
     pod = values.get("pod")
     if pod is not None:
         wrong = list(fragment.problems(pod, (*path, "pod")))
         yield from wrong
         if not wrong:
             yield from _owned(pod, (*path, "pod"), container)
+            yield from ((where, credentials.IN_GIT) for where in credentials.inside(pod, (*path, "pod")))
 
 
 def _is_name(value: Any) -> bool:
-    return isinstance(value, str) and OBJECT_NAME.fullmatch(value) is not None
+    return isinstance(value, str) and not forms.subdomain(value)
 
 
 def _pairs(value: Any, path: Path_) -> Any:
@@ -166,6 +165,8 @@ def _of_variable(name: str, value: Any) -> Iterator[str]:
     form = next((keys for first, keys in FORMS.items() if first in value), None)
     if form is None or set(value) != set(form) or not all(isinstance(item, str) and item for item in value.values()):
         yield f"found {told(value)}{valid}"
+    elif VARIABLE.fullmatch(name):
+        yield from (what for _, what in fragment.lacks({"name": name, **_source(value)}, (), "EnvVar"))
 
 
 def _source(value: str | Mapping[str, str]) -> dict[str, Any]:
@@ -186,7 +187,7 @@ def _source(value: str | Mapping[str, str]) -> dict[str, Any]:
 
 def _owned(pod: Mapping[str, Any], path: Path_, container: str) -> Problems:
     """What a fragment says that is jobgen's to say."""
-    for key, value in ((pod.get("metadata") or {}).get("labels") or {}).items():
+    for key in (pod.get("metadata") or {}).get("labels") or {}:
         if OUR_LABELS.fullmatch(key):
             yield (
                 (*path, "metadata", "labels", key),
@@ -194,8 +195,6 @@ def _owned(pod: Mapping[str, Any], path: Path_, container: str) -> Problems:
             )
         elif key == QUEUE and container == CONTAINER:
             yield (*path, "metadata", "labels", key), "refused: a pool's `queue` says it"
-        elif value is not None and not LABEL_VALUE.fullmatch(value):
-            yield (*path, "metadata", "labels", key), f"found {told(value)}; a label's value is valid"
     spec, here = pod.get("spec") or {}, (*path, "spec")
     for key, why in IN_POD.items():
         if key in spec:

@@ -9,25 +9,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-from jobgen.pipeline.fragment import Fragment
+from jobgen.pipeline.fragment import Fragment, lacks
 from jobgen.pipeline.speed import KINDS
+from jobgen.pod import forms, quantities
 from minima.errors import UsageError, did_you_mean, told
 
 UNITS = {"": 1.0, "m": 1e-3, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
 QUANTITY = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,6})?)(m|[kMGT]|[KMGT]i)?")
-LABEL_NAME = re.compile(r"(?:[a-z0-9](?:[-a-z0-9.]{0,251}[a-z0-9])?/)?[A-Za-z0-9](?:[-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
-LABEL_VALUE = re.compile(r"(?:[A-Za-z0-9](?:[-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?")
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 OURS = re.compile(r"PET_.*|MINIMA_.*|MASTER_(ADDR|PORT)|(LOCAL_)?RANK|(LOCAL_)?WORLD_SIZE")
 """Variables that the operator, torchrun, jobgen and minima set."""
 GPU = "nvidia.com/gpu"
 DISK = "ephemeral-storage"
-TOLERATION = {
-    "key": None,
-    "operator": ("Exists", "Equal"),
-    "value": None,
-    "effect": ("NoSchedule", "PreferNoSchedule", "NoExecute"),
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +51,7 @@ class Pool:
     resources: Mapping[str, str] = field(default_factory=dict)
     """More of what the nodes offer, by its name there, such as RDMA devices."""
     node_selector: Mapping[str, str] = field(default_factory=dict)
-    tolerations: tuple[Mapping[str, str], ...] = ()
+    tolerations: tuple[Mapping[str, Any], ...] = ()
     image: str = ""
     """Empty for the pipeline's; one that a profile says is below that."""
     queue: str = ""
@@ -186,10 +179,12 @@ def _checked(key: str, value: Any) -> Any:
             if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= 10_000:
                 raise UsageError(f"found {told(value)}; a whole number from {low} to 10000 is valid")
             return value
-        case "cpu" | "cpu_limit" | "memory" | "shm" | "gpu_memory" | "disk":
-            return _quantity(value)
+        case "cpu" | "cpu_limit":
+            return _quantity(value, "cpu")
+        case "memory" | "shm" | "gpu_memory" | "disk":
+            return _quantity(value, "memory")
         case "disk_request":
-            return "0" if str(value) == "0" else _quantity(value)
+            return "0" if str(value) == "0" else _quantity(value, DISK)
         case "gpu":
             if value is None:
                 return ""
@@ -197,37 +192,38 @@ def _checked(key: str, value: Any) -> Any:
                 kinds = did_you_mean(str(value), KINDS)
                 raise UsageError(f"found {told(value)}, whose speed is not known; {kinds}; or null, for any other kind")
             return value
-        case "image" | "queue":
-            return image(value) if key == "image" else _matching(value, LABEL_VALUE, "the name of a LocalQueue")
+        case "image":
+            return image(value)
+        case "queue":
+            return _formed(value, forms.queue_name)
         case "node_selector":
-            return {_matching(k, LABEL_NAME, "a label"): _matching(v, LABEL_VALUE, "its value") for k, v in _pairs(value)}
+            return {_formed(k, forms.qualified): _formed(v, forms.label_value) for k, v in _pairs(value)}
         case "resources":
-            return {_resource(k): _quantity(v) for k, v in _pairs(value)}
+            return {_resource(k): _quantity(v, k) for k, v in _pairs(value)}
     if not isinstance(value, list):
         raise UsageError(f"found {told(value)}; a list of tolerations is valid")
-    return tuple(_toleration(one) for one in value)
+    return tuple(_toleration(number, one) for number, one in enumerate(value))
 
 
 def image(value: Any) -> str:
     """The name of a container image, checked."""
-    # A registry may have capitals and a port; the repository has none (OCI distribution specification, "Pull").
-    name = r"(?:[A-Za-z0-9.-]+(?::[0-9]+)?/)?[a-z0-9]+(?:[._/-]+[a-z0-9]+)*(?::[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?"
-    digest = r"(?:@sha256:[0-9a-f]{64})?"
-    return _matching(value, re.compile(f"(?=.{{1,500}}$){name}{digest}"), "an image such as minima:train, in small letters,")
+    return _formed(value, forms.image)
 
 
-def _quantity(value: Any) -> str:
+def _quantity(value: Any, resource: str) -> str:
     text = str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
     if not isinstance(text, str) or not QUANTITY.fullmatch(text) or not amount(text):
         raise UsageError(f"found {told(value)}; a quantity above 0 such as 16, 500m or 64Gi is valid")
+    if problem := quantities.amount_problem(resource, text):
+        raise UsageError(problem)
     return text
 
 
-def _matching(value: Any, pattern: re.Pattern[str], what: str) -> str:
+def _formed(value: Any, form: forms.Form) -> str:
     if not isinstance(value, str):
-        raise UsageError(f"found {told(value)}, which is no string; {what} is valid, in quotes")
-    if not pattern.fullmatch(value):
-        raise UsageError(f"found {told(value)}; {what} is valid")
+        raise UsageError(f"found {told(value)}, which is no string; put it in quotes")
+    if valid := form(value):
+        raise UsageError(f"found {told(value)}; {valid}")
     return value
 
 
@@ -240,20 +236,12 @@ def _pairs(value: Any) -> list[tuple[str, Any]]:
 def _resource(name: str) -> str:
     if name in {"cpu", "memory", GPU, DISK}:
         raise UsageError(f"{name} is the pool's own field {name.replace(GPU, 'gpus').replace(DISK, 'disk')}")
-    return _matching(name, LABEL_NAME, "a resource's name")
+    if problem := quantities.name_problem(name):
+        raise UsageError(problem)
+    return name
 
 
-def _toleration(value: Any) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for key, text in _pairs(value):
-        if key not in TOLERATION:
-            raise UsageError(f"a toleration has no {key!r}; {did_you_mean(key, TOLERATION)}")
-        valid = TOLERATION[key]
-        found[key] = _matching(text, LABEL_NAME if key == "key" else LABEL_VALUE, f"a toleration's {key}")
-        if valid and text not in valid:
-            raise UsageError(f"a toleration's {key}: found {text!r}; {did_you_mean(text, valid)}")
-    if not found.get("key") and found.get("operator") != "Exists":
-        raise UsageError("a toleration without key needs operator: Exists")
-    if found.get("operator") == "Exists" and found.get("value"):
-        raise UsageError("a toleration with operator: Exists has no value")
-    return found
+def _toleration(number: int, value: Any) -> dict[str, Any]:
+    for path, what in lacks(value, (str(number),), "Toleration"):
+        raise UsageError(f"{'.'.join(path)}: {what}")
+    return dict(value)

@@ -14,6 +14,7 @@ from jobgen.pipeline.pipeline import CONTAINER, NAME, Conductor, Workspace
 from jobgen.pipeline.pools import Pool
 from jobgen.pipeline.references import path_problem
 from jobgen.pipeline.source import Document
+from jobgen.pod import forms
 from minima.errors import UsageError, did_you_mean, told
 
 TAKEN = {"bin", "boot", "dev", "etc", "lib", "lib64", "opt", "proc", "root", "run", "sbin", "src", "sys", "tmp", "usr", "var"}
@@ -91,10 +92,11 @@ class Reader:
         for key in ("claim", "path"):
             if key not in found and below and not getattr(below, key):
                 self.error(f"found no {key}; the name of the claim and where pods mount it are valid", "workspace")
-        name = "a claim's name, of a-z, 0-9, - and ., beginning and ending with a letter or a digit,"
         claim, path = (below.claim, below.path) if below else ("", "")
         if "claim" in found:
-            claim = self.text(found["claim"], "workspace", "claim", pattern=level.OBJECT_NAME, what=name)
+            claim = self.text(found["claim"], "workspace", "claim", what="the name of a claim")
+            if claim and (valid := forms.subdomain(claim)):
+                self.error(f"found {told(claim)}; {valid}", "workspace", "claim")
         if "path" in found:
             path = self.text(found["path"], "workspace", "path", what="an absolute path")
             if path and (problem := _mount_problem(path)):

@@ -27,11 +27,12 @@ BELOW = {
 JOBGEN_BELOW = {
     "report": set(),
     "screen": set(),
-    "pipeline": set(),
+    "pod": set(),
+    "pipeline": {"pod"},
     "artifacts": {"pipeline", "report"},
     "garbage": {"pipeline", "artifacts", "report"},
     "preview": {"pipeline", "artifacts", "report"},
-    "manifests": {"pipeline"},
+    "manifests": {"pipeline", "pod"},
     "cluster": {"pipeline", "manifests", "artifacts", "report", "screen"},
     "local": {"pipeline", "artifacts", "report", "screen"},
 }

@@ -7,8 +7,9 @@ import pytest
 import yaml
 
 from jobgen.manifests import conductor, render
-from jobgen.pipeline import fragment, spec
+from jobgen.pipeline import spec
 from jobgen.pipeline.plan import plan
+from jobgen.pod import quantities
 from minima.errors import BUG, StageError, UsageError
 
 SMALL = (Path(__file__).parents[3] / "cluster" / "short.yaml").read_text(encoding="utf-8")
@@ -512,4 +513,4 @@ def test_a_volume_in_memory_takes_no_disk() -> None:
     [(5, 5.0), ("1Gi", 2.0**30), ("2E", 2e18), ("2e3", 2000.0), ("2E3", 2000.0), ("5m", 0.005), ("1.5k", 1500.0)],
 )
 def test_every_form_of_a_quantity_is_a_number(text: Any, number: float) -> None:
-    assert fragment.number(text) == pytest.approx(number)
+    assert float(quantities.number(text)) == pytest.approx(number)
