@@ -71,15 +71,15 @@ CHANGES: dict[str, tuple[Change, str]] = {
     "port's name": (lambda o: container(o)["ports"][0].update(name="port"), "one named pytorchjob-port"),
     "shell string": (lambda o: container(o).update(command="minima adapt"), "command: found 'minima adapt'; a list of strings"),
     "number as argument": (lambda o: container(o)["args"].append(776), "args: found"),
-    "number as variable": (lambda o: container(o)["env"].append({"name": "A", "value": 1}), "A: found 1; a string"),
-    "variable twice": (lambda o: container(o)["env"].append({"name": "HOME", "value": "/"}), ": found HOME twice"),
+    "number as variable": (lambda o: container(o)["env"].append({"name": "A", "value": 1}), ".value: found 1; a string"),
+    "variable twice": (lambda o: container(o)["env"].append({"name": "HOME", "value": "/"}), ": found name HOME twice"),
     "mount": (
         lambda o: container(o)["volumeMounts"][0].update(name="workspce"),
         "no volume 'workspce'; did you mean 'workspace'?",
     ),
     "request is not limit": (
         lambda o: container(o)["resources"]["requests"].update({"nvidia.com/gpu": "4"}),
-        "resources.limits.nvidia.com/gpu: nvidia.com/gpu: found '4' and '8'",
+        "resources.requests.nvidia.com/gpu: found '4', and '8' in `limits`",
     ),
     "no limit": (lambda o: container(o)["resources"]["limits"].pop("memory"), "resources.limits.memory: found null"),
     "min is not max": (lambda o: o["spec"]["elasticPolicy"].update(minReplicas=1), "all three are the same"),

@@ -40,7 +40,9 @@ def container(**fields: Any) -> dict[str, Any]:
 PATCHES: dict[str, dict[str, Any]] = {
     "labels": {"metadata": {"labels": {"c": None, "e": "f"}, "annotations": {"x": "y"}}},
     "left to the platform": {"spec": {"securityContext": {"runAsUser": None}}},
-    "an atomic list": {"spec": {"tolerations": [{"key": "spot", "operator": "Exists", "tolerationSeconds": 60}]}},
+    "an atomic list": {
+        "spec": {"tolerations": [{"key": "spot", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 60}]}
+    },
     "a new variable": container(env=[{"name": "D", "value": "4"}]),
     "variables, new, old and in another order": container(
         env=[{"name": "C", "value": "x"}, {"name": "D", "value": "y"}, {"name": "B", "valueFrom": None}]

@@ -305,7 +305,7 @@ IN_CONTAINER = {"spec": {"containers": [{"name": "pytorch", "command": ["sh"]}]}
         ({"labels": {"training.kubeflow.org/job-name": "x"}}, "labels.training.kubeflow.org/job-name", "choose another name"),
         ({"labels": {"a": 1}}, "labels.a", "found 1"),
         ({"labels": {"kueue.x-k8s.io/queue-name": "q"}}, "labels.kueue.x-k8s.io/queue-name", "a pool's `queue` says it"),
-        ({"pod": {"metadata": {"labels": {"team": "a b"}}}}, "pod.metadata.labels.team", "a label's value is valid"),
+        ({"pod": {"metadata": {"labels": {"team": "a b"}}}}, "pod.metadata.labels.team", "a label's value, of"),
         ({"scheduling_policy": {"minAvailable": "x"}}, "scheduling_policy.minAvailable", "found 'x'"),
         ({"env": {"RANK": "1"}}, "env.RANK", "set by jobgen, the operator or torchrun"),
         ({"env": {"A-B": "1"}}, "env.A-B", "letters, digits and _"),
@@ -456,7 +456,7 @@ def test_a_pod_in_its_nodes_network_knows_the_clusters_names() -> None:
         ({"spec": {"volumes": [{"name": "tmp", "$patch": "delete"}]}}, "volumes.0: tmp would not be what jobgen needs"),
         (
             fragment_of(resources={"limits": {"example.com/x": 2}, "requests": {"example.com/x": 1}}),
-            "example.com/x: found '1' and '2'; request and limit are the same",
+            "example.com/x: found '1', and '2' in `limits`; the same amount",
         ),
         (fragment_of(resources={"limits": {"hugepages-2Mi": "-1Mi"}}), "hugepages-2Mi: found '-1Mi'"),
     ],
@@ -478,7 +478,7 @@ def test_a_wrong_pod_without_fragments_is_a_bug_of_jobgen(monkeypatch: pytest.Mo
 
 
 def test_what_kubernetes_takes_is_no_wrong_pod() -> None:
-    amounts = {"hugepages-2Mi": "1Ei", "hugepages-1Gi": "1e3"}
+    amounts = {"hugepages-2Mi": "1Ei", "hugepages-1Gi": "1024Mi"}
     pod = template(pipeline(pod=fragment_of(env=[{"name": "EMPTY"}], resources={"limits": amounts})))["spec"]
     (one,) = pod["containers"]
     assert {"name": "EMPTY"} in one["env"]
