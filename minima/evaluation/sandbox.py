@@ -21,10 +21,11 @@ SECONDS = 10.0
 MEMORY_BYTES = 1 << 30
 OUTPUT_BYTES = 1 << 16
 _MODULES = (
-    "abc array ast base64 binascii bisect calendar cmath collections collections.abc contextlib copy dataclasses datetime "
-    "decimal difflib encodings.ascii encodings.idna encodings.latin_1 encodings.utf_16 encodings.utf_32 enum fractions "
-    "functools hashlib heapq inspect io itertools json keyword math numbers operator os pprint queue random re secrets "
-    "statistics string struct sys textwrap time traceback types typing unicodedata uuid warnings weakref zlib _strptime"
+    "__future__ abc array ast base64 binascii bisect calendar cmath collections collections.abc contextlib copy csv "
+    "dataclasses datetime decimal difflib encodings.ascii encodings.idna encodings.latin_1 encodings.utf_16 encodings.utf_32 "
+    "enum fractions functools hashlib heapq inspect io itertools json keyword logging math numbers operator os pathlib pickle "
+    "pprint queue random re secrets statistics string struct sys textwrap threading time timeit traceback types typing "
+    "unicodedata uuid warnings weakref zlib _strptime"
 ).split()
 """What a program can import: nothing can be read once the door is shut."""
 
@@ -38,47 +39,53 @@ _CALLS = {
     "getrandom": 318,
 }  # fmt: skip
 
-# Runs inside. The token comes first on standard input and only this code holds it: a program that exits early, also
-# with status 0, does not count as passed.
+# Runs inside. A program passes by a token that is written when its last line has run, and by nothing else: not by its exit
+# status, nor by what it prints. It has all that Python can reach, which are the frames above it and everything in them and in
+# modules, but not what lies on a frame's stack while a call goes on: there, and in no variable, are the token and the two
+# functions that are still to be called. So the last expression is one, and looks nothing up when the program has run.
 _DRIVER = """
 import ctypes, importlib, os, resource, struct, sys
-seconds, memory, output = map(int, sys.argv[1:4])
-calls, modules = sys.argv[4].split(","), sys.argv[5].split(",")
+seconds, memory, output, length = map(int, sys.argv[1:5])
+calls, modules = sys.argv[5].split(","), sys.argv[6].split(",")
 libc = ctypes.CDLL(None, use_errno=True)
 libc.prctl(1, 9, 0, 0, 0)  # PR_SET_PDEATHSIG: it dies with who asked.
 for name in modules:
     importlib.import_module(name)
-token, _, program = sys.stdin.read().partition("\\n")
-out = os.dup(1)
-null = os.open("/dev/null", os.O_RDWR)
-for descriptor in (0, 1, 2):
-    os.dup2(null, descriptor)
-os.closerange(3, out)
-os.closerange(out + 1, 1024)
-for limit, value in ((resource.RLIMIT_CPU, seconds), (resource.RLIMIT_AS, memory), (resource.RLIMIT_FSIZE, output),
-                     (resource.RLIMIT_CORE, 0)):
-    resource.setrlimit(limit, (value, value))
-# A filter in the kernel's small language: a program of another architecture is killed, a call of the list is let pass,
-# any other gives EPERM.
-LOAD, EQUAL, RETURN = 0x20, 0x15, 0x06
-words = [(LOAD, 0, 0, 4), (EQUAL, 1, 0, 0xC000003E), (RETURN, 0, 0, 0x80000000), (LOAD, 0, 0, 0)]
-for call in calls:
-    words += [(EQUAL, 0, 1, int(call)), (RETURN, 0, 0, 0x7FFF0000)]
-words.append((RETURN, 0, 0, 0x00050000 | 1))
-code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *word) for word in words))
+def read(size):
+    found = b""
+    while len(found) < size and (part := os.read(0, size - len(found))):
+        found += part
+    return found
 class Filter(ctypes.Structure):
     _fields_ = [("length", ctypes.c_ushort), ("code", ctypes.c_void_p)]
-shut = Filter(len(words), ctypes.addressof(code))
-if libc.prctl(38, 1, 0, 0, 0) or libc.prctl(22, 2, ctypes.byref(shut), 0, 0):  # PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP
-    os.write(out, f"no seccomp: {os.strerror(ctypes.get_errno())}".encode())
-    os._exit(3)
+def shut():
+    null = os.open("/dev/null", os.O_RDWR)
+    for descriptor in (0, 1, 2):
+        os.dup2(null, descriptor)
+    os.closerange(3, out)
+    os.closerange(out + 1, 1024)
+    for limit, value in ((resource.RLIMIT_CPU, seconds), (resource.RLIMIT_AS, memory), (resource.RLIMIT_FSIZE, output),
+                         (resource.RLIMIT_CORE, 0)):
+        resource.setrlimit(limit, (value, value))
+    # A filter in the kernel's small language: a program of another architecture is killed, a call of the list is let pass,
+    # any other gives EPERM.
+    LOAD, EQUAL, RETURN = 0x20, 0x15, 0x06
+    words = [(LOAD, 0, 0, 4), (EQUAL, 1, 0, 0xC000003E), (RETURN, 0, 0, 0x80000000), (LOAD, 0, 0, 0)]
+    for call in calls:
+        words += [(EQUAL, 0, 1, int(call)), (RETURN, 0, 0, 0x7FFF0000)]
+    words.append((RETURN, 0, 0, 0x00050000 | 1))
+    code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *word) for word in words))
+    door = Filter(len(words), ctypes.addressof(code))
+    if libc.prctl(38, 1, 0, 0, 0) or libc.prctl(22, 2, ctypes.byref(door), 0, 0):  # PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP
+        os.write(out, f"no seccomp: {os.strerror(ctypes.get_errno())}".encode())
+        os._exit(3)
+program, out = read(length), os.dup(1)
+del sys.settrace, sys.setprofile  # By a tracer a program may jump over the line that tests it.
 try:
-    exec(compile(program, "program.py", "exec"), {"__name__": "__main__"})
+    os._exit(os.write(out, (read(32), shut(), exec(compile(program, "program.py", "exec"), {"__name__": "__main__"}))[0]) - 32)
 except BaseException as error:
     os.write(out, f"{type(error).__name__}: {error}"[:500].encode("utf-8", "replace"))
     os._exit(1)
-os.write(out, token.encode())
-os._exit(0)
 """
 _MUST_FAIL = {
     "opens a file": "open('/proc/self/status')",
@@ -124,11 +131,13 @@ def check() -> None:
 
 def run(program: str, *, seconds: float = SECONDS) -> Verdict:
     """Run the Python source `program` in a fresh jail, for `seconds` of wall time at most."""
-    token = secrets.token_hex(16)
+    token, source = secrets.token_hex(16), program.encode("utf-8", "replace")
     with _memory() as out, _memory() as err:
-        process = subprocess.Popen(_command(seconds), stdin=subprocess.PIPE, stdout=out, stderr=err, env={}, cwd="/")
+        process = subprocess.Popen(
+            _command(seconds, len(source)), stdin=subprocess.PIPE, stdout=out, stderr=err, env={}, cwd="/"
+        )
         try:
-            process.communicate(f"{token}\n{program}".encode("utf-8", "replace"), timeout=seconds)
+            process.communicate(source + token.encode(), timeout=seconds)
         except subprocess.TimeoutExpired:
             return Verdict(False, f"ran longer than {seconds:g} s")
         finally:
@@ -147,7 +156,7 @@ def _memory() -> BinaryIO:
     return open(os.memfd_create("said"), "w+b")
 
 
-def _command(seconds: float) -> list[str]:
-    limits = (max(1, round(seconds)), MEMORY_BYTES, OUTPUT_BYTES)
+def _command(seconds: float, length: int) -> list[str]:
+    limits = (max(1, round(seconds)), MEMORY_BYTES, OUTPUT_BYTES, length)
     lists = (",".join(map(str, _CALLS.values())), ",".join(_MODULES))
     return [os.path.realpath(sys.executable), "-I", "-S", "-c", _DRIVER, *map(str, limits), *lists]

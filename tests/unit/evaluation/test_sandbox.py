@@ -118,6 +118,86 @@ def test_does_not_pass(program: str, reason: str, monkeypatch: pytest.MonkeyPatc
     assert reason in verdict.reason
 
 
+FAKES = {
+    "ways out": """
+import os, sys
+try:
+    sys.exit(0)
+except SystemExit:
+    pass
+print("PASSED"); os.write(2, b"PASSED"); os._exit(0)
+""",
+    "what it finds": """
+import gc, os, re, sys
+frames = [sys._getframe()]
+try:
+    1 / 0
+except ZeroDivisionError as error:
+    frames.append(error.__traceback__.tb_frame)
+frames += sys._current_frames().values()
+for frame in frames:
+    while frame:
+        frame = frame.f_back and (frames.append(frame.f_back) or frame.f_back)
+found = gc.get_referents(frames, *frames, *gc.get_objects())
+found += [part for frame in frames for part in (*frame.f_locals.values(), *frame.f_globals.values())]
+for token in found:
+    token = token.encode("utf-8", "replace") if isinstance(token, str) else token
+    if isinstance(token, bytes) and len(token) == 32 and token.startswith(b"efac"[::-1]):
+        for descriptor in range(3, 64):
+            try:
+                os.lseek(descriptor, 0, 0); os.write(descriptor, token)
+            except OSError:
+                pass
+os._exit(0)
+""",
+    "what it changes": """
+import builtins, os, sys
+write = os.write
+os.write = lambda descriptor, text: write(descriptor, text) if len(text) == 32 else 32
+os._exit = sys.exit = builtins.exit = lambda *_: None
+builtins.Exception = builtins.AssertionError = KeyError
+check = lambda candidate: None
+def check(candidate): assert candidate
+check(None)
+""",
+    "a tracer that jumps": """
+import importlib, sys, threading
+def trace(frame, event, _):
+    if frame.f_code.co_name == "<module>" and event == "line" and frame.f_lineno == 12:
+        frame.f_lineno = 13
+    return trace
+sys._getframe().f_trace = trace
+threading.settrace(trace)
+tracer = getattr(importlib.reload(sys), "settrace", lambda _: None)
+tracer(trace)
+no = 0
+assert no
+yes = 1
+""",
+}
+
+
+@needs_jail
+@pytest.mark.parametrize("program", FAKES.values(), ids=FAKES)
+def test_nothing_but_its_last_line_passes(program: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program knows how it is run, and what a token looks like, and would like to have passed."""
+    monkeypatch.setattr(sandbox.secrets, "token_hex", lambda size: "cafe" * 8)
+    assert not sandbox.run(program).passed
+
+
+@needs_jail
+def test_every_other_call_is_refused() -> None:
+    """All of the kernel's, by number: ptrace, process_vm_readv, io_uring_setup, sockets of every kind, … and those of x32."""
+    program = LIBC + (
+        # 335 and 336 are the kernel's own returns from probes, which no filter sees: from anywhere else they end the process.
+        f"calls = set(range(640)) - {{335, 336}} - set({sorted(sandbox._CALLS.values())})\n"
+        "calls |= {0x40000000 + call for call in range(640)}\n"
+        "let = [call for call in calls if libc.syscall(call, 0, 0, 0, 0, 0, 0) != -1 or ctypes.get_errno() != 1]\n"
+        "assert not let, let"
+    )
+    assert sandbox.run(program) == sandbox.Verdict(True)
+
+
 @needs_jail
 def test_a_program_of_another_architecture_is_killed() -> None:
     """`int 0x80` calls the kernel by the numbers of 32 bits, where 2 is fork and 3 on x86-64 is let pass."""
