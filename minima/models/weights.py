@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 
 from minima.errors import DataError
 from minima.models import pretrained
-from minima.workspace import model_folder
+from minima.workspace import weight_files
 from minima.workspace.model_folder import EMBEDDINGS, HEAD
 
 _AXES = {
@@ -83,7 +83,7 @@ def select(
         "neurons": config.intermediate_size,
         "vocabulary": config.vocab_size,
     }
-    files = {name: tensor.file for name, tensor in model_folder.tensors(Path(folder)).items()}
+    files = {name: tensor.file for name, tensor in weight_files.tensors(Path(folder)).items()}
     chosen = {}
     for target, source, layer, axes in _names(config, selection.layers):
         tied = config.tie_word_embeddings and source == EMBEDDINGS and source not in files

@@ -21,7 +21,7 @@ from minima.data import tokenization
 from minima.errors import DataError, UsageError
 from minima.models import pretrained
 from minima.options import ExpandVocab, split_digest
-from minima.workspace import model_folder
+from minima.workspace import weight_files
 from minima.workspace.artifact import Output
 from minima.workspace.model_folder import EMBEDDINGS, HEAD
 
@@ -231,12 +231,12 @@ def drawn(old_VH: torch.Tensor, count: int, generator: torch.Generator) -> torch
 
 def _grow_weights(source: Path, output: Output, new_rows: NewRows, pieces: int) -> None:
     """Copy the shards of `source`, those with the embeddings or the head with the rows that `new_rows` gives."""
-    single = (source / model_folder.WEIGHTS).is_file()
+    single = (source / weight_files.WEIGHTS).is_file()
     if single:
         index: dict[str, Any] = {}
-        shards = [model_folder.WEIGHTS]
+        shards = [weight_files.WEIGHTS]
     else:
-        index = json.loads((source / model_folder.WEIGHTS_INDEX).read_text(encoding="utf-8"))
+        index = json.loads((source / weight_files.INDEX).read_text(encoding="utf-8"))
         if not isinstance(index.get("metadata"), dict):
             index["metadata"] = {}  # from_pretrained finds no shards without.
         shards = sorted(set(index["weight_map"].values()))
@@ -274,7 +274,7 @@ def _grow_weights(source: Path, output: Output, new_rows: NewRows, pieces: int) 
     if EMBEDDINGS not in seen:
         raise DataError(f"{source}: its weights have no {EMBEDDINGS}; not a LLaMA as transformers writes it")
     if index:
-        (output.folder / model_folder.WEIGHTS_INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+        (output.folder / weight_files.INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
 
 
 def _write_config(source: Path, folder: Path, grown: Any) -> None:

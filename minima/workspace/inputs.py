@@ -5,6 +5,7 @@ import glob
 import hashlib
 import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from minima.workspace.marker import MARKER, artifact_folder, check_files, read_m
 
 WORKSPACE = "${workspace}"
 """Stands for the folder of all artifacts in a pipeline file and in keys: it is mounted here and there under other names."""
+_HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 VERIFIED = "_VERIFIED.json"
 """In an artifact that its first reader has hashed."""
 
@@ -70,7 +72,10 @@ def check_input(option: str, value: str, output_dir: str, *, verify: bool = Fals
     folder = artifact_folder(path)
     if not (os.path.exists(path) or input_files(path)):
         made = f" (artifact {folder} has no such path)" if folder else ""
-        raise NotReadyError(f"--{option}: nothing at {path}{made}; check the path, or run the stage that makes it")
+        hub = ""
+        if _HUB_NAME.fullmatch(path) and not os.path.exists(os.path.dirname(path)):
+            hub = f"; a name on the hub is fetched first: `minima digest hf://{path}` prints what `minima fetch --source` takes"
+        raise NotReadyError(f"--{option}: nothing at {path}{made}; check the path, or run the stage that makes it{hub}")
     if folder is not None:
         marker = read_marker(folder)
         known = folder / VERIFIED

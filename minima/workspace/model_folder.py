@@ -3,15 +3,15 @@
 No torch, so a folder that cannot be used is refused before anything else is done.
 """
 
-import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from minima.errors import DataError, listed
 from minima.options import Options, inputs, split_digest
+from minima.workspace.weight_files import INDEX, WEIGHTS, Tensor, equal, read_object, tensors
 
-CONFIG, WEIGHTS, WEIGHTS_INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
+CONFIG = "config.json"
 FAMILIES = {"llama": "LLaMA", "mistral": "Mistral", "qwen2": "Qwen2"}
 """What `model_type` may be: the layers of a LLaMA, under other names and with or without biases and a window."""
 TYPES = ("BF16", "F16", "F32", "F64")
@@ -21,7 +21,7 @@ POINTER = b"version https://git-lfs.github.com/spec/"
 _BOM = b"\xef\xbb\xbf"
 _READ_BY_TRANSFORMERS = (
     CONFIG,
-    WEIGHTS_INDEX,
+    INDEX,
     "generation_config.json",
     "tokenizer_config.json",
     "tokenizer.json",
@@ -29,6 +29,19 @@ _READ_BY_TRANSFORMERS = (
     "added_tokens.json",
 )
 _DTYPES = ("bfloat16", "float16", "half", "float32", "float", "float64", "double")
+_VALUES: tuple[tuple[tuple[str, ...], Callable[[Any], bool], str], ...] = (
+    (("max_position_embeddings",), lambda value: type(value) is int and value >= 1, "a whole number from 1 on"),
+    (("rms_norm_eps", "rope_theta"), lambda value: type(value) in {int, float}, "a number"),
+    (("tie_word_embeddings", "attention_bias", "mlp_bias", "use_cache"), lambda value: type(value) is bool, "true or false"),
+    (("hidden_act",), lambda value: isinstance(value, str), 'a name such as "silu"'),
+    (("bos_token_id", "pad_token_id"), lambda value: value is None or type(value) is int, "a whole number or null"),
+    (
+        ("eos_token_id",),
+        lambda value: value is None or all(type(one) is int for one in (value if isinstance(value, list) else [value])),
+        "a whole number, a list of them, or null",
+    ),
+)
+"""What values of config.json may be, where it has them."""
 _ROPE = {
     "default": (),
     "linear": ("factor",),
@@ -39,23 +52,31 @@ _ROPE = {
     "proportional": (),
 }
 """By the type of rotary positions, what else transformers wants; the positions before the scaling it takes from the model."""
-_LONGEST_HEADER = 100_000_000  # As in safetensors.
 _TO_SAFETENSORS = "`AutoModelForCausalLM.from_pretrained(FOLDER).save_pretrained(NEW)`"
+_WRAPPINGS = ("module.", "_orig_mod.", "base_model.model.", "model.")
+"""What programs that trained a model leave before the names of its weights: DDP, torch.compile, PEFT, Lightning."""
+_QUANTISED = ("qweight", "qzeros", "scales", "g_idx", "weight_scale", "weight_scale_inv", "weight_packed", "SCB", "absmax")
+"""How names of tensors end that hold weights rounded, or what they were rounded by."""
 _NOT_VALID = {
+    "mixtral": "a mixture of experts, whose layers are not cut here",
+    "bert": "no model that goes on with a text",
+    "t5": "an encoder with a decoder",
+    "internlm2": ("it has queries, keys and values in one matrix; tools/convert2llama.py of its makers writes it as a LLaMA"),
+    "baichuan": (
+        "it has queries, keys and values in one matrix; llamafy_baichuan2.py of LLaMA-Factory writes the 7B one as a LLaMA"
+    ),
+    "olmo2": "it has norms of queries and keys, which are not cut here",
     "qwen3": "it has norms of queries and keys, which are not cut here",
+    "qwen": "it has queries, keys and values in one matrix; Qwen1.5 and later are of model_type qwen2",
+    "chatglm": "it has queries, keys and values in one matrix",
+    "falcon": "it has queries, keys and values in one matrix",
+    "granite": "its embeddings and layers are scaled, which is not cut here",
+    "minicpm": "its embeddings and layers are scaled, which is not cut here",
     "gemma": "its norms and embeddings are scaled in another way",
     "gemma2": "its norms and embeddings are scaled in another way",
     "phi3": "it has queries, keys and values in one matrix",
     "gpt2": "it has learned positions",
 }
-
-
-class Tensor(NamedTuple):
-    """Where a tensor lies, its type in safetensors' words, and its shape."""
-
-    file: str
-    dtype: str
-    shape: tuple[int, ...]
 
 
 def check_inputs(options: Options) -> None:
@@ -80,19 +101,19 @@ def check(folder: str | Path) -> dict[str, Any]:
     """
     folder = Path(folder)
     _check_files(folder)
-    raw = _object(folder / CONFIG)
+    raw = read_object(folder / CONFIG)
     _check_kind(folder, raw)
     _check_sizes(folder / CONFIG, raw)
     _check_values(folder / CONFIG, raw)
     if (folder / "generation_config.json").is_file():
-        _object(folder / "generation_config.json")
+        read_object(folder / "generation_config.json")
     _check_weights(folder, tensors(folder), expected(raw), tied=bool(raw.get("tie_word_embeddings")))
     return raw
 
 
 def _check_files(folder: Path) -> None:
     """Refuse what the names of the files and their first bytes show."""
-    valid = f"a model folder has {CONFIG} (model_type {', '.join(FAMILIES)}) and {WEIGHTS} or {WEIGHTS_INDEX} with its shards"
+    valid = f"a model folder has {CONFIG} (model_type {', '.join(FAMILIES)}) and {WEIGHTS} or {INDEX} with its shards"
     if not folder.is_dir():
         raise DataError(f"{folder}: not a folder; {valid}")
     names = sorted(p.name for p in folder.iterdir())
@@ -111,8 +132,10 @@ def _check_files(folder: Path) -> None:
     found = f"found {listed(names, 12)}" if names else "it is empty"
     if "model_index.json" in names:
         raise DataError(f"{folder}: a pipeline of diffusers, which makes images; {valid}")
-    if WEIGHTS not in names and WEIGHTS_INDEX not in names:
-        raise DataError(f"{folder}: no weights ({found}); {_way_to_safetensors(names) or valid}")
+    if WEIGHTS not in names and INDEX not in names:
+        below = sorted({str(place.parent) for deep in ("*", "*/*") for place in folder.glob(f"{deep}/{CONFIG}")})
+        inside = f"{listed(below, 3)} has a {CONFIG}: name a model's own folder" if below else ""
+        raise DataError(f"{folder}: no weights ({found}); {_way_to_safetensors(names) or inside or valid}")
     if CONFIG not in names:
         raise DataError(f"{folder}: no {CONFIG} ({found}); {valid}")
 
@@ -132,7 +155,7 @@ def _way_to_safetensors(names: list[str]) -> str:
     if any(name.endswith((".bin", ".pt", ".pth")) for name in names):
         return f"{_TO_SAFETENSORS} writes safetensors of pickled weights, and the tokenizer's files are copied beside them"
     if any(name.endswith(".safetensors") for name in names):
-        return f"there is no {WEIGHTS_INDEX} that names the shards: fetch it, or the whole folder again"
+        return f"there is no {INDEX} that names the shards: fetch it, or the whole folder again"
     if any(name.endswith((".msgpack", ".h5")) for name in names):
         return "these are weights for Flax or TensorFlow; fetch those for PyTorch"
     return ""
@@ -162,17 +185,6 @@ def _begins(place: Path, content: bytes) -> bool:
         return file.read(len(content)) == content
 
 
-def _object(place: Path) -> dict[str, Any]:
-    """The object in a JSON file."""
-    try:
-        raw = json.loads(place.read_text(encoding="utf-8"))
-    except (ValueError, OSError, RecursionError) as error:
-        raise DataError(f"{place}: not JSON ({error}); fetch the file again") from None
-    if not isinstance(raw, dict):
-        raise DataError(f"{place}: holds a {type(raw).__name__}, not an object; fetch the file again")
-    return raw
-
-
 def _check_kind(folder: Path, raw: Mapping[str, Any]) -> None:
     """Refuse another sort of model."""
     place, kind, valid = folder / CONFIG, raw.get("model_type"), ", ".join(FAMILIES)
@@ -189,13 +201,22 @@ def _check_kind(folder: Path, raw: Mapping[str, Any]) -> None:
             f"{place}: model_type {kind!r}, a model that also sees or hears; valid: {valid}. Where its language model is one "
             "of these, `AutoModelForImageTextToText.from_pretrained(FOLDER)` holds it as `model.language_model`"
         )
+    heads = [str(one) for one in (makes if isinstance(makes, list) else [makes]) if one]
+    other_task = "" if not heads or any("CausalLM" in one for one in heads) else listed(heads)
     if not isinstance(kind, str) or kind not in FAMILIES:
         why = _NOT_VALID.get(str(kind), "")
         if any("expert" in name for name in raw):
-            why = "a mixture of experts, whose layers are not cut here"
-        elif not why and makes and not any("CausalLM" in str(one) for one in (makes if isinstance(makes, list) else [makes])):
-            why = f"no model that goes on with a text ({makes})"
+            why = _NOT_VALID["mixtral"]
+        elif kind is None and (named := [k for k in FAMILIES if f"{k}forcausallm" in map(str.lower, heads)]):
+            why = f'by its architectures ({heads[0]}) put "model_type": "{named[0]}" there'
+        elif not why and other_task:
+            why = f"no model that goes on with a text ({other_task})"
         raise DataError(f"{place}: model_type {kind!r}{f': {why}' if why else ''}; valid: {valid}")
+    if other_task:
+        raise DataError(
+            f"{place}: architectures {other_task}: a {FAMILIES[kind]} that scores or embeds text and does not go on with it; "
+            f"valid: {kind.capitalize()}ForCausalLM: take the model that it was trained from"
+        )
     if any("expert" in name and value for name, value in raw.items()):
         raise DataError(f"{place}: a mixture of experts, whose layers are not cut here; valid: {valid} without experts")
     if kind == "qwen2" and (raw.get("use_sliding_window") or "sliding_attention" in str(raw.get("layer_types"))):
@@ -226,11 +247,10 @@ def _check_sizes(place: Path, raw: Mapping[str, Any]) -> None:
 
 def _check_values(place: Path, raw: Mapping[str, Any]) -> None:
     """Refuse what transformers would: it reads config.json for the tokenizer too, which would then be blamed."""
-    positions, epsilon = "max_position_embeddings", "rms_norm_eps"
-    if positions in raw and (type(raw[positions]) is not int or raw[positions] < 1):
-        raise DataError(f"{place}: {positions} is {raw[positions]!r}; a whole number from 1 on is valid: put it right there")
-    if epsilon in raw and type(raw[epsilon]) not in {int, float}:
-        raise DataError(f"{place}: {epsilon} is {raw[epsilon]!r}; a number is valid, such as 1e-05: put it right there")
+    for names, sound, valid in _VALUES:
+        for name in names:
+            if name in raw and not sound(raw[name]):
+                raise DataError(f"{place}: {name} is {raw[name]!r}; {valid} is valid: put it right there")
     for name in ("dtype", "torch_dtype"):
         if raw.get(name) is not None and raw[name] not in _DTYPES:
             raise DataError(f"{place}: {name} is {raw[name]!r}; valid: {', '.join(_DTYPES)}: put there what the weights are")
@@ -243,6 +263,9 @@ def _check_values(place: Path, raw: Mapping[str, Any]) -> None:
         kind = rope.get("rope_type", rope.get("type", "default"))
         if not isinstance(kind, str) or kind not in _ROPE:
             raise DataError(f"{place}: {name} has the rope_type {kind!r}; valid: {', '.join(_ROPE)}: fetch the file again")
+        for key, value in rope.items():
+            if not (key.endswith("type") or value is None or type(value) in {int, float, bool, list}):
+                raise DataError(f"{place}: {name} has {key} {value!r}; a number is valid: put it right there")
         if lacks := [key for key in _ROPE[kind] if rope.get(key) is None]:
             raise DataError(
                 f"{place}: {name} has the rope_type {kind!r} and lacks {', '.join(lacks)}; put them there, or fetch the file "
@@ -295,6 +318,16 @@ def _check_weights(folder: Path, found: Mapping[str, Tensor], implied: Mapping[s
     optional = {EMBEDDINGS, HEAD} if tied and {EMBEDDINGS, HEAD} & found.keys() else set()
     missing = [name for name in implied if name not in found and name not in optional]
     strange = [name for name in found if name not in implied and not name.endswith("rotary_emb.inv_freq")]
+    if rounded := [name for name in strange if name.endswith(_QUANTISED)]:
+        raise DataError(
+            f"{folder}: its weights hold {listed(rounded, 2)}: quantised weights, which cannot be trained or cut; take the "
+            "folder that they were made of"
+        )
+    if adapters := [name for name in strange if ".lora_" in name or ".base_layer." in name]:
+        raise DataError(
+            f"{folder}: its weights hold {listed(adapters, 2)}: PEFT adapters that were not merged; "
+            "`model.merge_and_unload().save_pretrained(NEW)` where they were trained writes the model"
+        )
     if missing == [HEAD]:
         raise DataError(
             f"{folder}: its weights lack {HEAD}; where the embeddings are the output layer too, {CONFIG} needs "
@@ -303,58 +336,30 @@ def _check_weights(folder: Path, found: Mapping[str, Tensor], implied: Mapping[s
     if missing:
         other = f" (but hold {listed(strange, 2)})" if strange else ""
         raise DataError(
-            f"{folder}: its weights lack {listed(missing, 3)}{other}, which {CONFIG} implies; fetch the folder again, or where "
-            f"they have other names, {_TO_SAFETENSORS} writes the right ones"
+            f"{folder}: its weights lack {listed(missing, 3)}{other}, which {CONFIG} implies; "
+            f"{_way_to_names(set(missing), set(strange)) or 'fetch the folder again'}"
         )
     if strange:
         raise DataError(
             f"{folder}: its weights hold {listed(strange, 3)}, which {CONFIG} does not imply: the model would be computed "
             "without them. Take the model as its makers publish it for transformers"
         )
+    if tied and {EMBEDDINGS, HEAD} <= found.keys() and not equal(folder, found[EMBEDDINGS], found[HEAD]):
+        raise DataError(
+            f"{folder}: its output layer is not its embeddings, though {CONFIG} says so (tie_word_embeddings); set it to false "
+            "there"
+        )
 
 
-def tensors(folder: Path) -> dict[str, Tensor]:
-    """All tensors in the weights of a folder, by the headers of its safetensors.
-
-    Raises:
-        DataError: a file is missing, is not whole, or the index does not say what is in it.
-    """
-    if (folder / WEIGHTS).is_file():
-        return dict(_header(folder / WEIGHTS))
-    index = folder / WEIGHTS_INDEX
-    places = _object(index).get("weight_map")
-    if not isinstance(places, dict) or not places or not all(isinstance(file, str) for file in places.values()):
-        raise DataError(f"{index}: no weight_map of tensors to files; fetch the file again")
-    files = sorted(set(places.values()))
-    missing = [file for file in files if not (folder / file).is_file()]
-    if missing:
-        raise DataError(f"{folder}: {listed(missing, 3)} of {len(files)} shards are missing; fetch them")
-    headers = {file: dict(_header(folder / file)) for file in files}
-    wrong = [name for name, file in places.items() if name not in headers[file]]
-    if wrong:
-        raise DataError(f"{index}: {listed(wrong, 3)}: not in the file that it names; fetch the folder again")
-    return {name: headers[file][name] for name, file in places.items()}
-
-
-def _header(place: Path) -> Iterator[tuple[str, Tensor]]:
-    """Names and kinds of the tensors in a safetensors file: u64 length, JSON, and all bytes that it speaks of."""
-    again = "not whole, or no safetensors file; fetch it again"
-    try:
-        size = place.stat().st_size
-        with place.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            if size < 8 or length > min(size - 8, _LONGEST_HEADER):
-                raise DataError(f"{place}: {size} bytes cannot be all of it; {again}")
-            header = json.loads(file.read(length))
-        end = 0
-        made = []
-        for name, entry in header.items():
-            if name != "__metadata__":
-                shape = tuple(int(n) for n in entry["shape"])
-                made.append((name, Tensor(place.name, str(entry["dtype"]), shape)))
-                end = max(end, int(entry["data_offsets"][1]))
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError, OSError) as error:
-        raise DataError(f"{place}: its header cannot be read ({error}); {again}") from None
-    if size - 8 - length != end:
-        raise DataError(f"{place}: {size} bytes, its header speaks of {8 + length + end}; {again}")
-    yield from made
+def _way_to_names(missing: set[str], strange: set[str]) -> str:
+    """How weights under other names get the right ones; empty where they have nothing in common."""
+    for wrapping in _WRAPPINGS:
+        if missing - {HEAD} <= {name.removeprefix(wrapping) for name in strange if name.startswith(wrapping)}:
+            pattern = "^" + wrapping.replace(".", r"\.")
+            return (
+                f"{wrapping!r} stands before their names: `AutoModelForCausalLM.from_pretrained(FOLDER, "
+                f'key_mapping={{r"{pattern}": ""}}).save_pretrained(NEW, save_original_format=False)` takes it away'
+            )
+    if missing - {HEAD} <= {f"model.{name}" for name in strange} and HEAD not in missing:
+        return f"'model.' is gone from their names: {_TO_SAFETENSORS} writes it"
+    return ""

@@ -10,7 +10,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from minima.options import Options
-from minima.workspace import model_folder
+from minima.workspace import model_folder, weight_files
 from minima.workspace.artifact import Output
 from minima.workspace.inputs import check_inputs
 from minima.workspace.lease import Lease
@@ -23,7 +23,7 @@ def model(folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(raw))
     shapes = model_folder.expected(raw)
-    save_file({name: np.ones(shape, np.float32) for name, shape in shapes.items()}, folder / model_folder.WEIGHTS)
+    save_file({name: np.ones(shape, np.float32) for name, shape in shapes.items()}, folder / weight_files.WEIGHTS)
     return folder
 
 

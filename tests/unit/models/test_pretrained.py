@@ -134,6 +134,12 @@ def test_bad_folders(tmp_path: Path, damage, message: str) -> None:  # type: ign
         pretrained.load(tmp_path / "m", dtype=torch.float32)
 
 
+def test_the_kernel_of_whoever_wrote_the_folder_is_nobody_elses(tmp_path: Path) -> None:
+    save(tmp_path / "m")
+    change(_attn_implementation="flash_attention_2", attn_implementation="flash_attention_3")(tmp_path / "m")
+    assert pretrained.load(tmp_path / "m", dtype=torch.float32).config._attn_implementation == "sdpa"
+
+
 def test_a_missing_folder(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="nowhere: not a folder"):
         pretrained.load(tmp_path / "nowhere", dtype=torch.float32)

@@ -129,3 +129,12 @@ def test_a_pattern_is_read_as_one_at_any_depth(tmp_path: Path) -> None:
         value = f"{tmp_path}/in/{pattern}"
         found = check_inputs(options(tmp_path, value))["model_name_or_path"]
         assert len(found["fingerprint"]) == count, pattern
+
+
+def test_a_name_on_the_hub_is_fetched_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(NotReadyError, match=r"nothing at meta-llama/Llama-2-7b-hf; .*`minima digest hf://meta-llama/Llama-2-7"):
+        check_inputs(options(tmp_path, "meta-llama/Llama-2-7b-hf"))
+    (tmp_path / "models").mkdir()
+    with pytest.raises(NotReadyError, match=r"nothing at models/seven; check the path, or run the stage that makes it$"):
+        check_inputs(options(tmp_path, "models/seven"))

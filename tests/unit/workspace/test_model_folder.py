@@ -55,6 +55,20 @@ def weigh(change: Callable[[dict[str, np.ndarray]], Any]) -> Damage:
     return do
 
 
+def renamed(new: Callable[[str], str]) -> Damage:
+    return weigh(lambda t: t.update({new(name): t.pop(name) for name in list(t)}))
+
+
+def below(name: str) -> Damage:
+    def do(folder: Path) -> None:
+        files = list(folder.iterdir())
+        (folder / name).mkdir()
+        for place in files:
+            place.rename(folder / name / place.name)
+
+    return do
+
+
 def shard(folder: Path) -> dict[str, str]:
     """The weights as two shards with an index without metadata, as some tools write it."""
     tensors = load_file(folder / "model.safetensors")
@@ -161,9 +175,56 @@ REFUSED: dict[str, tuple[Damage, str]] = {
     ),
     "no head": (weigh(lambda t: t.pop(HEAD)), r'lm_head\.weight.*"tie_word_embeddings": true'),
     "no norm": (weigh(lambda t: t.pop(NORM)), r"lack model\.norm\.weight, which config\.json implies"),
-    "LlamaModel alone": (
-        weigh(lambda t: t.update({name.removeprefix("model."): t.pop(name) for name in list(t)})),
-        r"lack .*\(but hold .*\).*`AutoModelForCausalLM",
+    "a model within another": (
+        renamed(lambda name: name.removeprefix("model.")),
+        r"'model\.' is gone from their names: `AutoModelForCausalLM\.from_pretrained\(FOLDER\)\.save_pretrained\(NEW\)`",
+    ),
+    "DDP's names": (
+        renamed(lambda name: f"module.{name}"),
+        r"key_mapping={r\"\^module\\\.\": \"\"}\)\.save_pretrained\(NEW, save_original_format=False\)` takes it away",
+    ),
+    "torch.compile's names": (renamed(lambda name: f"_orig_mod.{name}"), r"'_orig_mod\.' stands before their names: `Auto"),
+    "PEFT's names": (renamed(lambda name: f"base_model.model.{name}"), r"'base_model\.model\.' stands before their names"),
+    "names of nobody": (
+        renamed(lambda name: f"transformer.h.{name}"),
+        r"lack .*\(but hold .*\).* implies; fetch the folder again",
+    ),
+    "GPTQ by its weights": (
+        renamed(lambda name: name.replace("proj.weight", "proj.qweight")),
+        r"hold model.*qweight and 5 more: quantised weights, which cannot be trained",
+    ),
+    "adapters not merged": (
+        renamed(lambda name: name.replace("q_proj.", "q_proj.base_layer.")),
+        r"hold .*q_proj\.base_layer\.weight: PEFT adapters that were not merged; `model\.merge_and_unload",
+    ),
+    "tied, and yet two": (
+        lambda f: (change(tie_word_embeddings=True)(f), weigh(lambda t: t[HEAD].__iadd__(1))(f)),
+        r"its output layer is not its embeddings, though config\.json says so \(tie_word_embeddings\); set it to false",
+    ),
+    "scores text": (
+        lambda f: (change(architectures=["LlamaForSequenceClassification"])(f), weigh(lambda t: t.pop(HEAD))(f)),
+        r"architectures LlamaForSequenceClassification: a LLaMA that scores .*valid: LlamaForCausalLM: take the model",
+    ),
+    "embeds text": (
+        change(model_type="mistral", architectures=["MistralModel"], num_key_value_heads=1),
+        "architectures MistralModel: a Mistral that scores or embeds .*valid: MistralForCausalLM",
+    ),
+    "no kind, but architectures": (
+        change(model_type=None, architectures=["LLaMAForCausalLM"]),
+        r'model_type None: by its architectures \(LLaMAForCausalLM\) put "model_type": "llama" there',
+    ),
+    "queries, keys and values in one": (change(model_type="internlm2"), r"in one matrix; tools/convert2llama\.py"),
+    "tied perhaps": (change(tie_word_embeddings=None), r"config\.json: tie_word_embeddings is None; true or false is valid"),
+    "an end of text": (change(eos_token_id="2"), r"eos_token_id is '2'; a whole number, a list of them, or null is valid"),
+    "pads": (change(pad_token_id=[0]), r"pad_token_id is \[0\]; a whole number or null is valid"),
+    "angles of text": (change(rope_theta="10000"), r"rope_theta is '10000'; a number is valid"),
+    "factors of text": (
+        change(rope_scaling={"type": "linear", "factor": "2"}),
+        r"rope_scaling has factor '2'; a number is valid",
+    ),
+    "a folder above": (
+        below("checkpoint-500"),
+        r"no weights \(found checkpoint-500\); .*model/checkpoint-500 has a config\.json: name a model's own folder",
     ),
     "another shape": (change(vocab_size=3), r"has shape \[1, 1\], config\.json implies \[3, 1\]"),
     "biases that config.json does not know": (
