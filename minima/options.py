@@ -257,7 +257,13 @@ class BuildData(Options):
         "Which files of it, as a glob: .jsonl, .json, .txt, .parquet, .arrow, also .gz, .zst, .bz2 or .xz, or without an end.",
         "*.jsonl",
     )
-    text_key: tuple[str, ...] = option("Keys of the text in an object or a row; several are joined by a line break.", ("text",))
+    text_key: tuple[str, ...] = option(
+        "Keys of the text in an object or a row, such as meta.text for one in another; several are joined by a line break.",
+        ("text",),
+    )
+    filter: tuple[str, ...] = option(
+        "Only objects or rows that hold these, as KEY=VALUE, such as lang=zh; of several values of a key one is enough.", ()
+    )
     document: str = option("What one document of a text file is.", "line", choices=("line", "paragraph", "file"))
     encoding: str = option("Encoding of text and JSON, such as gb18030.", "utf-8")
     max_bad_fraction: float = option(
@@ -275,13 +281,20 @@ class BuildData(Options):
         yield from _leads_out(self.input_regex)
         if not self.text_key or not all(self.text_key):
             yield "text_key", "no key; the key of the text in an object is valid, such as text or content"
+        for word in self.filter:
+            if not word.partition("=")[0] or "=" not in word:
+                yield "filter", f"found {word!r}; valid: KEY=VALUE, such as lang=zh"
         try:
             ascii_like = "\n".encode(self.encoding) == b"\n"
         except (LookupError, UnicodeError):
             yield "encoding", f"{self.encoding!r} is no encoding that Python knows; valid: utf-8, gb18030, big5, latin-1, …"
         else:
             if not ascii_like:
-                yield "encoding", f"{self.encoding} has other line ends than ASCII; convert the text to utf-8"
+                yield (
+                    "encoding",
+                    f"{self.encoding} has other line ends than ASCII; UTF-16 and UTF-32 that begin with their mark are read "
+                    "without this option, convert others to utf-8",
+                )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ import json
 import lzma
 import re
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +32,19 @@ PACKED: dict[str, Callable[[str], Any]] = {
 }
 _MAGIC = {rb"\x1f\x8b\x08": ".gz", rb"BZh[1-9]1AY&SY": ".bz2", rb"\xfd7zXZ\x00": ".xz", rb"\x28\xb5\x2f\xfd": ".zst"}
 """First bytes of compressed files, which no text begins with."""
+WIDE = {
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
+"""How files begin that say themselves that they are UTF-16 or UTF-32; the longer marks first, for they begin like others."""
 TEXT, JSON_LINES, JSON, PARQUET, ARROW = ".txt", ".jsonl", ".json", ".parquet", ".arrow"
-_ALIASES = {".ndjson": JSON_LINES}
+_ALIASES = {".ndjson": JSON_LINES, ".jsonlines": JSON_LINES, ".pq": PARQUET, ".feather": ARROW}
 KINDS = (JSON_LINES, JSON, TEXT, PARQUET, ARROW)
 BOM = b"\xef\xbb\xbf"
 _ENDS = set(" \t\r\n,]")
+_PIECES = re.compile(rb"[^\r]*(?:\r\n|\r|\n)|[^\r]+")
 _SPACE, _BETWEEN = re.compile(r"[ \t\r\n]*"), re.compile(r"[ \t\r\n,]*")
 
 
@@ -47,14 +55,19 @@ def is_kind(name: str, kinds: tuple[str, ...] = KINDS) -> bool:
 
 
 def kind(place: Path) -> str:
-    """Which of KINDS a file is: by the end of its name, or by its first bytes; JSON with a value on each line is JSON_LINES."""
+    """Which of KINDS a file is: by the end of its name, or by its first bytes; JSON with a value on each line is JSON_LINES.
+
+    Which of both sorts of JSON it is, its content tells: either is found under the name of the other.
+    """
     ends = _ends(place.name)
     found = ends[-1] if ends and ends[-1] in KINDS else ""
+    start = b"" if found in {TEXT, PARQUET, ARROW} else head(place, 4096).removeprefix(BOM).lstrip()
     if not found:
-        start = head(place, 4096)
-        is_json = start.removeprefix(BOM).lstrip()[:1] in {b"{", b"["}
-        found = PARQUET if start.startswith(b"PAR1") else JSON if is_json else TEXT
-    return JSON_LINES if found == JSON and _is_lines(place) else found
+        found = PARQUET if start.startswith(b"PAR1") else ARROW if start.startswith(b"ARROW1") else TEXT
+        found = JSON if start[:1] in {b"{", b"["} else found
+    if found == JSON_LINES and not re.match(rb"\[|\{\s*\n", start):
+        return found  # However bad its lines are.
+    return JSON_LINES if found in {JSON, JSON_LINES} and _is_lines(place) else JSON if found == JSON_LINES else found
 
 
 def _ends(name: str) -> list[str]:
@@ -64,7 +77,7 @@ def _ends(name: str) -> list[str]:
 
 
 def packed(place: Path) -> str:
-    """How a file is compressed, so that it can only be read from its beginning: one of PACKED, or empty.
+    """How a file is compressed, or in which of WIDE it is, so that it can only be read from its beginning; or empty.
 
     The end of its name says so, or its first bytes: some downloads are compressed and do not say it (`a.jsonl`).
     """
@@ -72,13 +85,41 @@ def packed(place: Path) -> str:
         return end
     with open(place, "rb") as file:
         start = file.read(16)
-    return next((end for magic, end in _MAGIC.items() if re.match(magic, start)), "")
+    found = next((end for magic, end in _MAGIC.items() if re.match(magic, start)), "")
+    return found or next((encoding for mark, encoding in WIDE.items() if start.startswith(mark)), "")
 
 
 def opened(place: Path) -> Any:
-    """A binary file of what `place` holds, decompressed."""
-    end = packed(place)
-    return PACKED[end](str(place)) if end else open(place, "rb")
+    """A binary file of what `place` holds, decompressed, and as UTF-8 if it is in one of WIDE."""
+    way = packed(place)
+    if way in PACKED:
+        return PACKED[way](str(place))
+    return io.BufferedReader(_Narrow(place, way), BLOCK) if way else open(place, "rb")
+
+
+class _Narrow(io.RawIOBase):
+    """A file in one of WIDE, as UTF-8; what is no character comes as bytes that are none in UTF-8 either."""
+
+    def __init__(self, place: Path, encoding: str) -> None:
+        self._file = open(place, encoding=encoding, errors="surrogatepass", newline="")  # noqa: SIM115
+        self._left = b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        if not self._left:
+            try:
+                self._left = self._file.read(BLOCK).encode(errors="surrogatepass")
+            except UnicodeDecodeError as error:
+                raise EOFError(str(error)) from None  # As of a compressed one that is cut short.
+        count = min(len(buffer), len(self._left))
+        buffer[:count], self._left = self._left[:count], self._left[count:]
+        return count
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
 
 
 def head(place: Path, size: int) -> bytes:
@@ -91,14 +132,23 @@ def head(place: Path, size: int) -> bytes:
 def _is_lines(place: Path) -> bool:
     """Whether a JSON file holds a value on each line, rather than one array, or values over several lines."""
     start = head(place, BLOCK).removeprefix(BOM).lstrip()
-    line, _, rest = start.partition(b"\n")
+    first, _, rest = start.partition(b"\n")
     if len(start) >= BLOCK // 2 and not rest:  # A line that goes on and on.
-        return line.startswith(b"{")
-    try:
-        json.loads(line)
-    except (ValueError, RecursionError):
+        return first.startswith(b"{")
+    if isinstance(_value(first), dict | list):
+        return first.startswith(b"{") or bool(rest.strip())
+    if first.rstrip()[-1:] in {b"[", b"{", b","}:  # It goes on in the next line.
         return False
-    return line.startswith(b"{") or bool(rest.strip())
+    # The first may be bad where others are not.
+    return any(line[:1] == first[:1] and isinstance(_value(line), dict | list) for line in rest.split(b"\n", 100)[:100])
+
+
+def _value(line: bytes) -> Any:
+    """What a line of JSON holds; None for what is none."""
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError):
+        return None
 
 
 @contextlib.contextmanager
@@ -110,7 +160,14 @@ def damage(place: Path) -> Iterator[None]:
     """
     try:
         yield
-    except (pyarrow.ArrowInvalid, gzip.BadGzipFile, EOFError, zlib.error, lzma.LZMAError) as error:
+    except (
+        pyarrow.ArrowInvalid,
+        pyarrow.ArrowNotImplementedError,
+        gzip.BadGzipFile,
+        EOFError,
+        zlib.error,
+        lzma.LZMAError,
+    ) as error:
         raise DataError(f"{place}: damaged ({error}); fetch it again, or compress it again") from None
     except OSError as error:
         if error.errno:  # Those of the system have a number, those of bz2 and zstandard have none.
@@ -119,13 +176,19 @@ def damage(place: Path) -> Iterator[None]:
 
 
 def lines(place: Path, begin: int = 0, end: int | None = None) -> Iterator[tuple[int, bytes]]:
-    """The lines of a file, each with its number, from 1; of a plain one also those in the bytes from `begin` to `end`."""
+    """The lines of a file, each with its number, from 1; of a plain one also those in the bytes from `begin` to `end`.
+
+    Where a carriage return alone ends a line, the pieces have one number.
+    """
     with opened(place) as file:
         if begin:
             file.seek(begin)
         offset = begin
         for number, line in enumerate(file, 1):
-            yield number, line
+            if line.find(b"\r", 0, -2) < 0:
+                yield number, line
+            else:
+                yield from ((number, piece) for piece in _PIECES.findall(line))
             offset += len(line)
             if end is not None and offset >= end:
                 return
@@ -139,7 +202,8 @@ def values(place: Path, encoding: str = "utf-8") -> Iterator[tuple[int, Any]]:
     """
     parse = json.JSONDecoder().raw_decode
     with opened(place) as binary:
-        source = codecs.getreader("utf-8-sig" if encoding == "utf-8" else encoding)(binary)
+        # A byte that is no text spoils the value that it is in, not the file.
+        source = codecs.getreader("utf-8-sig" if encoding == "utf-8" else encoding)(binary, "surrogateescape")
         text, at, line, size = "", 0, 1, BLOCK
         between, end = _SPACE, False
         while True:
@@ -170,15 +234,53 @@ def values(place: Path, encoding: str = "utf-8") -> Iterator[tuple[int, Any]]:
                 return
             if end:
                 raise DataError(f"{place}: the value that begins on line {line} is not JSON ({wrong}); mend or fetch the file")
-            try:
-                more = source.read(size)
-            except UnicodeDecodeError as error:
-                raise DataError(f"{place}: not {encoding.upper()} ({error.reason}); convert the file") from None
+            more = source.read(size)
             text, at, end, size = text[at:] + more, 0, not more, size * 2
 
 
-def arrow(place: Path) -> tuple[list[str], Iterator[Any]]:
+def rows(
+    place: Path,
+    kind: str,
+    choose: Callable[[list[str]], list[str]] = lambda names: names,
+    groups: Sequence[int] | None = None,
+) -> Iterator[dict[str, Any] | UnicodeDecodeError]:
+    """The rows of a Parquet or Arrow file; in place of one with a text that is not UTF-8, what Python says of it.
+
+    Args:
+        place: the file.
+        kind: PARQUET or ARROW.
+        choose: of the names of all columns, those that are read.
+        groups: of Parquet, which row groups; None for all.
+
+    Raises:
+        DataError: the file is none.
+    """
+    batches: Iterator[Any]
+    if kind == PARQUET:
+        file = parquet(place)
+        batches = file.iter_batches(1024, row_groups=groups, columns=choose(file.schema_arrow.names))
+    else:
+        names, source = _arrow(place)
+        columns = choose(names)
+        batches = (batch.select(columns) for batch in source)
+    for batch in batches:
+        try:
+            found = batch.to_pylist()
+        except UnicodeDecodeError:
+            found = [_row(batch.slice(number, 1)) for number in range(batch.num_rows)]
+        yield from found
+
+
+def _row(batch: Any) -> Any:
+    try:
+        return batch.to_pylist()[0]
+    except UnicodeDecodeError as error:
+        return error
+
+
+def _arrow(place: Path) -> tuple[list[str], Iterator[Any]]:
     """The columns of an Arrow file, stream or not, and its batches."""
+    _check_plain(place)
     source = pyarrow.memory_map(str(place))
     if head(place, 6) == b"ARROW1":
         file = pyarrow.ipc.open_file(source)
@@ -193,7 +295,15 @@ def parquet(place: Path) -> Any:
     Raises:
         DataError: it is none.
     """
+    _check_plain(place)
     try:
         return pyarrow.parquet.ParquetFile(place)
-    except pyarrow.ArrowInvalid as error:
+    except (pyarrow.ArrowInvalid, pyarrow.ArrowNotImplementedError, OSError) as error:
+        if isinstance(error, OSError) and error.errno:
+            raise
         raise DataError(f"{place}: not a Parquet file ({error}); fetch it again (is it a Git LFS pointer?)") from None
+
+
+def _check_plain(place: Path) -> None:
+    if (way := packed(place)) in PACKED:
+        raise DataError(f"{place}: compressed ({way}), where columns are read; unpack it first")

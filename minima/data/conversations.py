@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from minima.data import containers
-from minima.data.containers import JSON, JSON_LINES, PARQUET
+from minima.data.containers import ARROW, JSON, JSON_LINES, PARQUET
 from minima.data.documents import Bad
 from minima.errors import did_you_mean
 
-KINDS = (JSON_LINES, JSON, PARQUET)
+KINDS = (JSON_LINES, JSON, PARQUET, ARROW)
 """Of files."""
 TUTORIAL, SHAREGPT, OPENAI, ALPACA = FORMATS = ("tutorial", "sharegpt", "openai", "alpaca")
 KEYS = ("User", "Assistant")

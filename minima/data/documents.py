@@ -3,26 +3,26 @@
 A part is some bytes of a plain file of lines, or some row groups of a Parquet file; any other file is one part.
 """
 
-import codecs
+import contextlib
+import enum
 import functools
 import itertools
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from minima.data import containers
-from minima.data.containers import ARROW, BOM, JSON_LINES, PARQUET, TEXT
+from minima.data.containers import ARROW, BOM, JSON, JSON_LINES, PARQUET, TEXT
 from minima.errors import DataError, did_you_mean, listed
 from minima.options import BuildData
 
 LINE, PARAGRAPH, FILE = "line", "paragraph", "file"
 """What is a document of a text file."""
-_WIDE = "UTF-16 or UTF-32; convert it: `iconv -f UTF-16 -t UTF-8 FILE >NEW`"
-_WIDE_BOMS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+_WIDE = "UTF-16 or UTF-32 without a mark at its beginning; convert it: `iconv -f UTF-16LE -t UTF-8 FILE >NEW`"
 _WIKI = re.compile(rb"<doc [^>]*>\s*")
 
 
@@ -34,16 +34,29 @@ class Form:
         text_key: keys of the text in an object or a row; several texts are joined by a line break.
         document: of a text file, what is one document: LINE, PARAGRAPH or FILE.
         encoding: of text and JSON.
+        wanted: what else an object must hold, by its keys, each with the values of which it has one.
+
+    A key with dots also leads into objects: `meta.text` is `text` in what `meta` holds.
     """
 
     text_key: tuple[str, ...] = ("text",)
     document: str = LINE
     encoding: str = "utf-8"
+    wanted: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, options: BuildData) -> "Form":
         """As the options say."""
-        return cls(options.text_key, options.document, options.encoding)
+        wanted: dict[str, list[str]] = {}
+        for word in options.filter:
+            key, _, value = word.partition("=")
+            wanted.setdefault(key, []).append(value)
+        return cls(options.text_key, options.document, options.encoding, wanted)
+
+    @property
+    def keys(self) -> list[str]:
+        """All that is read of an object."""
+        return [*self.text_key, *self.wanted]
 
 
 @dataclass(frozen=True)
@@ -55,6 +68,13 @@ class Part:
     end: int
     size: int
     """Bytes, as they stand in the file."""
+
+
+class Left(enum.Enum):
+    """Why an object or a row that is not bad gives no document: its text is blank, or it is not what --filter asks for."""
+
+    BLANK = "blank"
+    FILTERED = "filtered"
 
 
 class Bad(NamedTuple):
@@ -121,37 +141,47 @@ def parts(folder: Path, name: str, size: int, document: str = LINE) -> Iterator[
                 begin = end
 
 
-def read(folder: Path, part: Part, form: Form) -> Iterator[str | Bad]:
-    """The documents of a part in the order of the file; blank ones are left out.
+def read(folder: Path, part: Part, form: Form) -> Iterator[str | Bad | Left]:
+    """The documents of a part in the order of the file, and what is left out; blank lines of a file of lines are nothing.
 
     Raises:
-        DataError: the file is damaged, so that what follows cannot be read.
+        DataError: the file is damaged, so that what follows cannot be read, or has no such keys.
     """
     place = folder / part.file
     kind = containers.kind(place)
-    convert: Callable[[Any], str] = partial(_of_object, form=form)
-    found: Iterable[tuple[int, Any]]
     if kind in {PARQUET, ARROW}:
-        found = _rows(place, part, form, kind)
-    elif kind == TEXT:
+        found: Iterable[tuple[int, Any]] = _rows(place, part, form, kind)
+    elif containers.packed(place) in containers.WIDE.values():
+        form = replace(form, encoding="utf-8")
+    convert: Callable[[Any], str | Left] = partial(_of_object, form=form)
+    if kind == TEXT:
+        _check_text(place, part, form)
         found, convert = _texts(place, part, form), partial(_decoded, form=form)
     elif kind == JSON_LINES:
         found, convert = _lines(place, part), partial(_of_line, form=form)
-    else:
+    elif kind == JSON:
         found = containers.values(place, form.encoding)
-    if kind not in {PARQUET, ARROW} and containers.head(place, 2).startswith(_WIDE_BOMS):
-        raise DataError(f"{place}: {_WIDE}")
     before = functools.cache(partial(_line_breaks, place, part.begin))  # Counted once, and only if something is bad.
     with containers.damage(place):
         for number, raw in found:
             try:
-                text = convert(raw)
+                yield convert(raw)
             except ValueError as error:
                 where = f"{place}, row {number}" if kind in {PARQUET, ARROW} else f"{place}:{before() + number}"
                 yield Bad(where, _explained(error))
-                continue
-            if text and not text.isspace():
-                yield text
+
+
+def _check_text(place: Path, part: Part, form: Form) -> None:
+    """Check that a text file can hold what is asked for, and is no JSON by another name, whose keys would be text."""
+    if form.wanted:
+        raise DataError(f"{place}: a text file, which has no keys; choose an --input_regex without, or leave out --filter")
+    line = b"" if part.begin else containers.head(place, containers.BLOCK).removeprefix(BOM).lstrip().partition(b"\n")[0]
+    with contextlib.suppress(ValueError, RecursionError):
+        value = json.loads(line) if line.startswith(b"{") else None
+        if isinstance(value, dict) and set(form.text_key) <= value.keys():
+            raise DataError(
+                f"{place}: its first line is a JSON object with {listed(form.text_key)}; rename it to {place.name}.jsonl"
+            )
 
 
 def _line_breaks(place: Path, end: int) -> int:
@@ -191,10 +221,12 @@ def _texts(place: Path, part: Part, form: Form) -> Iterator[tuple[int, bytes]]:
         return
     block: list[bytes] = []
     first = 1
-    for number, line in itertools.chain(_all_lines(place, part), [(0, b"")]):
+    for number, marked in itertools.chain(_all_lines(place, part), [(0, b"")]):
+        line = marked.removeprefix(BOM)
         ends = not line or (bool(_WIKI.match(line)) or line.startswith(b"</doc>") if wiki else line.isspace())
         if ends and block:
-            yield first, b"".join(block).removeprefix(BOM).strip(b"\r\n")
+            if content := b"".join(block).strip(b"\r\n"):  # Not what lies between two articles.
+                yield first, content
             block = []
         elif not ends:
             first = first if block else number
@@ -206,36 +238,31 @@ def _is_wiki(place: Path) -> bool:
     return bool(_WIKI.match(containers.head(place, 4096)))
 
 
-def _rows(place: Path, part: Part, form: Form, kind: str) -> Iterator[tuple[int, dict[str, Any]]]:
+def _rows(place: Path, part: Part, form: Form, kind: str) -> Iterator[tuple[int, Any]]:
+    def columns(there: list[str]) -> list[str]:
+        found = {key if key in there else key.partition(".")[0]: key for key in form.keys}
+        for column, key in found.items():
+            if column not in there:
+                option = "--text_key" if key in form.text_key else "--filter"
+                raise DataError(f"{place}: no column {key!r}, which {option} names; {did_you_mean(key, there)}")
+        return list(found)
+
+    number, groups = 0, None
     if kind == PARQUET:
-        file = containers.parquet(place)
-        there = file.schema_arrow.names
-        number = sum(file.metadata.row_group(group).num_rows for group in range(part.begin))
-    else:
-        number = 0
-        there, source = containers.arrow(place)
-    for key in form.text_key:
-        if key not in there:
-            raise DataError(f"{place}: no column {key!r}; --text_key names that of the text: {did_you_mean(key, there)}")
-    keys = list(form.text_key)
-    if kind == PARQUET:
-        batches = file.iter_batches(1024, row_groups=list(range(part.begin, part.end)), columns=keys)
-    else:
-        batches = (batch.select(keys) for batch in source)
-    for batch in batches:
-        for row in batch.to_pylist():
-            yield number, row
-            number += 1
+        metadata = containers.parquet(place).metadata
+        number = sum(metadata.row_group(group).num_rows for group in range(part.begin))
+        groups = range(part.begin, part.end)
+    yield from enumerate(containers.rows(place, kind, columns, groups), number)
 
 
-def _decoded(content: bytes, form: Form) -> str:
+def _decoded(content: bytes, form: Form) -> str | Left:
     text = content.decode(form.encoding)
     if "\0" in text and text.count("\0") * 4 > len(text):  # As ASCII: every other byte is one.
         raise ValueError(_WIDE)
-    return text
+    return text if text.strip() else Left.BLANK
 
 
-def _of_line(line: bytes, form: Form) -> str:
+def _of_line(line: bytes, form: Form) -> str | Left:
     """The text of a line of JSON; raises ValueError with what is wrong."""
     try:
         value = json.loads(line.decode(form.encoding))
@@ -244,38 +271,82 @@ def _of_line(line: bytes, form: Form) -> str:
     return _of_object(value, form)
 
 
-def _of_object(value: Any, form: Form) -> str:
+def _of_object(value: Any, form: Form) -> str | Left:
     """The text of an object; raises ValueError with what is wrong."""
+    if isinstance(value, UnicodeDecodeError):  # A row that cannot be read.
+        raise value
     if not isinstance(value, dict):
         example = f'{{"{form.text_key[0]}": "…"}}'
         raise ValueError(f"a JSON {type(value).__name__}, where a document is an object such as {example}")
+    for key, valid in form.wanted.items():
+        try:
+            found = _under(value, key)
+        except KeyError:
+            return Left.FILTERED
+        if (found if isinstance(found, str) else json.dumps(found, default=str)) not in valid:
+            return Left.FILTERED
     texts = []
     for key in form.text_key:
-        if key not in value:
-            raise ValueError(f"no key {key!r}; {_keys_of_text(key, value)}")
-        text = value[key]
+        try:
+            text = _under(value, key)
+        except KeyError:
+            raise ValueError(f"no key {key!r}; {_keys_of_text(key, value)}") from None
         if isinstance(text, bytes):  # A column that does not say that it is text.
             text = text.decode(form.encoding)
+        if text is None and len(form.text_key) > 1:
+            continue  # As many titles are.
         if not isinstance(text, str):
             kind = "null" if text is None else f"a JSON {type(text).__name__}"
             raise ValueError(f"{key!r} is {kind}, not a string; --text_key names the key of the text")
         if not text.isascii():
             text.encode()  # An escape can name half a character.
-        texts.append(text)
-    return "\n".join(text for text in texts if text.strip()) if len(texts) > 1 else texts[0]
+        if text.strip():
+            texts.append(text)
+    return "\n".join(texts) or Left.BLANK
+
+
+def _under(value: Mapping[str, Any], key: str) -> Any:
+    """What stands under a key, which may lead into objects.
+
+    Raises:
+        KeyError: nothing does.
+    """
+    if key in value:
+        return value[key]
+    first, _, rest = key.partition(".")
+    inner = value.get(first)
+    if not rest or not isinstance(inner, dict):
+        raise KeyError(key)
+    return _under(inner, rest)
 
 
 def _keys_of_text(key: str, value: dict[str, Any]) -> str:
     """What to do where an object has no such key: name another, or take out the list in which the documents stand."""
     if not value:
         return "the object is empty"
+    if {"conversations"} <= value.keys() or {"messages"} <= value.keys() or {"instruction", "output"} <= value.keys():
+        return f"a conversation (keys {listed(sorted(value))}), which is for `minima build-chat-data`"
     for name, inner in value.items():
         if isinstance(inner, list) and inner and isinstance(inner[0], dict):
-            return f"if the documents are the objects in the list under {name!r}: `jq -c '.[\"{name}\"][]' FILE >NEW.jsonl`"
-    keys = [name for name, inner in value.items() if not isinstance(inner, list | dict)]
+            return f"if the documents are the objects in the list under {name!r}: {objects_of(name)}"
+    keys = [name for name, inner in _leaves(value) if isinstance(inner, str)] or [name for name, _ in _leaves(value)]
     if not keys:
         return f"and no other key holds a text, found {listed(sorted(value))}"
     return f"--text_key names the key of the text: {did_you_mean(key, keys)}"
+
+
+def objects_of(name: str) -> str:
+    """The command that takes out the list under a key of a JSON file."""
+    return f"`jq -c '.[\"{name}\"][]' FILE >NEW.jsonl`"
+
+
+def _leaves(value: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The keys of an object that hold neither objects nor lists, with those of objects in it."""
+    for name, inner in value.items():
+        if isinstance(inner, dict):
+            yield from _leaves(inner, f"{prefix}{name}.")
+        elif not isinstance(inner, list):
+            yield prefix + name, inner
 
 
 def _explained(error: ValueError) -> str:
@@ -285,7 +356,9 @@ def _explained(error: ValueError) -> str:
             found = f"byte {error.object[error.start]:#04x} at column {error.start + 1}"
             return f"not {error.encoding.upper()} ({found}); --encoding names another one, such as gb18030"
         case UnicodeEncodeError():
-            return f"half a surrogate pair ({error.object[error.start]!a}), which is no character; repair or drop the line"
+            found = error.object[error.start]
+            byte = "a byte that is not of the --encoding, or " * ("\udc80" <= found <= "\udcff")
+            return f"{byte}half a surrogate pair ({found!a}), which is no character; repair or drop the line"
         case json.JSONDecodeError():
             return f"not JSON ({error.msg} at column {error.colno}); a .jsonl file has one JSON object a line"
     return str(error)

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from minima.data import corpus
-from minima.data.documents import Bad, Form
+from minima.data.documents import Form
 from minima.data.shards import Job
 from minima.workspace.files import sync
 
@@ -44,7 +44,7 @@ def look(job: Job) -> Iterator[Job]:
     """
     found = array("Q")
     for document in corpus.read(job.folder, job.span, Form.of(job.options)):
-        if not isinstance(document, Bad):
+        if isinstance(document, str):
             found.append(int.from_bytes(hashlib.blake2b(document.encode(), digest_size=8).digest(), "little"))
     hashes, numbers = np.unique(np.frombuffer(found, np.uint64), return_index=True)
     place = hashes_place(job.staging, job)

@@ -22,7 +22,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from minima.data import corpus, documents, duplicates, records, tokenization
-from minima.data.documents import NAMED, Bad
+from minima.data.documents import NAMED, Bad, Left
 from minima.data.shards import SPLITS, Job, Rest, Shard, rest_place, shard_name
 from minima.options import BuildData, split_digest
 
@@ -34,13 +34,15 @@ PORTION = 1 << 26
 
 @dataclass(frozen=True)
 class Counts:
-    """What was made of some text: `documents` without bad ones and dropped duplicates, `tokens` are all ids, separators and
-    dropped ones included."""
+    """What was made of some text: `documents` without bad, duplicate, blank and filtered ones, `tokens` are all ids,
+    separators and dropped ones included."""
 
     documents: int = 0
     dev_documents: int = 0
     bad_documents: int = 0
     duplicate_documents: int = 0
+    blank_documents: int = 0
+    filtered_documents: int = 0
     train_examples: int = 0
     dev_examples: int = 0
     tokens: int = 0
@@ -86,6 +88,7 @@ class Portion:
         bad: how many more are bad.
         named: the first NAMED of the bad ones.
         duplicates: how many more are dropped since an earlier one is equal.
+        left: how many more are left out, by why.
         last: whether nothing follows.
     """
 
@@ -93,6 +96,7 @@ class Portion:
     bad: int = 0
     named: list[Bad] = field(default_factory=list)
     duplicates: int = 0
+    left: Counter[Left] = field(default_factory=Counter)
     last: bool = False
 
 
@@ -123,7 +127,14 @@ def build(job: Job) -> Iterator[Advance | Built]:
     for portion in _portions(job):
         texts = portion.texts
         characters = sum(map(len, texts))
-        counts += Counts(len(texts), bad_documents=portion.bad, duplicate_documents=portion.duplicates, characters=characters)
+        counts += Counts(
+            len(texts),
+            bad_documents=portion.bad,
+            duplicate_documents=portion.duplicates,
+            blank_documents=portion.left[Left.BLANK],
+            filtered_documents=portion.left[Left.FILTERED],
+            characters=characters,
+        )
         bad += portion.named[: NAMED - len(bad)]
         if portion.bad and not options.max_bad_fraction:
             stop.touch()
@@ -274,6 +285,9 @@ def _portions(job: Job) -> Iterator[Portion]:
             portion.bad += 1
             if len(portion.named) < NAMED:
                 portion.named.append(document)
+            continue
+        if isinstance(document, Left):
+            portion.left[document] += 1
             continue
         if not next(first):
             portion.duplicates += 1

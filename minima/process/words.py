@@ -24,4 +24,4 @@ def say(verb: str, message: str) -> None:
 def leave(message: str) -> None:
     """Leave the last words of a container where Kubernetes shows them."""
     if TERMINATION_LOG.is_file() and os.access(TERMINATION_LOG, os.W_OK):
-        TERMINATION_LOG.write_text(message[:4000], encoding="utf-8")
+        TERMINATION_LOG.write_text(message[:4000], encoding="utf-8", errors="backslashreplace")

@@ -35,8 +35,8 @@ POLL = 2.0
 """Seconds between two looks for the shards of other pods."""
 INTERVAL = 10.0
 """Seconds between two lines on what is waited for."""
-MANY_BAD = 1000
-"""Bad documents after which the first look at the text ends."""
+MANY = 1000
+"""Documents that are bad or left out after which the first look at the text ends."""
 _SHARD = re.compile(r"(?:(?:train|dev)-\d+-of-(\d+)\.tfrecord(?:\.index)?|\.(?:span|rest)-\d+-of-(\d+)\.(?:json|npz))")
 
 
@@ -111,15 +111,15 @@ def _of_more_pods(leases: set[str], pods: int) -> set[str]:
 def _check_two(spans: list[corpus.Span], options: BuildData) -> None:
     """Check that there is a document to hold out and one to train on, which the first few tell.
 
-    Where very many are bad it is left to the pass over all, which has more processes.
+    Where very many are bad or left out it is left to the pass over all, which has more processes.
     """
     folder = split_digest(options.input_dir)[0]
     first: str | None = None
-    bad = 0
+    others = 0
     for one in (one for span in spans for one in corpus.read(folder, span, Form.of(options))):
-        if isinstance(one, Bad):
-            bad += 1
-            if bad == MANY_BAD:
+        if not isinstance(one, str):
+            others += 1
+            if others == MANY:
                 return
         elif first is None and options.dev_proportion:
             first = one
@@ -142,6 +142,10 @@ def _build_rest(counts: Counts, spans: int, options: BuildData, output: Output) 
     if counts.duplicate_documents:
         good = counts.documents + counts.duplicate_documents
         _say(f"dropped {counts.duplicate_documents} of {good} documents, since an earlier one has the same text")
+    if counts.blank_documents:
+        _say(f"left out {counts.blank_documents} documents whose text is blank")
+    if counts.filtered_documents:
+        _say(f"left out {counts.filtered_documents} documents, which are not what --filter asks for")
     if counts.bad_documents:
         _say(f"left out {counts.bad_documents} bad documents, beside {counts.documents} good ones")
     return found
@@ -279,7 +283,7 @@ def _wait_for(lacking: Callable[[], list[str]], count: int, what: str) -> None:
 
 
 def _check_bad(counts: Counts, bad: list[Bad], options: BuildData) -> None:
-    total = counts.documents + counts.duplicate_documents + counts.bad_documents
+    total = counts.documents + counts.duplicate_documents + counts.blank_documents + counts.bad_documents
     where = split_digest(options.input_dir)[0]
     check_bad(where, "documents", counts.bad_documents, total, bad, options.max_bad_fraction)
 
@@ -287,8 +291,9 @@ def _check_bad(counts: Counts, bad: list[Bad], options: BuildData) -> None:
 def _check_counts(counts: Counts, options: BuildData) -> None:
     where, length = split_digest(options.input_dir)[0], options.max_seq_length
     if counts.documents == 0:
+        asked = f", or not {' '.join(options.filter)} (--filter)" if counts.filtered_documents else ""
         raise DataError(
-            f"{where}: every document that --input_regex {options.input_regex!r} finds is empty; is it the right folder?"
+            f"{where}: every document that --input_regex {options.input_regex!r} finds is empty{asked}; is it the right folder?"
         )
     too_little = f"{where}: {counts.tokens} tokens in {counts.documents} documents"
     if counts.train_examples == 0:

@@ -1,5 +1,6 @@
 """Files that are there whole or not at all, also after a crash of the machine."""
 
+import errno
 import fnmatch
 import hashlib
 import os
@@ -14,7 +15,8 @@ def write_atomically(place: Path, text: str, *, durable: bool = True) -> None:
     With `durable=False`, for what is written often and comes again, a crash of the machine may leave it empty.
     """
     temporary = place.with_name(f".{place.name}.{uuid.uuid4().hex}")  # Process ids are the same in every pod.
-    with open(temporary, "w", encoding="utf-8") as out:
+    # The name of a file may be no UTF-8; JSON has the same escape.
+    with open(temporary, "w", encoding="utf-8", errors="backslashreplace") as out:
         out.write(text)
         out.flush()
         if durable:
@@ -52,10 +54,19 @@ def _walk(folder: Path, prefix: str, above: tuple[str, ...]) -> Iterator[str]:
     for entry in os.scandir(folder):
         if entry.name.startswith((".", "_")):
             continue
-        if not entry.is_dir():
+        if not _is_folder(entry):
             yield prefix + entry.name
         elif (real := os.path.realpath(entry.path)) not in above:
             yield from _walk(Path(entry.path), f"{prefix}{entry.name}/", (*above, real))
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        return False  # A link that leads to itself leads nowhere.
 
 
 def matching(names: list[str], pattern: str) -> list[str]:

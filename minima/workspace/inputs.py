@@ -162,7 +162,7 @@ def path_digest(path: str) -> str:
     while not os.path.isdir(root):  # Of a glob, the folder before its first pattern.
         root = os.path.dirname(root) or "."
     lines = [f"{file_digest(p)}  {os.path.relpath(p, root)}\n" for p in input_files(path)]
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
+    return hashlib.sha256("".join(lines).encode(errors="surrogateescape")).hexdigest()
 
 
 def outside_digest(path: str, output_dir: str, *, verify: bool = False) -> str:
@@ -170,7 +170,7 @@ def outside_digest(path: str, output_dir: str, *, verify: bool = False) -> str:
 
     What was found is noted beside the artifact, with the size and the time of each file.
     """
-    note = Path(output_dir).parent / f"_digest-{hashlib.sha256(path.encode()).hexdigest()[:16]}.json"
+    note = Path(output_dir).parent / f"_digest-{hashlib.sha256(os.fsencode(path)).hexdigest()[:16]}.json"
     now = fingerprint(path)
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # Not there, not whole, or of another version.
         known = json.loads(note.read_text(encoding="utf-8"))

@@ -164,7 +164,7 @@ class Lease:
         With `durable=False`, for what is written often and comes again, a crash of the machine may leave it empty.
         """
         place = self.making / name
-        place.write_text(text, encoding="utf-8")
+        place.write_text(text, encoding="utf-8", errors="backslashreplace")  # As files.write_atomically.
         if durable:
             sync(place)
             self.put(name)

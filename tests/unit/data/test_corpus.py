@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from minima.data import containers, conversations, corpus, documents
 from minima.data.corpus import Span
-from minima.data.documents import Bad, Form
+from minima.data.documents import Bad, Form, Left
 from minima.errors import DataError
 from tests.unit import damage
 
@@ -28,7 +28,7 @@ TEXTS = ["one\ntwo", "é\u2028x", "汉字 is text", "😀", 'a "quoted" [one], {
 OBJECTS: list[dict[str, Any]] = [{"id": n, "title": f"t{n}", "text": text} for n, text in enumerate(TEXTS)]
 
 
-def found(folder: Path, pattern: str = "*", megabytes: int = 1, form: Form = Form()) -> list[str | Bad]:  # noqa: B008
+def found(folder: Path, pattern: str = "*", megabytes: int = 1, form: Form = Form()) -> list[str | Bad | Left]:  # noqa: B008
     spans = corpus.spans(folder, pattern, megabytes, form.document)
     return [one for span in spans for one in corpus.read(folder, span, form)]
 
@@ -91,6 +91,16 @@ WAYS: dict[str, bytes | Callable[[Path], None]] = {
     "part-00001": zstd(LINES),
     "part-00002": bz2.compress(ARRAY),
     "part-00003": lzma.compress(LINES),
+    "array.jsonl": ARRAY,
+    "pretty.jsonl": json.dumps(OBJECTS, indent=1).encode(),
+    "objects.jsonl": b"\n".join(json.dumps(one, indent=1).encode() for one in OBJECTS),
+    "commas-first.json": b"[" + b"\n,".join(json.dumps(one).encode() for one in OBJECTS) + b"\n]",
+    "old-mac.jsonl": LINES.replace(b"\n", b"\r"),
+    "a.jsonlines": LINES,
+    "a.pq": parquet,
+    "b": parquet,
+    "a.feather": arrow_file,
+    "c": arrow_file,
 }
 
 
@@ -106,6 +116,15 @@ def test_every_way_in_which_documents_come_gives_the_same(
     assert found(tmp_path) == TEXTS
     several = Form(("title", "text"))
     assert found(tmp_path, form=several) == [f"t{n}\n{text}" for n, text in enumerate(TEXTS)]
+
+
+@pytest.mark.parametrize("bad", [b'{"text": "x', b"{bad}", b"null", b'{"text": 1}'])
+@pytest.mark.parametrize("name", ["a.json", "a.jsonl", "a"])
+def test_a_bad_first_line_spoils_no_other(tmp_path: Path, name: str, bad: bytes) -> None:
+    (tmp_path / name).write_bytes(bad + b"\n" + LINES)
+    first, *others = found(tmp_path)
+    assert isinstance(first, str if name == "a" and bad == b"null" else Bad)
+    assert others == (TEXTS if name != "a" or bad != b"null" else [json.dumps(one, ensure_ascii=False) for one in OBJECTS])
 
 
 @pytest.mark.parametrize("size", range(1, 40))
@@ -145,25 +164,28 @@ def test_kinds_of_text(tmp_path: Path) -> None:
         assert found(tmp_path, form=Form(document=document)) == ["A\n\nabout A", "B"]
 
 
-@pytest.mark.parametrize(
-    ("name", "content"),
-    [
-        ("a.txt", "the of\nand\n".encode("utf-16")),
-        ("a.txt", "the of\nand\n".encode("utf-16-le")),
-        ("a.jsonl", LINES.decode().encode("utf-16")),
-        ("a.json", b"\xfe\xff" + ARRAY.decode().encode("utf-16-be")),
-        ("wiki_00", "the of\n".encode("utf-32")),
-    ],
-)
-def test_wide_characters_are_named(tmp_path: Path, name: str, content: bytes) -> None:
-    """Without a mark at its beginning such a text is ASCII with a NUL behind each character."""
-    (tmp_path / name).write_bytes(content)
-    said = ""
-    try:
-        said = "".join(one.what for one in found(tmp_path) if isinstance(one, Bad))
-    except DataError as error:
-        said = str(error)
-    assert "UTF-16 or UTF-32; convert it: `iconv -f UTF-16 -t UTF-8 FILE >NEW`" in said
+def test_wide_characters_without_a_mark_are_named(tmp_path: Path) -> None:
+    """Such a text is ASCII with a NUL behind each character."""
+    (tmp_path / "a.txt").write_bytes("the of\nand\n".encode("utf-16-le"))
+    said = [one.what for one in found(tmp_path) if isinstance(one, Bad)]
+    assert "UTF-16 or UTF-32 without a mark at its beginning; convert it: `iconv -f UTF-16LE -t UTF-8 FILE >NEW`" in said
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-32", "utf-16-be"])
+def test_wide_characters_with_a_mark_are_read_whatever_the_encoding_of_the_others(tmp_path: Path, encoding: str) -> None:
+    mark = "\ufeff" if encoding.endswith("be") else ""
+    for name, content in (
+        ("a.txt", "one\r\n汉字\n"),
+        ("b.jsonl", LINES.decode()),
+        ("c.json", ARRAY.decode()),
+        ("d", ARRAY.decode()),
+    ):
+        (tmp_path / name).write_bytes((mark + content).encode(encoding))
+    (tmp_path / "e.txt").write_bytes("汉字\n".encode("gb18030"))
+    assert found(tmp_path, form=Form(encoding="gb18030")) == ["one", "汉字", *TEXTS, *TEXTS, *TEXTS, "汉字"]
+    (tmp_path / "a.txt").write_bytes((mark + "one").encode(encoding)[:-1])
+    with pytest.raises(DataError, match=r"a\.txt: damaged .*truncated"):
+        found(tmp_path)
 
 
 def test_folders_of_the_library_datasets(tmp_path: Path) -> None:
@@ -217,6 +239,119 @@ def test_large_files_are_cut_and_small_ones_go_together(tmp_path: Path) -> None:
     assert isinstance(spans[0], Span)
 
 
+DOCUMENTS: list[dict[str, Any]] = [
+    {"title": "A", "meta": {"text": "one", "lang": "zh"}, "ok": True, "n": 1},
+    {"title": None, "meta": {"text": "two", "lang": "en"}, "ok": True, "n": 2},
+    {"title": "C", "meta": {"text": " \n", "lang": "zh"}, "ok": False, "n": 3},
+]
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.parquet", "a.arrow"])
+def test_keys_in_objects_filters_and_what_is_left_out(tmp_path: Path, name: str) -> None:
+    table = pyarrow.Table.from_pylist(DOCUMENTS)
+    match name:
+        case "a.parquet":
+            pyarrow.parquet.write_table(table, tmp_path / name)
+        case "a.arrow":
+            with pyarrow.ipc.new_stream(str(tmp_path / name), table.schema) as out:
+                out.write_table(table)
+        case _:
+            lines = [json.dumps(one) for one in DOCUMENTS]
+            (tmp_path / name).write_text("\n".join(lines) if name == "a.jsonl" else f"[{','.join(lines)}]")
+
+    def texts(*keys: str, wanted: dict[str, list[str]] | None = None) -> list[str | Bad | Left]:
+        return found(tmp_path, form=Form(keys, wanted=wanted or {}))
+
+    blank, filtered = Left.BLANK, Left.FILTERED
+    assert texts("meta.text") == ["one", "two", blank]
+    assert texts("title", "meta.text") == ["A\none", "two", "C"]
+    assert texts("meta.text", wanted={"meta.lang": ["zh"]}) == ["one", filtered, blank]
+    assert texts("meta.text", wanted={"meta.lang": ["zh", "en"], "ok": ["true"]}) == ["one", "two", filtered]
+    assert texts("meta.text", wanted={"n": ["2"]}) == [filtered, "two", filtered]
+    if name.startswith("a.j"):
+        assert texts("meta.text", wanted={"gone": ["x"]}) == [filtered] * 3
+        assert "did you mean 'meta.text'? (valid: meta.lang, meta.text, title)" in texts("text")[0].what  # type: ignore[union-attr]
+    else:
+        for form in (Form(("gone",)), Form(("title",), wanted={"gone": ["x"]})):
+            with pytest.raises(
+                DataError, match=r"no column 'gone', which --(text_key|filter) names; valid: meta, n, ok, title"
+            ):
+                found(tmp_path, form=form)
+
+
+def test_a_text_file_has_no_keys_and_is_no_json(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(b"one\n")
+    with pytest.raises(DataError, match=r"a\.txt: a text file, which has no keys; .* leave out --filter"):
+        found(tmp_path, form=Form(wanted={"lang": ["zh"]}))
+    (tmp_path / "a.txt").write_bytes(LINES)
+    with pytest.raises(DataError, match=r"a\.txt: its first line is a JSON object with text; rename it to a\.txt\.jsonl"):
+        found(tmp_path)
+    (tmp_path / "a.txt").rename(tmp_path / "a.txt.jsonl")
+    assert found(tmp_path) == TEXTS
+    (tmp_path / "a.txt").write_bytes(b'{"of": "a program"}\n')
+    assert found(tmp_path, "*.txt") == ['{"of": "a program"}']
+
+
+def test_bytes_that_are_no_text_spoil_one_document(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_bytes(b'[{"text": "a"},\n{"text": "\xff"}, {"text": "b"}]')
+    valid = pyarrow.array([b"c", b"\xff", b"d"], pyarrow.binary())
+    text = pyarrow.Array.from_buffers(pyarrow.string(), 3, valid.buffers())
+    pyarrow.parquet.write_table(pyarrow.table({"text": text}), tmp_path / "b.parquet")
+    read = found(tmp_path)
+    assert [one for one in read if isinstance(one, str)] == list("abcd")
+    assert [one.where for one in read if isinstance(one, Bad)] == [f"{tmp_path}/a.json:2", f"{tmp_path}/b.parquet, row 1"]
+
+
+def test_what_lies_beside_data_is_left_out_and_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in (
+        "README.md",
+        "LICENSE",
+        "licence.txt",
+        "Thumbs.db",
+        ".a.jsonl.crc",
+        "a.jsonl.crc",
+        "cache-1.arrow",
+        "_SUCCESS",
+    ):
+        (tmp_path / name).write_text("no text of the corpus")
+    for name in ("a.jsonl", "license_texts.jsonl", "_b.jsonl"):
+        (tmp_path / name).write_bytes(jsonl(name))
+    (tmp_path / "_old").mkdir()
+    (tmp_path / "empty.jsonl").touch()
+    assert found(tmp_path, "**/*") == ["a.jsonl", "license_texts.jsonl"]
+    assert capsys.readouterr().err.splitlines() == [
+        f"{tmp_path}: LICENSE, README.md, Thumbs.db, a.jsonl.crc, cache-1.arrow, licence.txt: beside the data, so left out",
+        f"{tmp_path}: _b.jsonl, _old: begin with _, so left out",
+        f"{tmp_path}: empty.jsonl: empty",
+    ]
+    assert found(tmp_path, "licence.txt") == ["no text of the corpus"]
+    assert found(tmp_path, "a.jsonl") == ["a.jsonl"]
+    assert capsys.readouterr().err == ""
+
+
+def test_a_file_of_several_names_is_read_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As of two revisions in the hub's cache, or of a folder `latest`."""
+    top = tmp_path / "datasets--org--name"
+    for name in ("blobs/0a1b", "refs/main", "snapshots/1/a", "snapshots/2/a"):
+        (top / name).parent.mkdir(parents=True, exist_ok=True)
+    (top / "blobs" / "0a1b").write_bytes(LINES)
+    (top / "refs" / "main").write_text("2")
+    for revision in "12":
+        (top / "snapshots" / revision / "a.jsonl").symlink_to("../../blobs/0a1b")
+    assert found(tmp_path, "**/*") == TEXTS
+    said = capsys.readouterr().err
+    assert "blobs/0a1b, datasets--org--name/refs/main: beside the data" in said
+    assert "snapshots/2/a.jsonl: another name of a file that is read already" in said
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x" / "a.txt").write_text("x")
+    (tmp_path / "x" / "b.txt").hardlink_to(tmp_path / "x" / "a.txt")
+    (tmp_path / "x" / "loop.txt").symlink_to("loop.txt")
+    (tmp_path / "y").symlink_to("x")
+    assert found(tmp_path, "*/[ab].txt") == ["x"]
+    with pytest.raises(DataError, match=r"x/loop\.txt, y/loop\.txt: links that lead to no file"):
+        found(tmp_path, "**/*.txt")
+
+
 def test_row_groups_are_parts(tmp_path: Path) -> None:
     parquet(tmp_path / "a.parquet", row_group_size=2)
     parts = list(documents.parts(tmp_path, "a.parquet", 1))
@@ -253,7 +388,7 @@ def test_glob_reaches_into_folders_only_if_it_says_so(tmp_path: Path) -> None:
     [
         (b'{"text": "x"', "not JSON (Expecting ',' delimiter at column 13)"),
         (b'["x"]', "a JSON list, where a document is an object"),
-        (b'{"txt": "x", "id": 1}', "no key 'text'; --text_key names the key of the text: did you mean 'txt'? (valid: id, txt)"),
+        (b'{"txt": "x", "id": 1}', "no key 'text'; --text_key names the key of the text: did you mean 'txt'? (valid: txt)"),
         (b"{}", "the object is empty"),
         (b'{"text": null}', "'text' is null, not a string"),
         (b'{"text": [1]}', "'text' is a JSON list, not a string"),
@@ -339,7 +474,7 @@ def test_an_array_that_ends_too_early(tmp_path: Path, content: bytes) -> None:
 
 def test_columns_and_files_that_are_not_there(tmp_path: Path) -> None:
     parquet(tmp_path / "a.parquet")
-    with pytest.raises(DataError, match=r"a\.parquet: no column 'txt'; --text_key names .* did you mean 'text'"):
+    with pytest.raises(DataError, match=r"a\.parquet: no column 'txt', which --text_key names; did you mean 'text'"):
         found(tmp_path, form=Form(("txt",)))
     (tmp_path / "a.parquet").write_text("version https://git-lfs.github.com/spec/v1\n")
     with pytest.raises(DataError, match=r"a\.parquet: Git LFS pointers, not the files; `git lfs pull`"):
@@ -435,6 +570,7 @@ def test_any_bytes_give_documents_or_a_data_error(
         for one in found(folder):
             if isinstance(one, Bad):
                 assert one.where.startswith(str(folder / name))
+            if not isinstance(one, str):
                 continue
             assert one.strip()
             one.encode()

@@ -1,6 +1,7 @@
 import gzip
 import itertools
 import json
+import os
 import random
 import re
 import threading
@@ -28,6 +29,7 @@ from minima.process import workers
 from minima.stages import build_data
 from minima.workspace import artifact
 from minima.workspace.artifact import Output
+from minima.workspace.inputs import check_input
 from minima.workspace.lease import Lease
 from minima.workspace.marker import artifact_files
 from tests.unit import held
@@ -168,6 +170,8 @@ def test_examples_in_order_are_the_permuted_documents_but_for_the_declared_rest(
         "dev_documents": held,
         "bad_documents": 0,
         "duplicate_documents": 0,
+        "blank_documents": 0,
+        "filtered_documents": 0,
         "train_examples": count["train"],
         "dev_examples": count["dev"],
         "tokens": tokens,
@@ -490,7 +494,7 @@ def test_the_first_look_at_the_text_ends_where_very_much_of_it_is_bad(
     llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The pass over all of it has more processes."""
-    monkeypatch.setattr(build_data, "MANY_BAD", 5)
+    monkeypatch.setattr(build_data, "MANY", 5)
     read: list[int] = []
 
     def documents(*_: object) -> Iterator[str | Bad]:
@@ -571,11 +575,45 @@ def test_what_is_dropped_is_said(llama: Path, source: Path, tmp_path: Path, caps
     assert said in capsys.readouterr().err
 
 
+def test_what_is_blank_or_filtered_is_counted_and_said(llama: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "text"
+    folder.mkdir()
+    kinds = [("of the and to in he", "zh"), (" ", "zh"), ("", "zh"), ("that was", "en"), (None, "en")]
+    written = [json.dumps({"text": text, "lang": lang}) + "\n" for text, lang in kinds]
+    (folder / "a.jsonl").write_text("".join(written) * 20)
+    metrics = run(folder, llama, tmp_path / "out", filter=("lang=zh",), deduplicate=True, dev_proportion=0.0, max_seq_length=8)
+    counted = {name: metrics[name] for name in metrics if name.endswith("documents")}
+    assert counted == {
+        "documents": 1,
+        "dev_documents": 0,
+        "bad_documents": 0,
+        "duplicate_documents": 19,
+        "blank_documents": 40,
+        "filtered_documents": 40,
+    }
+    said = capsys.readouterr().err
+    assert "build-data: left out 40 documents whose text is blank" in said
+    assert "build-data: left out 40 documents, which are not what --filter asks for" in said
+    with pytest.raises(DataError, match=r"is empty, or not lang=fr \(--filter\); is it the right folder"):
+        run(folder, llama, tmp_path / "out", filter=("lang=fr",), dev_proportion=0.0)
+
+
+def test_names_that_are_no_utf8_come_into_the_marker(llama: Path, tmp_path: Path) -> None:
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text" / os.fsdecode("中.txt".encode("gbk"))).write_text("of the and to in he\n" * 20)
+    options = settings(tmp_path / "text", llama, tmp_path / "out", dev_proportion=0.0)
+    with held.output(options) as out:
+        out.inputs["input_dir"] = check_input("input_dir", options.input_dir, options.output_dir)
+        out.commit(build_data.run(options, out))
+    assert artifact.finished(options) is not None
+
+
 def test_options_that_cannot_work() -> None:
     for wrong, said in (
         ("--encoding=utf-16", "--encoding: utf-16 has other line ends than ASCII"),
         ("--encoding=klingon", "--encoding: 'klingon' is no encoding that Python knows; valid: utf-8"),
         ("--text_key", "--text_key: no key; the key of the text"),
+        ("--filter=zh", "--filter: found 'zh'; valid: KEY=VALUE, such as lang=zh"),
         ("--document=page", "--document: found 'page'; valid: file, line, paragraph"),
     ):
         with pytest.raises(UsageError, match=re.escape(said)):

@@ -1,12 +1,13 @@
 """One list of files: what a stage may read in a folder is what its digest is made of."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 
 from minima.data import corpus, records
-from minima.workspace.files import matching, walk
+from minima.workspace.files import matching, walk, write_atomically
 from minima.workspace.inputs import fingerprint, input_files, path_digest
 
 
@@ -49,6 +50,17 @@ def test_a_change_of_what_is_not_read_does_not(folder: Path, changed: str) -> No
     (folder / changed).parent.mkdir(exist_ok=True)
     (folder / changed).write_text("another")
     assert (path_digest(str(folder)), fingerprint(str(folder))) == before
+
+
+def test_names_that_are_no_utf8_and_links_to_themselves(folder: Path) -> None:
+    """Archives of other systems leave such names."""
+    (folder / os.fsdecode("中.txt".encode("gbk"))).write_text("text")
+    (folder / "loop").symlink_to("loop")
+    before = path_digest(str(folder))
+    (folder / os.fsdecode("中.txt".encode("gbk"))).write_text("other")
+    assert path_digest(str(folder)) != before
+    write_atomically(folder / "names.json", json.dumps(walk(folder), ensure_ascii=False))
+    assert json.loads((folder / "names.json").read_text(encoding="utf-8")) == [n for n in walk(folder) if n != "names.json"]
 
 
 def test_records_are_found_among_what_is_digested(folder: Path) -> None:
