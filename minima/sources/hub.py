@@ -6,8 +6,9 @@ keep what they have in folders of their own, so the questions are asked here (ht
 
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import httpx2
 from huggingface_hub import constants, get_token
@@ -15,7 +16,7 @@ from huggingface_hub import constants, get_token
 from minima.addresses import Address
 from minima.errors import NotReadyError, UsageError
 from minima.sources import web
-from minima.sources.source import File
+from minima.sources.source import File, TransientError
 
 _NEXT = re.compile(r'<([^>]+)>; rel="next"')
 
@@ -37,16 +38,21 @@ class Hub:
     def commit(self) -> str:
         """The commit that the address's branch, or else the default one, is at now."""
         at = f"/revision/{quote(self.address.commit, safe='')}" if self.address.commit else ""
-        return str(self._asked(self._api(at))[0]["sha"])
+        url = self._api(at)
+        found = self._asked(url)[0]
+        with self._understood(url):
+            return str(found["sha"])
 
     def files(self) -> list[File]:
         found: list[File] = []
         url: str | None = self._api(f"/tree/{self.address.commit}?recursive=true")
         while url:
             entries, headers = self._asked(url)
-            found += [self._file(entry) for entry in entries if entry["type"] == "file"]
+            with self._understood(url):
+                found += [self._file(entry) for entry in entries if entry["type"] == "file"]
             more = _NEXT.search(headers.get("Link", ""))
-            url = more[1] if more else None
+            # A mirror may hand on the hub's own address, which nobody here can reach.
+            url = f"{url.partition('?')[0]}?{urlsplit(more[1]).query}" if more else None
         return found
 
     def _api(self, path: str) -> str:
@@ -55,10 +61,15 @@ class Hub:
     def _asked(self, url: str) -> tuple[Any, Mapping[str, str]]:
         with web.request(self.client, url, self._headers()) as answer:
             answer.read()
-            try:
+            with self._understood(url):
                 return answer.json(), answer.headers
-            except ValueError:
-                raise NotReadyError(f"{url}: answers what is no hub's; correct HF_ENDPOINT") from None
+
+    @contextmanager
+    def _understood(self, url: str) -> Iterator[None]:
+        try:
+            yield
+        except (ValueError, LookupError, TypeError):
+            raise NotReadyError(f"{url.partition('?')[0]}: answers what is no hub's; correct HF_ENDPOINT") from None
 
     def _headers(self) -> dict[str, str]:
         return {"Authorization": f"Bearer {self.token}"} if self.token else {}
@@ -84,6 +95,9 @@ class Hub:
     def _refused(self, answer: httpx2.Response) -> None:
         """Raise what a refusal means; the hub says more than its status."""
         code, status = answer.headers.get("X-Error-Code", ""), answer.status_code
+        if status in (401, 403) and not code and not str(answer.url).startswith(f"{constants.ENDPOINT}/"):
+            # It sends on to storage by links that hold for a while; asked again it gives another one.
+            raise TransientError(f"{answer.url.host}, to which the hub sends on, answers {status}", web.wait_of(answer.headers))
         who = "the account of HF_TOKEN" if self.token else "one without a token"
         if code == "RevisionNotFound":
             raise NotReadyError(

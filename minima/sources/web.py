@@ -9,6 +9,8 @@ import re
 import ssl
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from functools import partial
 from urllib.parse import unquote, urlsplit
 
@@ -22,6 +24,7 @@ SECONDS = 60.0
 """Without a byte, after which a server counts as silent."""
 TRANSIENT = {408, 425, 429, 500, 502, 503, 504}
 _RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
+_NEXT_WINDOW = re.compile(r"\br=0\s*;\s*t=(\d+)")
 
 
 class Web:
@@ -36,7 +39,10 @@ class Web:
         name = unquote(urlsplit(self.url).path.rstrip("/").rpartition("/")[2])
         if not name or "/" in name or name.startswith((".", "_")):
             raise UsageError(f"{self.url} ends in no file's name; the address of one file is valid")
-        with request(self.client, self.url, {"Range": "bytes=0-0"}) as answer:
+        with faults(self.url), self.client.stream("GET", self.url, headers={"Range": "bytes=0-0"}) as answer:
+            if answer.status_code == 416 and answer.headers.get("Content-Range") == "bytes */0":
+                return [File(name=name, size=0, ranges=False, handle=self.url)]
+            check(answer.status_code, answer.headers, self.url)
             size = int(answer.headers.get("Content-Length", -1))
             if ranges := _RANGE.fullmatch(answer.headers.get("Content-Range", "")):
                 size = int(ranges[3])
@@ -163,8 +169,7 @@ def check(status: int, headers: Mapping[str, str], url: str) -> None:
     """Raise what an answer's status means, if it is not the content."""
     where = url.partition("?")[0]
     if status in TRANSIENT:
-        wait = headers.get("Retry-After", "")
-        raise TransientError(f"{_host(url)} answers {status}", float(wait) if wait.isdecimal() else 0.0)
+        raise TransientError(f"{_host(url)} answers {status}", wait_of(headers))
     if status in (401, 403):
         raise NotReadyError(
             f"{where}: answers {status}, who asks has no right to it; the file that NETRC names, from a Secret, says a login"
@@ -173,6 +178,19 @@ def check(status: int, headers: Mapping[str, str], url: str) -> None:
         raise NotReadyError(f"{where}: answers {status}, there is nothing; correct the address")
     if status not in (200, 206):
         raise NotReadyError(f"{where}: answers {status}, which is no content")
+
+
+def wait_of(headers: Mapping[str, str]) -> float:
+    """Seconds until a server wants to be asked again, 0 if it does not say: by Retry-After (RFC 9110, section 10.2.3) in
+    seconds or as a date, or by RateLimit, as the hub does (draft-ietf-httpapi-ratelimit-headers)."""
+    said = headers.get("Retry-After", "").strip()
+    if said.isdecimal():
+        return float(said)
+    try:
+        return max(0.0, (parsedate_to_datetime(said) - datetime.now(UTC)).total_seconds())
+    except (ValueError, TypeError):  # None is said, or one without a zone.
+        window = _NEXT_WINDOW.search(headers.get("RateLimit", ""))
+        return float(window[1]) if window else 0.0
 
 
 def _host(url: str) -> str:

@@ -30,6 +30,7 @@ from minima.workspace.artifact import Output
 from minima.workspace.files import matching, sync
 from minima.workspace.lease import Lease
 from minima.workspace.marker import CHECKPOINTS, SLICE, artifact_files
+from minima.workspace.model_folder import is_pointer
 from minima.workspace.progress import WAITING
 
 SLICE_BYTES = 256 << 20
@@ -97,9 +98,9 @@ def _fetch(options: Fetch, output: Output, connections: contextlib.ExitStack) ->
     if options.shape and not options.unpack and not any(one.name == CONFIGURATION for one in wanted):
         raise DataError(f"--layer: a model's shape is stated, and {listed(list(options.source))} has no {CONFIGURATION}")
     if pod == 0:
-        for stranger in {place.relative_to(output.place).as_posix() for place in artifact_files(output.place)}:
-            if stranger not in {one.name for one in wanted}:
-                output.lease.take(stranger)
+        there = {place.relative_to(output.place).as_posix() for place in artifact_files(output.place)}
+        for stranger in there - {one.name for one in wanted}:
+            output.lease.take(stranger)
     told = _Told(output, threading.Lock())
     mine = told.begin(wanted[pod::pods])
     if options.shape and mine and mine[0].name == CONFIGURATION:  # A wrong one is said before the weights come.
@@ -242,6 +243,11 @@ def _bring(one: Wanted, output: Output, told: _Told, options: Fetch) -> None:
             raise DataError(f"--source: {one.name}: {what}, also a second time; the source is damaged, or a proxy changes it")
         print(f"fetch: {one.name}: {what}; it comes again", file=sys.stderr)
         told.came(-(one.file.size or place.stat().st_size))
+    if is_pointer(place):
+        raise DataError(
+            f"--source: {one.name} is a Git LFS pointer, not the file; `git lfs pull` where it lies, or take an address of the "
+            "file itself"
+        )
     if one.name == CONFIGURATION and options.shape:
         _check_shape(place, options)
     sync(place)

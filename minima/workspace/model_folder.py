@@ -167,12 +167,13 @@ def check_pointers(folder: str | Path, names: Iterable[str]) -> None:
     Raises:
         DataError: some of `names` in `folder` are.
     """
-    pointers = [name for name in names if _is_pointer(Path(folder) / name)]
+    pointers = [name for name in names if is_pointer(Path(folder) / name)]
     if pointers:
         raise DataError(f"{folder}: {listed(pointers, 3)}: Git LFS pointers, not the files; `git lfs pull` there fetches them")
 
 
-def _is_pointer(place: Path) -> bool:
+def is_pointer(place: Path) -> bool:
+    """Whether a file is what Git LFS leaves for one that was not fetched."""
     if not place.is_file() or place.stat().st_size > 1024:
         return False
     return place.read_bytes().startswith(POINTER)

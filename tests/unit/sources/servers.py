@@ -39,6 +39,7 @@ class Site:
         pace: seconds before each 64 KiB.
         lengths: whether it says how long a file is.
         asked: path and Range of every request for content.
+        logins: `Authorization` of every request for content.
     """
 
     files: dict[str, bytes] = field(default_factory=dict)
@@ -48,6 +49,7 @@ class Site:
     pace: float = 0.0
     lengths: bool = True
     asked: list[tuple[str, str]] = field(default_factory=list)
+    logins: list[str | None] = field(default_factory=list)
     url: str = ""
 
     def content(self, path: str) -> bytes | None:
@@ -58,11 +60,14 @@ class Site:
         path = unquote(urlsplit(handler.path).path)
         asked = handler.headers.get("Range", "")
         self.asked.append((path, asked))
+        self.logins.append(handler.headers.get("Authorization"))
         if self.login and handler.headers.get("Authorization") != self.login:
             return _send(handler, 401, b"", {"WWW-Authenticate": 'Basic realm="x"'})
         content = self.content(path)
         if content is None:
             return _send(handler, 404, b"no such file")
+        if self.ranges and asked and not content:
+            return _send(handler, 416, b"", {"Content-Range": "bytes */0"})
         etag = f'"{hashlib.md5(content).hexdigest()}"'
         headers = {"ETag": etag, "Accept-Ranges": "bytes"} if self.ranges else {}
         span = re.fullmatch(r"bytes=(\d+)-(\d*)", asked)
@@ -105,6 +110,8 @@ class HubSite(Site):
         others: the files of other repositories, by `ORG/NAME@COMMIT`, with `datasets/` or `spaces/` before it.
         refuses: status, X-Error-Code and body of every answer of its interface, if it refuses.
         lies: says of each large file this SHA-256.
+        storage: where it sends on who asks for a file, as to Xet's; None for nowhere.
+        mirrored: what its links to the next page begin with, as those of a mirror that hands on the hub's.
     """
 
     repository: dict[str, bytes] = field(default_factory=dict)
@@ -112,6 +119,8 @@ class HubSite(Site):
     refuses: tuple[int, str] | None = None
     lies: str = ""
     large: int = 1000
+    storage: Site | None = None
+    mirrored: str = ""
 
     def answer(self, handler: BaseHTTPRequestHandler) -> None:
         parts = urlsplit(handler.path)
@@ -127,12 +136,17 @@ class HubSite(Site):
             entries = [_entry(name, found[name], self.large, self.lies) for name in sorted(found)]
             page = int(parse_qs(parts.query).get("page", ["0"])[0])
             half = (len(entries) + 1) // 2
-            more = f"{self.url}{parts.path}?page=1&recursive=true"
+            more = f"{self.mirrored or self.url}{parts.path}?page=1&recursive=true"
             link = {"Link": f'<{more}>; rel="next"'} if page == 0 else {}
             return _send(handler, 200, json.dumps(entries[page * half : (page + 1) * half]).encode(), link)
         if re.fullmatch(r"/api/(?:models|datasets|spaces)/org/name(?:/revision/(?:main|v1))?", parts.path):
             return _send(handler, 200, json.dumps({"id": "org/name", "sha": COMMIT, "siblings": []}).encode())
         if "/resolve/" in parts.path:
+            content = self.content(unquote(parts.path))
+            if self.storage and content is not None:
+                key = f"/{hashlib.sha256(content).hexdigest()}"
+                self.storage.files[key] = content
+                return _send(handler, 302, b"", {"Location": f"{self.storage.url}{key}?Signature=x"})
             return super().answer(handler)
         return _send(handler, 404, b"{}", {"X-Error-Code": "RepoNotFound"})
 

@@ -17,7 +17,10 @@ import warnings
 import zipfile
 from collections import deque
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -300,6 +303,38 @@ class TestWeb:
         assert told.startswith("127.0.0.1:9 cannot be reached (")
         assert "no proxy is set; a network policy or a firewall may forbid it" in told
 
+    def test_an_empty_one(self, tmp_path: Path, site: Site) -> None:
+        site.files["/empty"] = b""
+        assert fetched(tmp_path, f"{site.url}/empty@sha256:{sha(b'')}") == {"empty": b""}
+
+    def test_a_pointer_of_git_lfs_is_no_content(self, tmp_path: Path, site: Site) -> None:
+        pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:%064d\nsize 9\n" % 7
+        site.files["/a.parquet"] = pointer
+        told = said(tmp_path, f"{site.url}/a.parquet@sha256:{sha(pointer)}", kind=DataError)
+        assert told.startswith("--source: a.parquet is a Git LFS pointer, not the file; `git lfs pull`")
+
+    @pytest.mark.parametrize(
+        ("headers", "seconds"),
+        [
+            ({"Retry-After": "7"}, 7),
+            ({"Retry-After": "DATE"}, 90),
+            ({"Retry-After": "Wed, 21 Oct 2015 07:28:00 GMT"}, 0),
+            ({"RateLimit": '"resolvers";r=0;t=55'}, 55),
+            ({"RateLimit": '"api";r=3;t=55'}, 0),
+            ({"Retry-After": "soon"}, 0),
+            ({}, 0),
+        ],
+    )
+    def test_it_waits_as_long_as_a_server_says(
+        self, tmp_path: Path, site: Site, headers: dict[str, str], seconds: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        waited: list[float] = []
+        monkeypatch.setattr(transfer, "time", SimpleNamespace(sleep=waited.append))
+        date = format_datetime(datetime.now(UTC) + timedelta(seconds=90), usegmt=True)
+        site.faults = deque([(429, {name: value.replace("DATE", date) for name, value in headers.items()})])
+        fetched(tmp_path, f"{site.url}/big.bin@sha256:{sha(BIG)}")
+        assert waited == [pytest.approx(seconds, abs=3)]
+
     def test_no_name(self, tmp_path: Path, site: Site) -> None:
         assert "ends in no file's name" in said(tmp_path, f"{site.url}/@sha256:{'0' * 64}", kind=UsageError)
 
@@ -397,6 +432,30 @@ class TestHub:
     def test_refusals(self, tmp_path: Path, hub: HubSite, refuses: tuple[int, str], kind: type[StageError], words: str) -> None:
         hub.refuses = refuses
         assert words in said(tmp_path, self.SOURCE, kind=kind)
+
+    def test_storage_that_it_sends_on_to(
+        self, tmp_path: Path, hub: HubSite, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """As Xet's: who asks there shows no token, and a link that no longer holds is asked for again."""
+        monkeypatch.setenv("HF_TOKEN", "hf_hunter2")
+        with serving(Site(faults=deque([403, 403]))) as storage:
+            hub.storage = storage
+            found = fetched(tmp_path, self.SOURCE)
+            assert found["model-1.safetensors"] == BIG
+            assert set(storage.logins) == {None}
+        host = storage.url.removeprefix("http://").partition(":")[0]
+        assert f"fetch: {host}, to which the hub sends on, answers 403; asking again in" in capsys.readouterr().err
+
+    def test_a_mirror_that_hands_on_the_hubs_links(self, tmp_path: Path, hub: HubSite) -> None:
+        hub.mirrored = "https://huggingface.invalid"
+        assert len(fetched(tmp_path, self.SOURCE)) == 3
+
+    @pytest.mark.parametrize("answer", [b"<html>", b'{"error": "x"}', b"[1]", b'[{"type": "file"}]'])
+    def test_what_is_no_hub(self, tmp_path: Path, site: Site, answer: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(constants, "ENDPOINT", site.url)
+        site.files[f"/api/spaces/org/name/tree/{COMMIT}"] = answer
+        told = said(tmp_path, f"hf://spaces/org/name@{COMMIT}", kind=NotReadyError)
+        assert told.endswith("answers what is no hub's; correct HF_ENDPOINT")
 
     def test_offline(self, tmp_path: Path, hub: HubSite, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
