@@ -31,7 +31,10 @@ pytestmark = [pytest.mark.cluster]
 MINE = f"simulated-{uuid.uuid4().hex[:6]}"
 """Label and taint of the nodes of this run: no real pod may come here, and none of ours anywhere else."""
 FAKE = "kwok.x-k8s.io/node"
-FILES = ("train-0.tfrecord", "dev-0.tfrecord", "model/a", "text/a.jsonl", "conversations/a.jsonl", "chinese_sp.model")
+FILES = (
+    *("train-0.tfrecord", "dev-0.tfrecord", "model/a", "text/a.jsonl", "data/a.jsonl", "conversations/a.jsonl"),
+    *("chinese_sp.model", "vocab/chinese_llama/merge_tokenizer/chinese_sp.model"),
+)
 SITE = """about: ours
 labels: {team: site}
 conductor: {annotations: {site: conductor}}
@@ -112,12 +115,7 @@ def pipeline(name: str, folder: Path, start: str = "minima-3b", adapt: str = "1s
             "tolerations": [*map(dict, below[pool].tolerations), {"key": MINE, "operator": "Exists"}],
         }
     made = spec.parse(yaml.safe_dump(document, sort_keys=False), "simulated.yaml")
-    made = replace(made, workspace=Workspace(claim=made.workspace.claim, path=str(folder)))
-    for each in made.inputs.values():
-        place = Path(each.path.replace("${workspace}", str(folder)))
-        place.mkdir(parents=True)
-        (place / "a.jsonl").write_text("{}")
-    return made
+    return replace(made, workspace=Workspace(claim=made.workspace.claim, path=str(folder)))
 
 
 @pytest.fixture
