@@ -410,7 +410,7 @@ def test_everything_works_without_torch(here: Path) -> None:
     )
     done = python("-c", script)
     assert (done.returncode, done.stderr.count("Traceback")) == (0, 0), done.stderr
-    assert len(list((here / "jobs").iterdir())) == 12
+    assert len(list((here / "jobs").iterdir())) == 15
 
 
 def test_nothing_heavy_is_imported() -> None:
