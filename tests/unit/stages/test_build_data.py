@@ -2,6 +2,7 @@ import gzip
 import itertools
 import json
 import os
+import pickle
 import random
 import re
 import threading
@@ -35,7 +36,7 @@ from minima.workspace.marker import artifact_files
 from tests.unit import held
 from tests.unit.workspace.test_progress import Told
 
-LENGTH = 32
+LENGTH = 96
 WORDS = [*"theofandtoinhethatwas", *"红楼梦三国演义", "the", "and", "with", "水浒传", "▁", "</s>", "<s>", "…", "naïve"]
 
 
@@ -269,9 +270,23 @@ def held_out_ids(folder: Path) -> tuple[int, ...]:
     return tuple(int(i) for place in sorted(folder.glob("dev-*.tfrecord")) for one in indices(place) for i in one)
 
 
-def test_two_processes_give_the_same_bytes(
-    built: tuple[Path, dict[str, Any]], source: Path, llama: Path, tmp_path: Path
+def backwards(task: Any, items: list[Any], processes: int) -> Iterator[Any]:
+    """`workers.stream` as several processes may end: through pickles, the last item first, its values between the others'."""
+    assert processes == 2
+    task, copies = pickle.loads(pickle.dumps((task, items)))
+    running = [iter(task(item)) for item in reversed(copies)]
+    while running:
+        for one in list(running):
+            try:
+                yield pickle.loads(pickle.dumps(next(one)))
+            except StopIteration:
+                running.remove(one)
+
+
+def test_two_processes_give_the_same_bytes_in_whatever_order_they_end(
+    built: tuple[Path, dict[str, Any]], source: Path, llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(workers, "stream", backwards)
     metrics = run(source, llama, tmp_path / "two", num_processors=2)
     assert metrics == built[1]
     assert contents(tmp_path / "two") == contents(built[0])
@@ -470,10 +485,12 @@ def test_too_little_text(llama: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="is empty; is it the right folder"):
         run(tmp_path, llama, tmp_path / "out", input_regex="*.txt")
     (tmp_path / "a.txt").write_text("of the\n")
-    with pytest.raises(DataError, match=r"tokens in 1 documents fill no training example of 32; .* lower --max_seq_length"):
+    with pytest.raises(
+        DataError, match=rf"tokens in 1 documents fill no training example of {LENGTH}; .* lower --max_seq_length"
+    ):
         run(tmp_path, llama, tmp_path / "out", input_regex="*.txt", dev_proportion=0.0)
     (tmp_path / "a.txt").write_text("of the\nand to in\n")
-    with pytest.raises(DataError, match=r"fill no training example of 32, beside what is held out \(--dev_proportion\)"):
+    with pytest.raises(DataError, match=rf"fill no training example of {LENGTH}, beside what is held out \(--dev_proportion\)"):
         run(tmp_path, llama, tmp_path / "out", input_regex="*.txt")
     (tmp_path / "a.txt").write_text("of the and to in he that was\n" * 100)
     metrics = run(tmp_path, llama, tmp_path / "out", input_regex="*.txt", dev_proportion=0.0)
@@ -689,11 +706,7 @@ def test_of_equal_documents_one_is_kept_for_any_processes_pods_and_ranges(
 
     monkeypatch.setattr(duplicates, "RANGE", 50)
 
-    def backwards(task: Any, items: list[Any], _: int) -> Iterator[Any]:
-        for item in reversed(items):
-            yield from task(item)
-
-    with monkeypatch.context() as patch:  # As several processes may end.
+    with monkeypatch.context() as patch:
         patch.setattr(workers, "stream", backwards)
         assert run(source, llama, tmp_path / "two", deduplicate=True, num_processors=2) == first
     assert contents(tmp_path / "two") == contents(tmp_path / "one")
