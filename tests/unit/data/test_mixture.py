@@ -27,8 +27,9 @@ def of_sizes(tmp_path: Path, sizes: list[int], weights: list[float]) -> Mixture:
 
 def visited(mixture: Mixture, seed: int, epoch: int) -> list[int]:
     """The records of an epoch, in its order."""
-    steps = order.steps_per_epoch(4, len(mixture))
-    return [int(i) for n in range(steps) for i in mixture.of(order.batch(seed, epoch, n, 4, len(mixture)), seed, epoch)]
+    size = min(16, len(mixture))
+    steps = order.steps_per_epoch(size, len(mixture))
+    return [int(i) for n in range(steps) for i in mixture.of(order.batch(seed, epoch, n, size, len(mixture)), seed, epoch)]
 
 
 @given(st.lists(st.floats(1e-6, 1e6), min_size=1, max_size=8), st.integers(0, 10**12))
@@ -70,11 +71,12 @@ def test_no_record_is_seen_twice_before_all_of_its_source_were_seen_once(
 ) -> None:
     mixture = of_sizes(tmp_path_factory.mktemp("mixture"), sizes, weights[: len(sizes)])
     assert mixture.sizes == sizes
+    sources = [(int(source), int(n)) for source, n in (mixture[i]["indices"] for i in range(sum(sizes)))]
     so_far: Counter[tuple[int, int]] = Counter()
     for epoch in range(4):
         found = visited(mixture, seed, epoch)
         assert found == visited(mixture, seed, epoch), "a pure function"
-        now = Counter((int(source), int(n)) for source, n in (mixture[i]["indices"] for i in found))
+        now = Counter(sources[i] for i in found)
         so_far += now
         for source, (size, share) in enumerate(zip(sizes, mixture.shares, strict=True)):
             for counts, examples in ((now, share), (so_far, (epoch + 1) * share)):

@@ -413,7 +413,7 @@ def test_what_a_pod_of_another_run_removed_before_it_was_shut_out_is_missed(sour
     assert artifact.finished(options) is None
 
 
-@pytest.mark.parametrize("change", [{"seed": 1}, {"max_seq_length": 16}, {"dev_proportion": 0.2}, {"shard_megabytes": 2}])
+@pytest.mark.parametrize("change", [{"seed": 1}, {"max_seq_length": 192}, {"dev_proportion": 0.2}, {"shard_megabytes": 2}])
 def test_shards_of_other_options_are_never_taken(
     built: tuple[Path, dict[str, Any]], source: Path, llama: Path, tmp_path: Path, change: dict[str, Any]
 ) -> None:
