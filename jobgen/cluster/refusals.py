@@ -119,6 +119,9 @@ def in_queue(job: Mapping[str, Any], pods: Sequence[Any], workload: Mapping[str,
         yield Wait(
             words=f"{words}; the queue can never hold it: make the pool smaller, or name another `queue`", exit_code=USAGE
         )
+    elif inactive := re.search(r"(ClusterQueue|LocalQueue) (\S+) is inactive", said):
+        kind = inactive[1].lower()
+        yield Wait(words=f"{words}; `kubectl describe {kind} {inactive[2]}` says why: who stopped it can let it go on")
     else:
         yield Wait(words=f"{words}; `kubectl get workloads` shows who is before it")
 

@@ -66,6 +66,8 @@ def run_remote(
                 f"until it ends, or `{stop}` first"
             )
         confirm()
+        if other:
+            say(f"{other} is at work for another version of {pipeline.name}, and ends; its stages that run go on by themselves")
     if there and verdict(there):
         say(f"delete {name}, which has ended")
         _delete_conductor(cluster, pipeline.name, name)

@@ -20,12 +20,12 @@ def apply(cluster: Cluster, pipeline: Pipeline, objects: Sequence[dict[str, Any]
 
     Raises:
         RefusedError: the conductor would lack rights, or something else may not be applied.
-        UsageError: the cluster does not take its Job, and nothing was applied.
+        UsageError: the cluster does not take its Job or what that reads, and nothing was applied.
     """
     with told(f"apply the conductor to {cluster.namespace}"):
         client = DynamicClient(cluster.core.api_client)
     for each in objects:
-        if each["kind"] == "Job":  # One that the cluster refuses leaves nothing behind.
+        if each["kind"] not in RIGHTS:  # One that the cluster refuses leaves nothing behind.
             _try(client, cluster, each)
     refused: list[str] = []
     for each in objects:

@@ -24,6 +24,7 @@ NO_IMAGE = (
     "ImageInspectError",
     "RegistryUnavailable",
 )
+MANY = "all pods of a pipeline share the workspace: make its claim with accessModes: [ReadWriteMany]"
 NO_CONTAINER = ("CreateContainerConfigError", "CreateContainerError", "RunContainerError")
 
 
@@ -158,9 +159,11 @@ def _not_begun(name: str, waiting: Any, own: list[Any], age: float) -> Wait | No
     said = max(own, key=lambda event: (int(when(event)), event.type == "Normal", when(event)), default=None)
     if said and said.type == "Warning":
         missing = re.search(r'(?:configmap|secret|persistentvolumeclaim) ".*" not found', said.message)
-        remedy = (
-            "make it in the namespace, or mend what asks for it" if missing else f"`kubectl describe pod {name}` shows more"
-        )
+        remedy = f"`kubectl describe pod {name}` shows more"
+        if missing:
+            remedy = "make it in the namespace, or mend what asks for it"
+        elif "Multi-Attach error" in said.message:
+            remedy = f"its volume is on one node at a time, and on another one now; {MANY}"
         return Wait(words=f"{name}: {said.reason}: {said.message}; {remedy}", exit_code=NOT_READY if missing else 0)
     if age > SILENT:
         return Wait(words=f"{name}: {said.message if said else waiting.reason}")
@@ -175,6 +178,8 @@ def _unplaced(name: str, message: str, events: Iterable[Any]) -> Wait:
             words=f"{name}: {said}; make the claim {missing[1]} in the namespace, or correct `workspace.claim`",
             exit_code=NOT_READY,
         )
+    if "ReadWriteOncePod" in said:  # Which the conductor has for as long as it is at work.
+        return Wait(words=f"{name}: {said}; {MANY}", exit_code=NOT_READY)
     if "unbound immediate PersistentVolumeClaims" in said:
         claims = [e for e in events if e.involved_object.kind == "PersistentVolumeClaim" and e.type == "Warning"]
         why = max(claims, key=when).message if claims else "`kubectl describe pvc` may say why"

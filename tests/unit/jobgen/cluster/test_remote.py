@@ -105,7 +105,9 @@ def test_nothing_is_started_whose_stage_would_be_wrong(monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize("part", [plan.Part(until="distill"), plan.Part(only="distill")])
-def test_a_part_does_not_end_another_run(monkeypatch: pytest.MonkeyPatch, part: plan.Part) -> None:
+def test_a_part_does_not_end_another_run(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], part: plan.Part
+) -> None:
     options = {"from_stage": None, "part": part}
     with pytest.raises(
         UsageError, match=rf"{part.words[0]}: c is at work for short, .*`jobgen stop short --namespace ns` first"
@@ -113,5 +115,7 @@ def test_a_part_does_not_end_another_run(monkeypatch: pytest.MonkeyPatch, part: 
         remote.run_remote(PIPELINE, Namespace(), **options)  # type: ignore[arg-type]
     assert run(monkeypatch, Namespace(), True, **options) == ["refused"]
     assert run(monkeypatch, Namespace(ended="Complete"), True, **options) == ["asked", "applied", "watched"]
-    # All of a pipeline takes over from a part of it, or from an older version.
+    # All of a pipeline takes over from a part of it, or from an older version, which may be somebody else's.
+    capsys.readouterr()
     assert run(monkeypatch, Namespace(), True, from_stage=None) == ["asked", "applied", "watched"]
+    assert "c is at work for another version of short, and ends; its stages that run go on" in capsys.readouterr().err

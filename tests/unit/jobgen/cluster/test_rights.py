@@ -19,16 +19,16 @@ CLUSTER: Any = SimpleNamespace(namespace="ns", core=SimpleNamespace(api_client=N
 
 
 class Client:
-    """An API server that answers Jobs with an error, if one is given: those of a dry run, or all."""
+    """An API server that answers objects of a kind with an error, if one is given: those of a dry run, or all."""
 
-    def __init__(self, status: int = 0, message: str = "", *, dry_alone: bool = False) -> None:
-        self.status, self.message, self.dry_alone = status, message, dry_alone
+    def __init__(self, status: int = 0, message: str = "", *, kind: str = "Job", dry_alone: bool = False) -> None:
+        self.status, self.message, self.kind, self.dry_alone = status, message, kind, dry_alone
         self.applied: list[str] = []
         self.resources = SimpleNamespace(get=lambda api_version, kind: kind)
 
     def server_side_apply(self, kind: str, *, body: dict[str, Any], dry_run: str = "", **_: Any) -> None:
         assert kind == body["kind"]
-        if kind == "Job" and self.status and (dry_run or not self.dry_alone):
+        if kind == self.kind and self.status and (dry_run or not self.dry_alone):
             error = ApiException(status=self.status)
             error.body = json.dumps({"message": self.message})
             raise error
@@ -42,10 +42,13 @@ def applied(monkeypatch: pytest.MonkeyPatch, client: Client) -> list[str]:
     return client.applied
 
 
-@pytest.mark.parametrize(("status", "message"), [(422, "spec.template is invalid"), (403, "jobs is forbidden")])
-def test_a_job_that_is_refused_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch, status: int, message: str) -> None:
-    client = Client(status, message)
-    with pytest.raises(UsageError, match=f"apply Job short-conductor-.* to ns: the cluster refuses .*{message}"):
+@pytest.mark.parametrize(
+    ("status", "message", "kind"),
+    [(422, "spec.template is invalid", "Job"), (403, "jobs is forbidden", "Job"), (403, "exceeded quota", "ConfigMap")],
+)
+def test_what_is_refused_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch, status: int, message: str, kind: str) -> None:
+    client = Client(status, message, kind=kind)
+    with pytest.raises(UsageError, match=f"apply {kind} short-conductor-.* to ns: the cluster refuses .*{message}"):
         applied(monkeypatch, client)
     assert client.applied == []
 

@@ -266,6 +266,26 @@ def _stamp(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat()
 
 
+def test_a_volume_that_not_all_pods_can_have() -> None:
+    """As Kubernetes 1.36 says it of a claim for one pod, which is recorded, and of one for one node."""
+    (pod,) = recorded("claim")["pods"]
+    once = (
+        "0/1 nodes are available: 1 node(s) unavailable due to PersistentVolumeClaim with ReadWriteOncePod access mode already"
+    )
+    pod.status.conditions[0].message = f"{once} in-use by another pod. preemption: no"
+    found = of("claim", pods=[pod])
+    assert found is not None
+    assert (found.exit_code, found.words.endswith("make its claim with accessModes: [ReadWriteMany]")) == (75, True)
+    assert "in-use by another pod" in found.words
+    (pod,), events = recorded("configmap")["pods"], recorded("configmap")["events"]
+    for event in events:
+        event.message = 'Multi-Attach error for volume "pvc-1" Volume is already used by pod(s) other'
+    found = of("configmap", pods=[pod], events=events)
+    assert found is not None
+    assert found.exit_code == 0  # The other pod may end.
+    assert "already used by pod(s) other; its volume is on one node at a time" in found.words
+
+
 def test_an_hour_old_refusal_is_forgotten() -> None:
     later = of("policy", now=AT + 3600)
     assert later is not None
@@ -290,6 +310,8 @@ def test_what_waiting_cannot_help_goes_first() -> None:
             0,
             "who is before it",
         ),
+        ("ClusterQueue team is inactive", 0, "`kubectl describe clusterqueue team` says why: who stopped it can let it go on"),
+        ("LocalQueue full is inactive", 0, "`kubectl describe localqueue full` says why"),
         ("Workload namespace doesn't match ClusterQueue selector", 75, "let this namespace in, by its `namespaceSelector`"),
     ],
 )
