@@ -13,7 +13,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from minima.data import tokenization
-from minima.data.conversations import KEYS, Turn
+from minima.data.dialects import KEYS, Turn
 from minima.errors import DataError
 
 TEMPLATE_FILE = "chat_template.jinja"
@@ -109,8 +109,9 @@ def encode(
     system: str,
     max_seq_length: int,
     published_rule: bool = False,
+    untrained: Sequence[int] = (),
 ) -> Example | None:
-    """The training example of a conversation, or None where not even the first question fits.
+    """The training example of a conversation, or None where no answer that is trained fits.
 
     `<s>` and the indices are exactly what `apply_chat_template` gives for the conversation; what it gives for a question
     with the generation prompt is a prefix of them. Trailing turns beyond `max_seq_length` are dropped whole; a first
@@ -122,12 +123,16 @@ def encode(
         system: the system sentence; empty for `SYSTEM`.
         max_seq_length: most token ids.
         published_rule: tokenise each segment on its own, as the paper does, instead of by the template.
+        untrained: numbers of the turns whose answer is not trained.
 
     Raises:
         DataError: the tokenizer merges the end of `[|Assistant|]` with what follows, so that a model could not be asked.
     """
     segments = _by_segment if published_rule else _by_template
     ids, mask, ends = segments(tokenizer, conversation, system)
+    for number in untrained:
+        begin = ends[number - 1] if number else 0
+        mask[begin : ends[number]] = [0] * (ends[number] - begin)
     kept = sum(end <= max_seq_length for end in ends)
     length = ends[kept - 1] if kept else max_seq_length
     if not any(mask[:length]):

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from minima.data import containers, documents
-from minima.data.documents import Bad, Form, Left, Part
+from minima.data.documents import Bad, Part
+from minima.data.objects import LINE, Form, Left
 from minima.errors import DataError, listed
 from minima.workspace.files import matching, walk
 from minima.workspace.marker import MARKER
@@ -135,7 +136,7 @@ def _way_to_kind(name: str, kinds: tuple[str, ...]) -> str:
     return f"rename {name} if it is one of them (say {name}{kinds[0]}), convert it if it is not"
 
 
-def spans(folder: str | Path, pattern: str, megabytes: int, document: str = documents.LINE) -> list[Span]:
+def spans(folder: str | Path, pattern: str, megabytes: int, document: str = LINE) -> list[Span]:
     """Cut the files of a corpus into spans of about `megabytes` MiB each; the same files give the same spans anywhere.
 
     Raises:

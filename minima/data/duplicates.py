@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from minima.data import corpus
-from minima.data.documents import Form
+from minima.data.objects import Form
 from minima.data.shards import Job
 from minima.workspace.files import sync
 

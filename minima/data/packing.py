@@ -21,8 +21,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from minima.data import corpus, documents, duplicates, records, tokenization
-from minima.data.documents import NAMED, Bad, Left
+from minima.data import corpus, duplicates, records, tokenization
+from minima.data.documents import NAMED, Bad
+from minima.data.objects import Form, Left
 from minima.data.shards import SPLITS, Job, Rest, Shard, rest_place, shard_name
 from minima.options import BuildData, split_digest
 
@@ -280,7 +281,7 @@ def _portions(job: Job) -> Iterator[Portion]:
     """The documents of a span, about PORTION characters at a time; of equal ones the first, if only that is wanted."""
     first = duplicates.first(job) if job.options.deduplicate else itertools.repeat(True)
     portion, size = Portion(), 0
-    for document in corpus.read(job.folder, job.span, documents.Form.of(job.options)):
+    for document in corpus.read(job.folder, job.span, Form.of(job.options)):
         if isinstance(document, Bad):
             portion.bad += 1
             if len(portion.named) < NAMED:

@@ -15,7 +15,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from minima.data import chat, conversations, corpus, records, tokenization
-from minima.data.conversations import Conversation
+from minima.data.dialects import Conversation
 from minima.data.documents import Bad, check_bad
 from minima.data.shards import SPLITS
 from minima.errors import DataError, listed
@@ -187,8 +187,8 @@ def _tokenizer(folder: str) -> PreTrainedTokenizerBase:
 def _encode(
     conversation: Conversation, *, folder: str, system: str, max_seq_length: int, published_rule: bool
 ) -> chat.Example | None:
-    turns, own = conversation
-    return chat.encode(_tokenizer(folder), turns, own or system, max_seq_length, published_rule)
+    turns, own, untrained = conversation
+    return chat.encode(_tokenizer(folder), turns, own or system, max_seq_length, published_rule, untrained)
 
 
 def _counted(examples: Iterator[chat.Example | None], counts: dict[str, int]) -> Iterator[dict[str, np.ndarray]]:

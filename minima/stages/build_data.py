@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from minima.data import corpus, duplicates, packing, records, tokenization
-from minima.data.documents import Bad, Form, check_bad
+from minima.data.documents import Bad, check_bad
+from minima.data.objects import Form
 from minima.data.packing import Advance, Built, Counts
 from minima.data.shards import SPLITS, Job, rest_place, shard_name
 from minima.errors import DataError, listed

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -115,6 +116,21 @@ def test_no_end_of_sequence_is_trained_after_a_cut_answer(loaded: PreTrainedToke
         assert (example.dropped_turns, example.cut) == (2, True)
         assert 2 not in example.indices[example.mask == 1]
         assert example.mask.sum() == length - question
+
+
+@pytest.mark.parametrize("published", [False, True])
+def test_an_answer_that_is_not_trained_is_read_only(loaded: PreTrainedTokenizerBase, published: bool) -> None:
+    whole, parts = encoded(loaded, TURNS, published=published), []
+    for turn in range(len(TURNS)):
+        others = [number for number in range(len(TURNS)) if number != turn]
+        example = chat.encode(loaded, TURNS, "", LONG, published, others)
+        assert example is not None
+        assert (example.indices == whole.indices).all()
+        parts.append(example.mask)
+    assert (np.sum(parts, axis=0) == whole.mask).all()
+    assert all(part.any() for part in parts)
+    first = encoded(loaded, TURNS[:1], published=published)
+    assert chat.encode(loaded, TURNS, "", len(first.indices), published, [0]) is None
 
 
 def test_a_system_message_replaces_the_sentence_and_odd_roles_are_refused(loaded: PreTrainedTokenizerBase) -> None:

@@ -2,17 +2,21 @@
 
 import gzip
 import json
+import re
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pyarrow
+import pyarrow.ipc
 import pyarrow.parquet
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from minima.data import conversations
-from minima.data.conversations import Conversation, Found
+from minima.data import conversations, dialects
+from minima.data.dialects import Conversation, Found
 from minima.data.documents import Bad
 from minima.errors import DataError
 
@@ -75,6 +79,44 @@ WAYS: dict[str, tuple[Any, str, Conversation, set[str]]] = {
         Conversation(TURNS),
         set(),
     ),
+    "openai, under another key": (
+        {"conversations": OPENAI["messages"], "messages": None},
+        "openai",
+        Conversation(TURNS),
+        set(),
+    ),
+    "openai, JSON in a column": ({"messages": json.dumps(OPENAI["messages"])}, "openai", Conversation(TURNS), set()),
+    "openai, as WildChat": ({"conversation": OPENAI["messages"], "model": "x"}, "openai", Conversation(TURNS), {"model"}),
+    "openai, an answer that is not trained": (
+        {"messages": [{**one, "weight": int(place != 1)} for place, one in enumerate(OPENAI["messages"])]},
+        "openai",
+        Conversation(TURNS, untrained=(0,)),
+        set(),
+    ),
+    "sharegpt, an answer that is not trained": (
+        {"conversations": [*SHAREGPT["conversations"][:3], {**SHAREGPT["conversations"][3], "train": False}]},
+        "sharegpt",
+        Conversation(TURNS, untrained=(1,)),
+        set(),
+    ),
+    "belle, several turns": (
+        {"instruction": "Human:你好\nAssistant: Hello. \nHuman：And </s>?\n\nAssistant:", "input": "", "output": "It ends."},
+        "alpaca",
+        Conversation(TURNS),
+        set(),
+    ),
+    "alpaca, a dialogue that is text": (
+        {"instruction": "Human: a\nAssistant: b\nGo on!", "output": "c"},
+        "alpaca",
+        Conversation([{"User": "Human: a\nAssistant: b\nGo on!", "Assistant": "c"}]),
+        set(),
+    ),
+    "alpaca, all in the input": (
+        {"instruction": "", "input": "你好", "output": "Hello."},
+        "alpaca",
+        Conversation(ONE),
+        set(),
+    ),
     "alpaca, no history": ({"instruction": "你好", "output": "Hello.", "history": None}, "alpaca", Conversation(ONE), set()),
     "alpaca, blank": ({"instruction": "你好", "input": " \n", "output": "Hello."}, "alpaca", Conversation(ONE), set()),
     "belle": (
@@ -98,10 +140,13 @@ def test_each_format_is_told_by_its_content(tmp_path: Path, way: str) -> None:
     names = ["a.jsonl", "b.json", "c.json.gz", "d"]
     if isinstance(value, dict):
         pyarrow.parquet.write_table(pyarrow.Table.from_pylist([value, value]), tmp_path / "e.parquet")
-        names.append("e.parquet")
+        table = pyarrow.Table.from_pylist([value, value])
+        with pyarrow.ipc.new_stream(str(tmp_path / "f.arrow"), table.schema) as out:
+            out.write_table(table)
+        names += ["e.parquet", "f.arrow"]
     for name in names:
         assert list(conversations.read(tmp_path / name)) == [found, found], name
-    other = next(f for f in conversations.FORMATS if f != form)
+    other = next(f for f in dialects.FORMATS if f != form)
     assert all(isinstance(one, Bad) for one in conversations.read(tmp_path / "a.jsonl", other))
     assert list(conversations.read(tmp_path / "a.jsonl", form)) == [found, found]
 
@@ -137,6 +182,33 @@ def test_each_format_is_told_by_its_content(tmp_path: Path, way: str) -> None:
             "two system sentences, 'a' under the key system and 'b' as the first message; valid: one",
         ),
         ('{"instruction": "", "input": "", "output": "x"}', "instruction is blank text ''"),
+        (
+            '{"messages": [{"role": "system", "content": "a"}, {"role": "assistant", "content": "b"}]}',
+            "message 1 is by the assistant",
+        ),
+        (
+            '{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", "weight": 0}]}',
+            "none of its answers is to be trained",
+        ),
+        (
+            '{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", "weight": 0.5}]}',
+            "message 1: weight is a number 0.5; valid: 0 or 1",
+        ),
+        (
+            '{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "", "function_call": {"a": 1}}]}',
+            "message 1: by 'assistant', whom this program cannot write (tools?)",
+        ),
+        ('{"functions": [{"name": "x"}], "messages": []}', "a conversation with tools (the key 'functions')"),
+        (
+            '{"image": "a.jpg", "conversations": [{"from": "human", "value": "<image>"}]}',
+            "a conversation with more than text (the key 'image')",
+        ),
+        ('{"prompt": "a", "chosen": "b", "rejected": "c"}', "preferences (keys chosen and rejected)"),
+        (
+            '{"instruction": "Human: a\\nHuman: b\\nAssistant:", "output": "c"}',
+            "instruction: Human: and Assistant: do not alternate in it",
+        ),
+        ('{"text": "a"}', "running text is for `minima build-data`"),
     ],
 )
 def test_a_malformed_conversation_is_named_and_the_others_are_read(tmp_path: Path, line: str, message: str) -> None:
@@ -148,6 +220,57 @@ def test_a_malformed_conversation_is_named_and_the_others_are_read(tmp_path: Pat
     assert isinstance(bad, Bad)
     assert bad.where == f"{place}:2"
     assert message in bad.what
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"prompt": "你好", "completion": "Hello."},
+        {"question": "你好", "answer": "Hello.", "id": 3},
+        {"instruction": "你好", "context": "", "response": "Hello.", "category": "x"},
+        {"conversation_id": 1, "conversation": [{"human": "你好", "assistant": "Hello."}]},
+        {"turns": [{"input": "你好", "output": "Hello."}]},
+        {"data": [{"messages": messages("role", "content", ("user", "assistant"), ONE)}]},
+    ],
+)
+def test_the_command_that_is_advised_makes_a_conversation_of_it(tmp_path: Path, value: Any) -> None:
+    (tmp_path / "a.json").write_text(json.dumps(value))
+    (bad,) = conversations.read(tmp_path / "a.json")
+    assert isinstance(bad, Bad)
+    command = re.findall("`(jq -c .*) FILE >NEW.jsonl`", bad.what)[0]
+    if shutil.which("jq") is None:
+        pytest.skip("no jq here to try the advised command")
+    made = subprocess.run(f"{command} a.json", shell=True, cwd=tmp_path, capture_output=True, check=True).stdout
+    (tmp_path / "b.jsonl").write_bytes(made)
+    (found,) = conversations.read(tmp_path / "b.jsonl")
+    assert isinstance(found, Found)
+    assert found.conversation == Conversation(ONE)
+
+
+@pytest.mark.parametrize("value", [TURNS, SHAREGPT["conversations"], OPENAI["messages"]])
+@pytest.mark.parametrize("name", ["a.json", "a.jsonl", "a"])
+@pytest.mark.parametrize("indent", [None, 1])
+def test_a_file_that_is_one_conversation(tmp_path: Path, value: Any, name: str, indent: int | None) -> None:
+    (tmp_path / name).write_text(json.dumps(value, indent=indent))
+    (found,) = conversations.read(tmp_path / name)
+    assert isinstance(found, Found)
+    assert found.conversation == Conversation(TURNS)
+
+
+def test_an_array_under_any_name_and_a_bad_first_line(tmp_path: Path) -> None:
+    for indent in (None, 1):
+        (tmp_path / "a.jsonl").write_text(json.dumps([SHAREGPT, OPENAI], indent=indent))
+        assert [one.form for one in conversations.read(tmp_path / "a.jsonl") if isinstance(one, Found)] == [
+            "sharegpt",
+            "openai",
+        ]
+    (tmp_path / "a.json").write_text(f'[{{"User": "cut\n{json.dumps(TURNS)}\n{json.dumps(TURNS)}\n')
+    bad, *good = conversations.read(tmp_path / "a.json")
+    assert isinstance(bad, Bad)
+    assert [one.conversation.turns for one in good if isinstance(one, Found)] == [TURNS, TURNS]
+    (tmp_path / "a").write_text("Once upon a time\n")
+    with pytest.raises(DataError, match=r"a: running text, which is for `minima build-data`"):
+        list(conversations.read(tmp_path / "a"))
 
 
 def test_files_that_cannot_be_read_on(tmp_path: Path) -> None:
@@ -187,4 +310,4 @@ def test_whatever_a_line_holds_it_is_a_conversation_or_bad(tmp_path: Path, conte
 def test_a_history_that_is_none_is_bad(history: Any) -> None:
     """Turns are never dropped silently."""
     with pytest.raises(ValueError, match="history"):
-        conversations.understood({"instruction": "a", "output": "b", "history": history})
+        dialects.understood({"instruction": "a", "output": "b", "history": history})

@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 
 from minima.data import containers, conversations, corpus, documents
 from minima.data.corpus import Span
-from minima.data.documents import Bad, Form, Left
+from minima.data.documents import Bad
+from minima.data.objects import Form, Left
 from minima.errors import DataError
 from tests.unit import damage
 

@@ -5,7 +5,7 @@ from importlib import metadata
 
 import pytest
 
-from minima.data import conversations, sample
+from minima.data import dialects, sample
 from minima.errors import UsageError
 
 
@@ -38,7 +38,7 @@ def test_conversations_are_valid_and_distinct() -> None:
         found = sample.conversations(language)
         assert len(found) > 400
         assert len({str(conversation) for conversation in found}) == len(found)
-        assert all(conversations.understood(conversation).form == "tutorial" for conversation in found)
+        assert all(dialects.understood(conversation).form == "tutorial" for conversation in found)
         assert any(len(conversation) > 1 for conversation in found)
 
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from transformers import AutoTokenizer
 
-from minima.data import chat, conversations, records, sample, tokenization
-from minima.data.conversations import Conversation, Found
+from minima.data import chat, conversations, dialects, records, sample, tokenization
+from minima.data.dialects import Conversation, Found
 from minima.errors import DataError
 from minima.options import BuildChatData
 from minima.stages import build_chat_data, init_model
@@ -193,7 +193,7 @@ def test_bad_input_is_one_error(folder: Path, options: BuildChatData, tmp_path: 
 
 
 def said(turn: dict[str, str], speaker: str, content: str, *names: str) -> list[dict[str, str]]:
-    return [{speaker: name, content: turn[key]} for name, key in zip(names, conversations.KEYS, strict=True)]
+    return [{speaker: name, content: turn[key]} for name, key in zip(names, dialects.KEYS, strict=True)]
 
 
 def test_all_formats_give_the_same_records(folder: Path, options: BuildChatData, tmp_path: Path) -> None:

@@ -21,7 +21,8 @@ import sentencepiece
 
 from minima import flags
 from minima.data import corpus, documents, duplicates, packing, records, tokenization
-from minima.data.documents import Bad, Form, Part
+from minima.data.documents import Bad, Part
+from minima.data.objects import Form
 from minima.data.records import Records
 from minima.data.shards import Job
 from minima.errors import DataError, LostPeerError, NotReadyError, UsageError
