@@ -516,7 +516,7 @@ class Finetune(Training):
 @dataclass(frozen=True, kw_only=True)
 class Evaluate(Options):
     verb = "evaluate"
-    revision = 2
+    revision = 3
     summary = "Measure a model: benchmarks through lm-evaluation-harness, perplexity, one sampled answer."
 
     model_name_or_path: str = option("Model folder to evaluate.", input="model")

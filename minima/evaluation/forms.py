@@ -202,6 +202,8 @@ def _answer(raw: Any) -> Row:
         "number": raw["number"],
         "date": {part: str(date.get(part) or "") for part in ("day", "month", "year")},
         "spans": raw["spans"],
+        # The harness's shots show the names of these columns where the answer should stand; so all must be there, in order.
+        **{name: str(raw.get(name) or "") for name in ("worker_id", "hit_id")},
     }
 
 

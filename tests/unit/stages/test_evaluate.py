@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
 import pytest
 import sentencepiece
@@ -18,6 +19,9 @@ import torch
 import yaml
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
+from lm_eval.api.task import ConfigurableTask
+from lm_eval.evaluator import evaluate as lm_evaluate
+from lm_eval.tasks._yaml_loader import load_yaml
 
 from minima import flags
 from minima.benchmarks import BENCHMARKS, OWN_TASKS, PAPER, STANDARD
@@ -151,6 +155,56 @@ def test_programs_by_the_paper() -> None:
     assert found.value == 1
     assert programs[0].startswith("def twice(x: int) -> int:\n")
     assert '"""\n    y = x\n    return x + y\ndef check(candidate):\n' in programs[0]
+
+
+@pytest.mark.parametrize("chat", [False, True], ids=["plain", "chat"])
+@pytest.mark.parametrize("name", [name for name in SCRIPTS if name != "humaneval"])
+def test_the_harness_by_itself_asks_the_same(name: str, chat: bool, tmp_path: Path) -> None:
+    """Its own task files on the hub's rows: every prompt, target and metric is ours, to the letter."""
+
+    class Asked(Scripted):
+        tokenizer_name = "asked"
+
+        def apply_chat_template(self, history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+            said = "".join(f"<{message['role']}>{message['content']}" for message in history)
+            return said + "<assistant>" * add_generation_prompt
+
+    datasets.disable_progress_bars()
+    data, configs = data_of(name), []
+    for subject in data.subjects:
+        files = {p.stem: str(p) for p in (FIXTURES / name).rglob("*.jsonl") if p.parent.name in (subject, "data", "main")}
+        config = {
+            key: value for key, value in load_yaml(data.benchmark.subjects()[subject]).items() if key not in ("tag", "group")
+        }
+        config |= {"dataset_path": "json", "dataset_name": None, "num_fewshot": data.benchmark.shots}
+        configs.append(config | {"dataset_kwargs": {"data_files": files, "cache_dir": str(tmp_path)}})
+    tasks = {config["task"]: ConfigurableTask(config=config) for config in configs}
+    for task in tasks.values():
+        task.set_fewshot_seed(seed=3)
+    loaded: Any = {"tasks": tasks, "groups": {}}
+    theirs: Any = lm_evaluate(
+        Asked(SCRIPTS[name]), loaded, bootstrap_iters=1, apply_chat_template=chat, fewshot_as_multiturn=chat
+    )
+    ours = harness.score(Asked(SCRIPTS[name]), data, Protocol(STANDARD, data.benchmark.shots, chat), seed=3)
+    asked = [
+        (
+            sample["arguments"][0][0],
+            str(sample["target"]),
+            str(sample["filtered_resps"]),
+            {n: sample[n] for n in sample["metrics"]},
+        )
+        for samples in theirs["samples"].values()
+        for sample in samples
+    ]
+    mine = [(sample["prompt"], str(sample["target"]), str(sample["filtered"]), sample["metrics"]) for sample in ours.samples]
+    assert sorted(mine, key=str) == sorted(asked, key=str)
+    metric = data.benchmark.metric
+    assert sorted(part["score"] for part in ours.subjects.values()) == sorted(
+        found[metric] for found in theirs["results"].values()
+    )
+    if len(configs) == 1:
+        (found,) = theirs["results"].values()
+        assert ours.stderr == found[metric.replace(",", "_stderr,")]
 
 
 def test_shots_come_from_their_own_split() -> None:
