@@ -9,6 +9,7 @@ from typing import Any
 from jobgen.pipeline import fragment
 from jobgen.pipeline.fragment import Path_, Problems
 from jobgen.pipeline.pipeline import CONTAINER, LONGEST_JOB, NAME
+from jobgen.pod import kueue
 from minima.errors import did_you_mean, told
 
 POLICIES = {
@@ -85,6 +86,9 @@ def _replica(replica: Mapping[str, Any], kind: str, path: Path_) -> Problems:
     template = replica.get("template", {})
     path = (*path, "template")
     yield from (((*path, *where), what) for where, what in fragment.lacks(template))
+    annotations = (template.get("metadata") or {}).get("annotations") or {}
+    if isinstance(pods, int) and not any(kueue.annotations(annotations)):
+        yield from (((*path, "metadata", "annotations", key), what) for key, what in kueue.annotations(annotations, pods))
     containers = template.get("spec", {}).get("containers", [])
     if [c.get("name") for c in containers] != [CONTAINER]:
         names = ", ".join(str(c.get("name")) for c in containers)

@@ -42,6 +42,11 @@ def resources(value: Mapping[str, Any], path: Path_) -> Problems:
         yield path, "found huge pages without cpu or memory; one of these beside them is valid"
 
 
+def repeated(found: list[Any]) -> Iterator[int]:
+    """The numbers of entries that were there before."""
+    yield from (number for number, each in enumerate(found) if each in found[:number])
+
+
 def variable_source(value: Mapping[str, Any], path: Path_) -> Problems:
     if len(found := volumes.sources(value)) != 1:
         valid = "one of secretKeyRef, configMapKeyRef, fieldRef and resourceFieldRef is valid"
@@ -140,10 +145,16 @@ def container(value: Mapping[str, Any], path: Path_) -> Problems:
                 yield (*here, "recursiveReadOnly"), f"found beside mountPropagation {mount['mountPropagation']}; None is valid"
         if mount.get("mountPath") in paths or mount.get("name") in paths.values():
             yield here, "found in volumeDevices too; a volume is mounted, or is a device"
-    names = [each.get("name") for each in value.get("ports") or [] if each.get("name")]
-    for index, port in enumerate(value.get("ports") or []):
-        if names.count(port.get("name")) > 1:
-            yield (*path, "ports", str(index), "name"), f"found {told(port['name'])} twice; another name is valid"
+    ports = value.get("ports") or []
+    for index in repeated([each.get("name") or place for place, each in enumerate(ports)]):
+        yield (*path, "ports", str(index), "name"), f"found {told(ports[index]['name'])} twice; another name is valid"
+    for index in repeated([each.get("resourceName") for each in value.get("resizePolicy") or []]):
+        yield (*path, "resizePolicy", str(index)), "found a policy of this resource twice; one is valid"
+    asked = [each.get("name") for each in (value.get("resources") or {}).get("claims") or []]
+    for index in repeated(asked):  # For another of its requests the API server would take it; the operator's CRD does not.
+        yield (*path, "resources", "claims", str(index)), f"found {told(asked[index])} twice; once is valid"
+    if value.get("restartPolicyRules") and not value.get("restartPolicy"):
+        yield (*path, "restartPolicyRules"), "found without restartPolicy, which it goes with"
 
 
 RULES = {

@@ -100,10 +100,11 @@ def port_or_name(value: int | str) -> str:
 
 def address(value: str) -> str:
     try:
-        ipaddress.ip_address(value)
+        found = ipaddress.ip_address(value)
     except ValueError:
         return "an IP address is valid"
-    return "an IP address without a zone is valid" if "%" in value else ""
+    plain = "%" not in value and not (isinstance(found, ipaddress.IPv6Address) and found.ipv4_mapped)
+    return "" if plain else "an IP address, without a zone, of its own version is valid"
 
 
 def no_steps_back(value: str) -> str:
@@ -142,12 +143,17 @@ def medium(value: str) -> str:
     )
 
 
+def hosts(value: str) -> str:
+    good = all(re.fullmatch(r"[^\[\]:]*:[^\[\]:]*|\[[^\[\]]*\]:[^\[\]:]*", each) for each in value.split(","))
+    return "" if good else "HOST:PORT, or some of them with , between, is valid"
+
+
 def search(value: str) -> str:
     """A domain that names are looked up in."""
     good = value == "." or re.fullmatch(
         SUBDOMAIN.replace("[-a-z0-9]", "[-a-z0-9_]").replace("[a-z0-9]", "[a-z0-9_]"), value.removesuffix(".")
     )
-    return "" if good and len(value) <= 254 else "a domain such as svc.cluster.local is valid"
+    return "" if good and len(value) <= 253 else "a domain such as svc.cluster.local is valid"
 
 
 _secret = _config_map = _claim = _class = subdomain
@@ -168,6 +174,7 @@ FIELDS: dict[tuple[str, str], Form] = {
     ("PodDNSConfig", "nameservers"): address,
     ("PodDNSConfig", "searches"): search,
     ("Toleration", "key"): or_empty(qualified),
+    ("Toleration", "operator"): or_empty(one_of("Equal", "Exists")),
     ("PodResourceClaim", "name"): label_name,
     ("PodResourceClaim", "resourceClaimName"): subdomain,
     ("PodResourceClaim", "resourceClaimTemplateName"): subdomain,
@@ -191,7 +198,7 @@ FIELDS: dict[tuple[str, str], Form] = {
     ("PodSecurityContext", "runAsGroup"): user,
     ("PodSecurityContext", "fsGroup"): user,
     ("PodSecurityContext", "supplementalGroups"): user,
-    ("PodSecurityContext", "seLinuxChangePolicy"): one_of("Recursive", "MountOption"),
+    ("PodSecurityContext", "seLinuxChangePolicy"): one_of("Recursive"),
     ("Sysctl", "name"): sysctl,
     ("SecurityContext", "runAsUser"): user,
     ("SecurityContext", "runAsGroup"): user,
@@ -200,6 +207,9 @@ FIELDS: dict[tuple[str, str], Form] = {
     # Containers.
     ("Container", "name"): label_name,
     ("Container", "image"): or_empty(image),
+    ("Container", "restartPolicy"): one_of("Always", "OnFailure", "Never"),
+    ("ContainerRestartRule", "action"): one_of("Restart", "RestartAllContainers"),
+    ("ContainerRestartRuleOnExitCodes", "operator"): one_of("In", "NotIn"),
     ("EnvVar", "name"): variable,
     ("EnvFromSource", "prefix"): or_empty(variable),
     ("ConfigMapEnvSource", "name"): _config_map,
@@ -263,6 +273,8 @@ FIELDS: dict[tuple[str, str], Form] = {
     ("FCVolumeSource", "lun"): _within(0, 255),
     ("GCEPersistentDiskVolumeSource", "partition"): _within(0, 255),
     ("AWSElasticBlockStoreVolumeSource", "partition"): _within(0, 255),
+    ("QuobyteVolumeSource", "registry"): hosts,
+    ("QuobyteVolumeSource", "tenant"): lambda value: "" if len(value) < 65 else "at most 64 characters are valid",
     ("StorageOSVolumeSource", "volumeName"): label_name,
     ("StorageOSVolumeSource", "volumeNamespace"): or_empty(label_name),
 }
@@ -284,6 +296,7 @@ REQUIRED: dict[str, tuple[str, ...]] = {
     "ScaleIOVolumeSource": ("volumeName",),
     "StorageOSVolumeSource": ("volumeName",),
     "PodDNSConfigOption": ("name",),
+    "ContainerRestartRule": ("exitCodes",),
 }
 """What the schema lets be missing, and the server does not."""
 MAY_BE_EMPTY = ("value",)

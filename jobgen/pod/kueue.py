@@ -24,8 +24,13 @@ def label(name: str, value: str) -> str:
     return ""
 
 
-def annotations(found: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-    """What is wrong with those of a pod's template that ask for a topology, as pairs of which and what."""
+def annotations(found: Mapping[str, str], pods: int = 0) -> Iterator[tuple[str, str]]:
+    """What is wrong with those of a pod's template that ask for a topology, as pairs of which and what.
+
+    Args:
+        found: all of them.
+        pods: how many there will be; 0 where that is not known yet.
+    """
     asked = [name for name in TOPOLOGY if name in found]
     if len(asked) > 1:
         yield asked[1], f"found beside {asked[0]}; one of them is valid"
@@ -37,6 +42,8 @@ def annotations(found: Mapping[str, str]) -> Iterator[tuple[str, str]]:
         yield unconstrained, f"found {told(found[unconstrained])}; true or false is valid, in quotes"
     if SIZE in found and not (found[SIZE].isascii() and found[SIZE].isdecimal() and 0 < int(found[SIZE]) < 2**31):
         yield SIZE, f"found {told(found[SIZE])}; a whole number above 0 is valid, in quotes"
+    if found.get(SIZE, "").isdecimal() and int(found[SIZE]) > pods > 0:
+        yield SIZE, f"found {told(found[SIZE])}, more than {pods}, the pods of the job; at most as many are valid"
     if (SIZE in found) != (SLICE in found):
         one, other = (SIZE, SLICE) if SIZE in found else (SLICE, SIZE)
         yield one, f"found without {other}; they go together"

@@ -49,6 +49,8 @@ def node_selector_term(value: Mapping[str, Any], path: Path_) -> Problems:
             yield (*here, "operator"), f"found {told(each.get('operator'))}; In or NotIn is valid for a node's name"
         elif len(each.get("values") or []) != 1:
             yield here, f"found {len(each.get('values') or [])} values; one name of a node is valid"
+        elif valid := forms.subdomain(each["values"][0]):
+            yield (*here, "values", "0"), f"found {told(each['values'][0])}; {valid}"
 
 
 def node_selector(value: Mapping[str, Any], path: Path_) -> Problems:

@@ -1,6 +1,7 @@
 """What the API server takes of a whole pod: what its parts say together, and where one names another."""
 
 from collections.abc import Iterator, Mapping
+from fractions import Fraction
 from typing import Any
 
 from jobgen.pod import containers, kueue, quantities, scheduling, volumes
@@ -13,6 +14,12 @@ Problems = Iterator[tuple[Path_, str]]
 KINDS = ("initContainers", "containers")
 HOST = ("hostNetwork", "hostPID", "hostIPC")
 APPARMOR = "container.apparmor.security.beta.kubernetes.io/"
+SECCOMP, SECCOMP_OF = "seccomp.security.alpha.kubernetes.io/pod", "container.seccomp.security.alpha.kubernetes.io/"
+PROFILES = {"RuntimeDefault": "runtime/default", "Unconfined": "unconfined"}
+OTHERS = {
+    "scheduler.alpha.kubernetes.io/tolerations": "`tolerations` says it",
+    "kubernetes.io/config.mirror": "it is of pods that a kubelet has of a file",
+}
 DELETION_COST = "controller.kubernetes.io/pod-deletion-cost"
 OF_HOST = {
     "hostNetwork": ("net.",),
@@ -28,15 +35,32 @@ def template(value: Mapping[str, Any], path: Path_) -> Problems:
     if (size := sum(len(each.encode()) for pair in annotations.items() for each in pair)) > LONGEST_ANNOTATIONS:
         yield here, f"found {size:,} bytes; at most {LONGEST_ANNOTATIONS:,} are valid"
     yield from (((*here, key), what) for key, what in kueue.annotations(annotations))
-    names = {each.get("name") for kind in KINDS for each in spec.get(kind) or []}
     for key, text in annotations.items():
         if key == DELETION_COST and not (text.lstrip("-").isdecimal() and -(2**31) <= int(text) < 2**31):
             yield (*here, key), f"found {told(text)}; a whole number is valid, in quotes"
-        if key.startswith(APPARMOR):
-            if (name := key.removeprefix(APPARMOR)) not in names:
-                yield (*here, key), f"found no container {told(name)}; {did_you_mean(name, names)}"
-            if text not in {"", "runtime/default", "unconfined"} and not text.startswith("localhost/"):
-                yield (*here, key), f"found {told(text)}; runtime/default, unconfined or localhost/NAME is valid"
+        if key in OTHERS:
+            yield (*here, key), f"refused: {OTHERS[key]}"
+    yield from _profiles(annotations, spec, here)
+
+
+def _profiles(annotations: Mapping[str, str], spec: Mapping[str, Any], path: Path_) -> Problems:
+    """Annotations that were there before the fields of AppArmor and seccomp, which they must not contradict."""
+    security = spec.get("securityContext") or {}
+    boxes = {each.get("name"): each.get("securityContext") or {} for kind in KINDS for each in spec.get(kind) or []}
+    for key, text in annotations.items():
+        if key != SECCOMP and not key.startswith((APPARMOR, SECCOMP_OF)):
+            continue
+        prefix, field = (APPARMOR, "appArmorProfile") if key.startswith(APPARMOR) else (SECCOMP_OF, "seccompProfile")
+        name = key.removeprefix(prefix)
+        if prefix == APPARMOR and name not in boxes:
+            yield (*path, key), f"found no container {told(name)}; {did_you_mean(name, boxes)}"
+        if text not in PROFILES.values() and not text.startswith("localhost/") and (text or prefix != APPARMOR):
+            yield (*path, key), f"found {told(text)}; runtime/default, unconfined or localhost/NAME is valid"
+        of_pod = security.get(field) if key == SECCOMP or prefix == APPARMOR else None
+        if said := (boxes.get(name) or {}).get(field) or of_pod:
+            same = PROFILES.get(said.get("type"), f"localhost/{said.get('localhostProfile')}")
+            if text != same:
+                yield (*path, key), f"found {told(text)} beside {field}, which says {same}; the same, or one of them, is valid"
 
 
 def pod(value: Mapping[str, Any], path: Path_) -> Problems:
@@ -53,17 +77,24 @@ def _containers(value: Mapping[str, Any], path: Path_) -> Problems:
         here = (*path, "initContainers", str(place))
         if each.get("name") in regular:
             yield (*here, "name"), f"found {told(each['name'])}, which another container has; another name is valid"
-        if each.get("restartPolicy") is None:
+        if each.get("restartPolicy") != "Always":
             for key in (*PROBES, "lifecycle"):
                 if each.get(key) is not None:
                     yield (
                         (*here, key),
                         "found without restartPolicy: Always, which a sidecar has; what runs to its end has none",
                     )
-        elif each["restartPolicy"] != "Always":
-            yield (*here, "restartPolicy"), f"found {told(each['restartPolicy'])}; Always is valid, of a sidecar"
-        if each.get("restartPolicyRules"):
-            yield (*here, "restartPolicyRules"), "refused: the pod's restart is decided by exit codes"
+    # Those of init containers are of one after the other.
+    groups = [_each_container({"containers": value.get("containers")}, path)]
+    groups += [iter([each]) for each in _each_container({"initContainers": value.get("initContainers")}, path)]
+    for group in groups:
+        taken: list[tuple[Any, ...]] = []
+        for here, each in group:
+            for index, port in enumerate(each.get("ports") or []):
+                one = (port.get("protocol") or "TCP", port.get("hostIP") or "", port.get("hostPort"))
+                if port.get("hostPort") and one in taken:
+                    yield (*here, "ports", str(index), "hostPort"), f"found {port['hostPort']} twice; another port is valid"
+                taken.append(one)
     grace = value.get("terminationGracePeriodSeconds", 30)
     for here, each in _each_container(value, path):
         for event, action in (each.get("lifecycle") or {}).items():
@@ -95,6 +126,9 @@ def _namespaces(value: Mapping[str, Any], path: Path_) -> Problems:
                     (*path, "securityContext", "sysctls", str(place), "name"),
                     f"found {name} beside {key}: it would be the node's",
                 )
+    names = [each.get("name") for each in security.get("sysctls") or []]
+    for index in containers.repeated(names):
+        yield (*path, "securityContext", "sysctls", str(index), "name"), f"found {told(names[index])} twice; once is valid"
     for here, each in _each_container(value, path):
         if value.get("hostUsers") is not False and (each.get("securityContext") or {}).get("procMount") == "Unmasked":
             yield (*here, "securityContext", "procMount"), "found Unmasked without the pod's hostUsers: false, which it takes"
@@ -154,9 +188,10 @@ def _names(value: Mapping[str, Any], path: Path_) -> Problems:
                 yield (*here, "resources", "claims", str(index)), what
         for index, variable in enumerate(each.get("env") or []):
             file = (variable.get("valueFrom") or {}).get("fileKeyRef")
-            if file is not None and file.get("volumeName") not in known:
+            if file is not None and "emptyDir" not in known.get(file.get("volumeName"), {}):
                 place = (*here, "env", str(index), "valueFrom", "fileKeyRef", "volumeName")
-                yield place, f"no volume {told(file.get('volumeName'))}; {did_you_mean(str(file.get('volumeName')), known)}"
+                folders = [str(name) for name, volume in known.items() if "emptyDir" in volume]
+                yield place, f"no emptyDir {told(file.get('volumeName'))}; {did_you_mean(str(file.get('volumeName')), folders)}"
     for place_, each in enumerate(value.get("resourceClaims") or []):
         if len(volumes.sources(each, ("name",))) != 1:
             yield (
@@ -176,19 +211,29 @@ def _resources(value: Mapping[str, Any], path: Path_) -> Problems:
             if name not in {"cpu", "memory"} and not quantities.is_huge(name):
                 yield (*here, side, name), f"found {told(name)} for the whole pod; cpu, memory and huge pages are valid"
     for name, amount in (whole.get("requests") or {}).items():
-        asked = sum(
-            number(((each.get("resources") or {}).get("requests") or {}).get(name, 0)) for each in value.get("containers") or []
-        )
-        if number(amount) < asked:
-            yield (
-                (*here, "requests", name),
-                f"found {told(amount)}, less than its containers ask for together; at least as much is valid",
-            )
+        if number(amount) < _asked(value, name):
+            what = "less than its containers ask for together; at least as much is valid"
+            yield (*here, "requests", name), f"found {told(amount)}, {what}"
+    for name, amount in (value.get("overhead") or {}).items():
+        if problem := quantities.name_problem(name) or quantities.amount_problem(name, amount):
+            yield (*path, "overhead", name), problem
     for name, amount in (whole.get("limits") or {}).items():
         for each in value.get("containers") or []:
             limit = ((each.get("resources") or {}).get("limits") or {}).get(name)
             if limit is not None and number(limit) > number(amount):
                 yield (*here, "limits", name), f"found {told(amount)}, below the container {each.get('name')}'s {told(limit)}"
+
+
+def _asked(value: Mapping[str, Any], name: str) -> Fraction:
+    """How much of a resource the containers of a pod ask for at once: sidecars stay, each other one that comes first ends."""
+    sidecars = first = Fraction()
+    for each in value.get("initContainers") or []:
+        one = number(((each.get("resources") or {}).get("requests") or {}).get(name, 0))
+        first = max(first, sidecars + one)
+        if each.get("restartPolicy") == "Always":
+            sidecars += one
+    regular = [((each.get("resources") or {}).get("requests") or {}).get(name, 0) for each in value.get("containers") or []]
+    return max(first, sidecars + sum(map(number, regular), Fraction()))
 
 
 RULES = {**scheduling.RULES, **volumes.RULES, **containers.RULES, "PodTemplateSpec": template, "PodSpec": pod}

@@ -128,9 +128,16 @@ def claim(value: Mapping[str, Any], path: Path_) -> Problems:
             yield (*path, "dataSource"), "found beside another dataSourceRef; one of them is valid"
 
 
+def named_secret(value: Mapping[str, Any], path: Path_) -> Problems:
+    """Of drivers whose reference to a Secret must name one."""
+    for key in ("nodePublishSecretRef", "secretRef"):
+        if value.get(key) is not None and not value[key].get("name"):
+            yield (*path, key), "name is missing"
+
+
 def iscsi(value: Mapping[str, Any], path: Path_) -> Problems:
     for key in ("iqn", "initiatorName"):
-        if value.get(key) and not value[key].startswith(("iqn", "eui", "naa")):
+        if value.get(key) is not None and not value[key].startswith(("iqn", "eui", "naa")):
             yield (*path, key), f"found {told(value[key])}; a name that begins with iqn, eui or naa is valid"
     if (value.get("chapAuthDiscovery") or value.get("chapAuthSession")) and value.get("secretRef") is None:
         yield path, "secretRef is missing; who logs in by CHAP has a secret"
@@ -172,6 +179,9 @@ RULES = {
     "ClusterTrustBundleProjection": trust_bundle,
     "DownwardAPIVolumeFile": downward_file,
     "PersistentVolumeClaimSpec": claim,
+    "CSIVolumeSource": named_secret,
+    "CinderVolumeSource": named_secret,
+    "StorageOSVolumeSource": named_secret,
     "ISCSIVolumeSource": iscsi,
     "FCVolumeSource": fibre_channel,
     "AzureDiskVolumeSource": azure_disk,

@@ -32,6 +32,25 @@ REFUSED: dict[str, tuple[str, str]] = {
         "metadata.annotations.controller",
         "whole number",
     ),
+    "metadata: {annotations: {container.apparmor.security.beta.kubernetes.io/pytorch: unconfined}, labels: {A/b: c}}": (
+        "metadata.labels.A/b",
+        "such as team",
+    ),
+    "{securityContext: {appArmorProfile: {type: RuntimeDefault}}, metadata: {annotations: "
+    "{container.apparmor.security.beta.kubernetes.io/pytorch: unconfined}}}": (
+        "container.apparmor",
+        "which says runtime/default",
+    ),
+    "metadata: {annotations: {seccomp.security.alpha.kubernetes.io/pod: foo}}": ("seccomp.security", "localhost/NAME is valid"),
+    "metadata: {annotations: {seccomp.security.alpha.kubernetes.io/pod: unconfined}}": (
+        "seccomp.security",
+        "which says runtime/default",
+    ),
+    "metadata: {annotations: {scheduler.alpha.kubernetes.io/tolerations: foo}}": ("scheduler.alpha", "`tolerations` says it"),
+    "metadata: {annotations: {kubernetes.io/config.mirror: foo}}": (
+        "kubernetes.io/config.mirror",
+        "of pods that a kubelet has",
+    ),
     # Names of other objects, and the pod's own fields.
     "serviceAccountName: Train_er": ("spec.serviceAccountName", "a name of a-z, 0-9, - and ."),
     "serviceAccountName: a..b": ("spec.serviceAccountName", "a name of a-z"),
@@ -79,7 +98,30 @@ REFUSED: dict[str, tuple[str, str]] = {
     ),
     "resourceClaims: [{name: G_PU, resourceClaimName: a}]": ("spec.resourceClaims.0.name", "DNS-1123 label"),
     "main: {resources: {claims: [{name: gpu}]}}": ("resources.claims.0", "no entry 'gpu' of resourceClaims"),
+    "{resourceClaims: [{name: g, resourceClaimName: a}], containers: [{name: pytorch, resources: "
+    "{claims: [{name: g}, {name: g, request: r}]}}]}": ("resources.claims.1", "'g' twice"),
+    "{resourceClaims: [{name: g, resourceClaimName: a}], containers: [{name: pytorch, resources: "
+    "{claims: [{name: g, request: A_b}]}}]}": ("resources.claims.0.request", "DNS-1123 label"),
+    "{resourceClaims: [{name: g, resourceClaimName: a}], containers: [{name: pytorch, resources: "
+    "{claims: [{name: g, request: a}, {name: g, request: b}]}}]}": ("resources.claims.1", "'g' twice"),
+    "resources: {requests: {hugepages-2Mi: 2Mi}}": ("spec.resources.requests.hugepages-2Mi", "without a limit"),
+    "resources: {claims: [{name: a}]}": ("spec.resources.claims", "for the whole pod"),
+    "{runtimeClassName: a, overhead: {efa: 1}}": ("spec.overhead.efa", "a name with its domain"),
+    "{hostUsers: false, hostNetwork: true}": ("spec.hostUsers", "beside hostNetwork"),
+    "dnsConfig: {nameservers: ['::ffff:1.2.3.4']}": ("nameservers.0", "of its own version"),
+    "hostAliases: [{ip: 10.0.0.01, hostnames: [a]}]": ("hostAliases.0.ip", "an IP address"),
+    "hostAliases: [{ip: 'fe80::1%eth0', hostnames: [a]}]": ("hostAliases.0.ip", "without a zone"),
     # Where pods go.
+    "tolerations: [{key: a, operator: Lt, value: '5', effect: NoSchedule}]": ("tolerations.0.operator", "valid: Equal, Exists"),
+    "{metadata: {labels: {a: b}}, spread: {matchLabelKeys: [a], labelSelector: {matchLabels: {a: b}}}}": (
+        "matchLabelKeys.0",
+        "labelSelector names too",
+    ),
+    "{metadata: {labels: {a: b}}, pods: {topologyKey: a, matchLabelKeys: [a], labelSelector: {matchLabels: {a: b}}}}": (
+        "matchLabelKeys.0",
+        "labelSelector names too",
+    ),
+    "field: {key: metadata.name, operator: In, values: [A_B]}": ("matchFields.0.values.0", "a name of a-z"),
     "nodeSelector: {a b: c}": ("spec.nodeSelector.a b", "such as team"),
     "nodeSelector: {a: b c}": ("spec.nodeSelector.a", "a label's value"),
     "tolerations: [{key: a, operator: Exists, value: b}]": ("spec.tolerations.0.value", "beside operator Exists"),
@@ -106,7 +148,6 @@ REFUSED: dict[str, tuple[str, str]] = {
     "spread: {minDomains: 0}": ("topologySpreadConstraints.0.minDomains", "from 1"),
     "spread: {nodeTaintsPolicy: Honour}": ("topologySpreadConstraints.0.nodeTaintsPolicy", "Honor"),
     "spread: {matchLabelKeys: [a]}": ("topologySpreadConstraints.0.matchLabelKeys", "without labelSelector"),
-    "spread: {matchLabelKeys: [a], labelSelector: {matchLabels: {a: b}}}": ("matchLabelKeys.0", "labelSelector names too"),
     "spread: {labelSelector: {matchLabels: {a: b c}}}": ("labelSelector.matchLabels.a", "a label's value"),
     "spread: {labelSelector: {matchExpressions: [{key: a, operator: Is}]}}": (
         "matchExpressions.0.operator",
@@ -154,7 +195,7 @@ REFUSED: dict[str, tuple[str, str]] = {
     "securityContext: {supplementalGroups: [5, -1]}": ("securityContext.supplementalGroups.1", "from 0"),
     "securityContext: {fsGroupChangePolicy: Sometimes}": ("securityContext.fsGroupChangePolicy", "OnRootMismatch"),
     "securityContext: {supplementalGroupsPolicy: Sometimes}": ("securityContext.supplementalGroupsPolicy", "Strict"),
-    "securityContext: {seLinuxChangePolicy: Sometimes}": ("securityContext.seLinuxChangePolicy", "MountOption"),
+    "securityContext: {seLinuxChangePolicy: Sometimes}": ("securityContext.seLinuxChangePolicy", "Recursive"),
     "securityContext: {seccompProfile: {type: Localhost}}": ("securityContext.seccompProfile", "localhostProfile is missing"),
     "securityContext: {seccompProfile: {localhostProfile: a}}": ("seccompProfile.localhostProfile", "goes with Localhost"),
     "securityContext: {seccompProfile: {type: Localhost, localhostProfile: ../a}}": (
@@ -168,7 +209,13 @@ REFUSED: dict[str, tuple[str, str]] = {
         "goes with Localhost",
     ),
     "securityContext: {sysctls: [{name: Net.core, value: '1'}]}": ("sysctls.0.name", "a kernel setting"),
-    "securityContext: {sysctls: [{name: a.b}]}": ("sysctls.0", "value is missing"),
+    "securityContext: {sysctls: [{name: a.b, value: '1'}, {name: a.b, value: '2'}]}": ("sysctls.1.name", "'a.b' twice"),
+    "{hostIPC: true, securityContext: {sysctls: [{name: kernel.sem, value: '1'}]}}": ("sysctls.0.name", "beside hostIPC"),
+    "securityContext: {seLinuxChangePolicy: MountOption}": ("securityContext.seLinuxChangePolicy", "Recursive"),
+    "main: {securityContext: {appArmorProfile: {type: Localhost, localhostProfile: ''}}}": (
+        "appArmorProfile",
+        "goes with type Localhost",
+    ),
     "{hostNetwork: true, securityContext: {sysctls: [{name: net.core.somaxconn, value: '1'}]}}": (
         "sysctls.0.name",
         "beside hostNetwork",
@@ -201,6 +248,11 @@ REFUSED: dict[str, tuple[str, str]] = {
     ),
     "init: {resources: {limits: {hugepages-2Mi: 2Mi}}}": ("initContainers.0.resources", "without cpu or memory"),
     "init: {resources: {limits: {cpu: -1}}}": ("resources.limits.cpu", "0 or more"),
+    "main: {resizePolicy: [{resourceName: cpu, restartPolicy: NotRequired}, "
+    "{resourceName: cpu, restartPolicy: NotRequired}]}": (
+        "resizePolicy",
+        "twice",
+    ),
     "main: {resizePolicy: [{resourceName: gpu, restartPolicy: NotRequired}]}": ("resizePolicy.0.resourceName", "cpu"),
     "main: {resizePolicy: [{resourceName: cpu, restartPolicy: Never}]}": ("resizePolicy.0.restartPolicy", "NotRequired"),
     # Variables.
@@ -237,6 +289,11 @@ REFUSED: dict[str, tuple[str, str]] = {
         "configMapKeyRef and secretKeyRef",
     ),
     "env: {value: x, valueFrom: {configMapKeyRef: {name: a, key: b}}}": ("env.0", "one of them is valid"),
+    "env: {valueFrom: {fileKeyRef: {volumeName: workspace, path: a, key: b}}}": (
+        "fileKeyRef.volumeName",
+        "no emptyDir 'workspace'",
+    ),
+    "init: {env: [{name: 'é', value: c}]}": ("initContainers.0.env.0.name", "printable ASCII"),
     "main: {envFrom: [{}]}": ("envFrom.0", "one of configMapRef and secretRef"),
     "main: {envFrom: [{secretRef: {name: A}}]}": ("envFrom.0.secretRef.name", "a name of a-z"),
     "main: {envFrom: [{secretRef: {}}]}": ("envFrom.0.secretRef", "name is missing"),
@@ -270,6 +327,22 @@ REFUSED: dict[str, tuple[str, str]] = {
         "volumeClaimTemplate.spec",
         "storage is missing",
     ),
+    "volume: {csi: {driver: a.b, nodePublishSecretRef: {}}}": ("csi.nodePublishSecretRef", "name is missing"),
+    "volume: {gitRepo: {repository: a, directory: ../b}}": ("gitRepo.directory", "without .."),
+    "volume: {quobyte: {registry: a, volume: b}}": ("quobyte.registry", "HOST:PORT"),
+    "volume: {cinder: {volumeID: a, secretRef: {}}}": ("cinder.secretRef", "name is missing"),
+    "volume: {ephemeral: {volumeClaimTemplate: {metadata: {labels: {a: b c}}, spec: {accessModes: [ReadWriteOnce], "
+    "resources: {requests: {storage: 1Gi}}}}}}": ("metadata.labels.a", "a label's value"),
+    "claim: {dataSourceRef: {kind: A, name: a, apiGroup: A_B}}": ("dataSourceRef.apiGroup", "a name of a-z"),
+    "claim: {dataSourceRef: {kind: A, name: a, apiGroup: a.b, namespace: B_}}": ("dataSourceRef.namespace", "DNS-1123 label"),
+    "claim: {volumeMode: Blok}": ("spec.volumeMode", "did you mean 'Block'?"),
+    "{volumes: [{name: data, persistentVolumeClaim: {claimName: a}}], containers: [{name: pytorch, volumeDevices: "
+    "[{name: data, devicePath: /dev/x}], volumeMounts: [{name: data, mountPath: /a}]}]}": (
+        "volumeMounts.0",
+        "in volumeDevices too",
+    ),
+    "{volumes: [{name: data, persistentVolumeClaim: {claimName: a}}], containers: [{name: pytorch, volumeDevices: "
+    "[{name: data, devicePath: /dev/../x}]}]}": ("volumeDevices.0.devicePath", "without .."),
     "claim: {accessModes: []}": ("volumeClaimTemplate.spec", "accessModes is missing"),
     "claim: {accessModes: [ReadWriteMost]}": ("spec.accessModes.0", "did you mean"),
     "claim: {accessModes: [ReadWriteOncePod, ReadWriteMany]}": ("spec.accessModes", "valid alone"),
@@ -302,7 +375,6 @@ REFUSED: dict[str, tuple[str, str]] = {
         "from 600",
     ),
     "volume: {projected: {sources: [{serviceAccountToken: {path: /a}}]}}": ("serviceAccountToken.path", "a relative path"),
-    "volume: {projected: {sources: [{clusterTrustBundle: {path: a}}]}}": ("clusterTrustBundle", "one of name and signerName"),
     "volume: {iscsi: {targetPortal: a, iqn: b, lun: 0}}": ("iscsi.iqn", "begins with iqn"),
     "volume: {iscsi: {targetPortal: a, iqn: eui.0123456789abcdef, lun: 256}}": ("iscsi.lun", "from 0 to 255"),
     "volume: {fc: {targetWWNs: [a]}}": ("volumes.0.fc", "lun is missing"),
@@ -339,6 +411,16 @@ REFUSED: dict[str, tuple[str, str]] = {
     "initContainers: [{name: i}]": ("initContainers.0", "image is missing"),
     "initContainers: [{name: A_B, image: x}]": ("initContainers.0.name", "DNS-1123 label"),
     "initContainers: [{name: pytorch, image: x}]": ("initContainers.0.name", "another container has"),
+    "init: {ports: [{containerPort: 80, hostPort: 1}, {containerPort: 81, hostPort: 1}]}": ("ports.1.hostPort", "1 twice"),
+    "init: {restartPolicyRules: [{action: Restart, exitCodes: {operator: In, values: [1]}}]}": (
+        "restartPolicyRules",
+        "without restartPolicy",
+    ),
+    "init: {restartPolicy: Never, restartPolicyRules: [{action: Stop, exitCodes: {operator: In, values: [1]}}]}": (
+        "action",
+        "Restart",
+    ),
+    "init: {restartPolicy: Never, restartPolicyRules: [{action: Restart}]}": ("restartPolicyRules.0", "exitCodes is missing"),
     "init: {restartPolicy: Sometimes}": ("initContainers.0.restartPolicy", "Always"),
     "init: {livenessProbe: {exec: {command: [a]}}}": ("initContainers.0.livenessProbe", "without restartPolicy: Always"),
     "init: {lifecycle: {preStop: {exec: {command: [a]}}}}": ("initContainers.0.lifecycle", "without restartPolicy: Always"),
@@ -346,7 +428,7 @@ REFUSED: dict[str, tuple[str, str]] = {
     "init: {ports: [{containerPort: 70000}]}": ("ports.0.containerPort", "from 1 to 65535"),
     "init: {ports: [{containerPort: 80, name: A}]}": ("ports.0.name", "a port's name"),
     "init: {ports: [{containerPort: 80, name: a-much-too-long-name}]}": ("ports.0.name", "a port's name"),
-    "init: {ports: [{containerPort: 80, name: a}, {containerPort: 81, name: a}]}": ("ports.0.name", "twice"),
+    "init: {ports: [{containerPort: 80, name: a}, {containerPort: 81, name: a}]}": ("ports.1.name", "twice"),
     "init: {ports: [{containerPort: 80, protocol: HTTP}]}": ("ports.0.protocol", "TCP"),
     "init: {imagePullPolicy: Sometimes}": ("imagePullPolicy", "IfNotPresent"),
     "main: {livenessProbe: {}}": ("livenessProbe", "found nothing to do"),
@@ -355,6 +437,8 @@ REFUSED: dict[str, tuple[str, str]] = {
     "main: {livenessProbe: {exec: {command: [a]}, successThreshold: 2}}": ("livenessProbe.successThreshold", "1 is valid"),
     "main: {livenessProbe: {exec: {command: [a]}, periodSeconds: -1}}": ("livenessProbe.periodSeconds", "from 0"),
     "main: {livenessProbe: {tcpSocket: {port: 0}}}": ("livenessProbe.tcpSocket.port", "from 1 to 65535"),
+    "main: {livenessProbe: {httpGet: {port: '80'}}}": ("livenessProbe.httpGet.port", "a port's name"),
+    "main: {livenessProbe: {grpc: {port: 0}}}": ("livenessProbe.grpc.port", "from 1 to 65535"),
     "main: {livenessProbe: {httpGet: {port: http_port}}}": ("livenessProbe.httpGet.port", "a port's name"),
     "main: {livenessProbe: {httpGet: {port: 80, scheme: FTP}}}": ("livenessProbe.httpGet.scheme", "HTTP"),
     "main: {livenessProbe: {httpGet: {port: 80, httpHeaders: [{name: a b, value: c}]}}}": (
@@ -374,7 +458,20 @@ REFUSED: dict[str, tuple[str, str]] = {
         "terminationGracePeriodSeconds, is valid",
     ),
     "main: {lifecycle: {preStop: {}}}": ("lifecycle.preStop", "found nothing to do"),
+    "main: {lifecycle: {preStop: {sleep: {seconds: -1}}}}": ("lifecycle.preStop.sleep.seconds", "found -1"),
     # Kueue's webhooks.
+    "metadata: {annotations: {kueue.x-k8s.io/podset-unconstrained-topology: maybe}}": (
+        "podset-unconstrained-topology",
+        "true or false",
+    ),
+    "metadata: {annotations: {kueue.x-k8s.io/podset-group-name: '5', kueue.x-k8s.io/podset-required-topology: a}}": (
+        "podset-group-name",
+        "that is no number",
+    ),
+    "metadata: {annotations: {kueue.x-k8s.io/podset-slice-size: '2', kueue.x-k8s.io/podset-slice-required-topology: a}}": (
+        "podset-slice-size",
+        "more than 1, the pods of the job",
+    ),
     "metadata: {annotations: {kueue.x-k8s.io/podset-required-topology: a b}}": ("podset-required-topology", "such as team"),
     "metadata: {annotations: {kueue.x-k8s.io/podset-required-topology: a, kueue.x-k8s.io/podset-preferred-topology: a}}": (
         "podset-preferred-topology",
@@ -387,6 +484,11 @@ STRICTER: dict[str, tuple[str, str]] = {
     "terminationGracePeriodSeconds: -1": ("terminationGracePeriodSeconds", "0 or more"),
     "imagePullSecrets: [{name: Bad_Name}]": ("imagePullSecrets.0.name", "a name of a-z"),
     "volume: {}": ("spec.volumes.0", "found no source"),
+    "spread: {matchLabelKeys: [a], labelSelector: {matchLabels: {a: b}}}": ("matchLabelKeys.0", "labelSelector names too"),
+    "volume: {projected: {sources: [{clusterTrustBundle: {path: a}}]}}": ("clusterTrustBundle", "one of name and signerName"),
+    "volume: {secret: {secretName: a, items: [{key: a b, path: c}]}}": ("items.0.key", "a key of letters"),
+    "main: {resources: {limits: {rdma/ib: 0.9999}}}": ("resources.limits.rdma/ib", "a whole number"),
+    "main: {lifecycle: {stopSignal: SIGFOO}}": ("lifecycle.stopSignal", "SIGIO"),
     "volume: {emptyDir: {medium: Disk}}": ("emptyDir.medium", "Memory"),
     "volume: {persistentVolumeClaim: {claimName: data..v1}}": ("claimName", "a name of a-z"),
     "volume: {secret: {secretName: Bad_Name}}": ("secretName", "a name of a-z"),
@@ -412,7 +514,7 @@ TAKEN = (
     "metadata: {annotations: {container.apparmor.security.beta.kubernetes.io/pytorch: runtime/default}}",
     "metadata: {annotations: {controller.kubernetes.io/pod-deletion-cost: '-5'}}",
     "metadata: {annotations: {kueue.x-k8s.io/podset-required-topology: cloud.google.com/gce-topology-block}}",
-    "metadata: {annotations: {kueue.x-k8s.io/podset-slice-size: '2', kueue.x-k8s.io/podset-slice-required-topology: a}}",
+    "metadata: {annotations: {kueue.x-k8s.io/podset-slice-size: '1', kueue.x-k8s.io/podset-slice-required-topology: a}}",
     "serviceAccountName: a.b",
     "{serviceAccountName: '', priorityClassName: '', nodeName: ''}",
     "schedulerName: my_Scheduler",
@@ -442,7 +544,7 @@ TAKEN = (
     "pods: {topologyKey: a, namespaces: [b], namespaceSelector: {}, "
     "labelSelector: {matchLabels: {a: b}}, mismatchLabelKeys: [a]}",
     "securityContext: {runAsUser: 2147483647, supplementalGroups: [0], fsGroupChangePolicy: Always, "
-    "seLinuxChangePolicy: MountOption}",
+    "seLinuxChangePolicy: Recursive}",
     "securityContext: {seccompProfile: {type: Localhost, localhostProfile: a/b.json}}",
     "securityContext: {sysctls: [{name: net/core/somaxconn, value: '1'}, {name: kernel.shm_rmid_forced, value: '1'}]}",
     "main: {securityContext: {capabilities: {add: [IPC_LOCK, sys_ptrace]}}}",
@@ -480,6 +582,19 @@ TAKEN = (
     "init: {restartPolicy: Always, startupProbe: {httpGet: {port: http}}, lifecycle: {preStop: {sleep: {seconds: 0}}}}",
     "init: {ports: [{containerPort: 80, hostPort: 8080, name: a-1}, {containerPort: 81}]}",
     "main: {readinessProbe: {grpc: {port: 1}, successThreshold: 3}, livenessProbe: {tcpSocket: {port: pytorchjob-port}}}",
+    "init: {restartPolicy: OnFailure, restartPolicyRules: [{action: Restart, exitCodes: {operator: NotIn, values: [1, 255]}}]}",
+    "init: {resizePolicy: [{resourceName: cpu, restartPolicy: NotRequired}]}",
+    "env: {valueFrom: {fileKeyRef: {volumeName: tmp, path: a, key: b}}}",
+    "dnsConfig: {searches: ['.', _a._b]}",
+    "main: {resources: {limits: {rdma/ib: 0, a.b/c: 1E, d.e/f: 1e100}}}",
+    "volume: {projected: {sources: [{serviceAccountToken: {path: a}}, {secret: {name: a, items: [{key: b, path: a}]}}]}}",
+    "main: {volumeMounts: [{name: tmp, mountPath: /tmp/, subPath: ''}]}",
+    "main: {livenessProbe: {httpGet: {port: 80, path: ''}, successThreshold: 0}}",
+    "{volumes: [{name: data, persistentVolumeClaim: {claimName: a}}], containers: [{name: pytorch, volumeDevices: "
+    "[{name: data, devicePath: dev/x}]}]}",
+    "{hostNetwork: true, initContainers: [{name: i, image: x, ports: [{containerPort: 80, hostPort: 81}]}]}",
+    "metadata: {annotations: {seccomp.security.alpha.kubernetes.io/pod: runtime/default}}",
+    "metadata: {annotations: {kueue.x-k8s.io/podset-group-name: g, kueue.x-k8s.io/podset-required-topology: a}}",
     "initContainers: [{name: i, image: 'Site.example:5000/a/b_c:V1.2'}]",
 )
 """What both take."""
