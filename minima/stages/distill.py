@@ -7,23 +7,30 @@ import torch
 from minima.data import tokenization
 from minima.data.batch import Batch
 from minima.errors import UsageError
-from minima.models import placement, pretrained
+from minima.models import pretrained
 from minima.options import Distill
-from minima.training import folders, loop, loss
-from minima.training.group import Group
+from minima.training import folders, loss, stage
 from minima.workspace.artifact import Output
 
 
 def run(options: Distill, output: Output) -> dict[str, Any]:
-    """Write the trained student to `output.folder` and return the metrics; `loop.train` says what is raised.
+    """Write the trained student to `output.folder` and return the metrics; `stage.run` says what else is raised.
 
     Raises:
         UsageError: teacher and student have vocabularies of different sizes.
         DataError: their ids mean different text, or the sequences are longer than the teacher's positions.
     """
-    group = Group(placement.device())
-    output.progress.phase("loading")
-    train_records, dev_records = folders.records("record_path_or_regex", "student_model_name_or_path", options)
+
+    def begin() -> tuple[Any, loss.BatchLoss]:
+        check_same(options)
+        teacher = folders.model(options.teacher_model_name_or_path, options).requires_grad_(False)
+        return folders.model(options.student_model_name_or_path, options), batch_loss(teacher, options)
+
+    return stage.run(options, output, begin, model="student_model_name_or_path")
+
+
+def check_same(options: Distill) -> None:
+    """Check that teacher and student speak of the same ids; raises what `run` says."""
     places = folders.place(options.teacher_model_name_or_path), folders.place(options.student_model_name_or_path)
     teacher_config, student_config = map(pretrained.config, places)
     if teacher_config.vocab_size != student_config.vocab_size:
@@ -36,20 +43,6 @@ def run(options: Distill, output: Output) -> dict[str, Any]:
     teacher_tokenizer, tokenizer = map(tokenization.load, places)
     tokenization.check_same(teacher_tokenizer, tokenizer, "teacher_model_name_or_path")
     pretrained.check_positions(teacher_config, options.max_seq_length)
-    teacher = folders.model(options.teacher_model_name_or_path, options).requires_grad_(False)
-    student = folders.model(options.student_model_name_or_path, options)
-    metrics = loop.train(
-        student,
-        batch_loss=batch_loss(teacher, options),
-        train_records=train_records,
-        dev_records=dev_records,
-        options=options,
-        output=output,
-        group=group,
-    )
-    if group.rank == 0:
-        folders.write(student, options.student_model_name_or_path, options, output)
-    return metrics
 
 
 def batch_loss(teacher: pretrained.Model, options: Distill) -> loss.BatchLoss:

@@ -10,46 +10,38 @@ from peft import LoraConfig, PeftModel, get_peft_model
 
 from minima.data.chat import TEMPLATE_FILE
 from minima.data.records import Records
-from minima.models import placement, pretrained
+from minima.models import pretrained
 from minima.options import Finetune
-from minima.training import folders, loop, loss
-from minima.training.group import Group
+from minima.training import folders, loss, stage
 from minima.workspace.artifact import Output
 
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
 def run(options: Finetune, output: Output) -> dict[str, Any]:
-    """Write the finetuned model to `output.folder` and return the metrics; `loop.train` says what is raised.
+    """Write the finetuned model to `output.folder` and return the metrics; `stage.run` says what is raised.
 
     With LoRA the folder's root is the merged model, and `adapter/` the adapters alone, as peft loads them.
     """
-    group = Group(placement.device())
-    output.progress.phase("loading")
     name = options.model_name_or_path
-    train_records, dev_records = folders.records("train_record_path_or_regex", "model_name_or_path", options)
-    llama: Any = folders.model(name, options)
-    if options.lora_r:
-        torch.manual_seed(options.seed)
-        llama = with_adapters(llama, options)
-    metrics = loop.train(
-        llama,
-        batch_loss=loss.cross_entropy(options.loss_chunk_size),
-        train_records=train_records,
-        dev_records=dev_records,
-        options=options,
-        output=output,
-        group=group,
-        num_patience_epochs=options.num_patience_epochs,
-    )
-    if group.rank == 0:
+
+    def begin() -> tuple[Any, loss.BatchLoss]:
+        llama: Any = folders.model(name, options)
+        if options.lora_r:
+            torch.manual_seed(options.seed)
+            llama = with_adapters(llama, options)
+        return llama, loss.cross_entropy(options.loss_chunk_size)
+
+    def end(llama: Any, records: Records) -> None:
         if options.lora_r:
             llama.peft_config["default"].base_model_name_or_path = str(folders.place(name))
             llama.save_pretrained(output.folder / "adapter", save_embedding_layers=False)
             llama = merged(llama)
         folders.write(llama, name, options, output)
-        copy_template(train_records, output)
-    return metrics
+        copy_template(records, output)
+
+    patience = options.num_patience_epochs
+    return stage.run(options, output, begin, end, records="train_record_path_or_regex", num_patience_epochs=patience)
 
 
 def with_adapters(llama: pretrained.Model, options: Finetune) -> PeftModel:
