@@ -51,7 +51,7 @@ def run_remote(
     part.steps(steps)
     if from_stage is not None:
         following(steps, from_stage)
-    conductor.check(pipeline)
+    render.jobs(pipeline, steps)  # Its pod would say minutes later what is wrong with one.
     objects = conductor.objects(pipeline, cluster.namespace, from_stage, part)
     name = objects[-1]["metadata"]["name"]
     conductors = cluster.conductors(pipeline.name)

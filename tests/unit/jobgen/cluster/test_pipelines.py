@@ -256,5 +256,5 @@ def test_the_conductors_own_volume_cannot_be_another() -> None:
     """From which gc's pod takes its file."""
     other = "conductor:\n  image: minima:jobgen\n  pod: {spec: {volumes: [{name: pipeline, emptyDir: {}}]}}\n"
     pipeline = spec.parse(PIPELINE.text.replace("conductor: minima:jobgen\n", other), "short.yaml")
-    with pytest.raises(UsageError, match="conductor: pod: volumes would not be what jobgen needs"):
+    with pytest.raises(UsageError, match=r"conductor\.pod\.spec\.volumes\.0: pipeline would not be what jobgen needs"):
         garbage.objects(pipeline, "short-gc-1", yes=False)
