@@ -17,7 +17,7 @@ from jobgen.cluster.refusals import Wait
 from jobgen.cluster.state import FAILED, FINISHED, QUEUED, RESTARTING, RUNNING, STARTING, WAITING, StageState, keeper
 from jobgen.manifests import render
 from jobgen.manifests.conductor import VERDICTS
-from jobgen.pipeline.estimate import expected
+from jobgen.pipeline.estimate import estimates, expected
 from jobgen.pipeline.pipeline import Pipeline
 from jobgen.pipeline.plan import ALL, Part, Step, plan
 from jobgen.report import Result, say
@@ -75,6 +75,13 @@ class Stages:
                 result = Result.of(marker, step.output_dir, expected(step, marker["metrics"])) if marker else None
                 waits = "" if marker else f"another run: this one is {' '.join(self.part.words)}"
                 self.kept.stage(step.name, state=FINISHED if marker else WAITING, waits_for=waits, result=result)
+        self.estimate()
+
+    def estimate(self) -> None:
+        """Say how long stages take by the plan: of how many tokens shows when their records are finished."""
+        for one in estimates(self.all_steps, {}):
+            known = one.hours is not None and not one.assumed
+            self.kept.stage(one.step.name, planned=round(one.hours * 3600, 1) if known and one.hours else None)
 
     def is_ready(self, step: Step) -> bool:
         """Whether there is something to do for a stage: it has neither ended nor waits for another one."""
@@ -196,6 +203,7 @@ class Stages:
         self.settled.discard(step.name)
         result = Result.of(marker, step.output_dir, expected(step, marker["metrics"]))
         self.kept.stage(step.name, state=FINISHED, waits_for="", exit_code=0, progress=None, result=result)
+        self.estimate()
         word = "finished" if step.name in self.watched else "finished already"
         say(f"{self.title(step)}: {word} ({artifact.summary(marker, step.options)})")
 

@@ -57,6 +57,7 @@ class StageState:
         restarts: pods that were made again.
         exit_code: of a failed one.
         words: the last ones of a failed one.
+        planned: seconds that `jobgen plan` says it takes in all; None where it knows no speed, or not yet how many tokens.
         progress: of a running one, as it wrote it.
         result: of a finished one.
     """
@@ -70,6 +71,7 @@ class StageState:
     restarts: int = 0
     exit_code: int | None = None
     words: str = ""
+    planned: float | None = None
     progress: Progress | None = None
     result: Result | None = None
 

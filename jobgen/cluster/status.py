@@ -202,6 +202,8 @@ def _of_conductor(found: State) -> str:
 
 def _of_stage(stage: StageState, room: int) -> str:
     again = f"{stage.restarts} restart{'s' if stage.restarts > 1 else ''}" if stage.restarts else ""
+    if stage.planned and stage.state in {WAITING, *UNDER_WAY}:
+        again = f"{again}; {duration(stage.planned)} in all by the plan".removeprefix("; ")
     if stage.state == FAILED:
         what = f"exit code {stage.exit_code}: {stage.words}"
     elif stage.waits_for:

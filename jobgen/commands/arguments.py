@@ -46,7 +46,7 @@ LIST_KEYS = ("pipeline", "state", "finished", "stages", "running", "age", "condu
 STATUS_KEYS = (
     *("format", "pipeline", "version", "conductor", "state", "since", "waits_for", "exit_code", "words", "time", "stages"),
     *("stages[].stage", "stages[].state", "stages[].since", "stages[].waits_for", "stages[].waits_since", "stages[].job"),
-    *("stages[].restarts", "stages[].exit_code", "stages[].words", "stages[].progress", "stages[].result"),
+    *("stages[].restarts", "stages[].exit_code", "stages[].words", "stages[].planned", "stages[].progress", "stages[].result"),
 )
 DIFF_KEYS = ("stage", "what", "why", "job")
 

@@ -11,7 +11,7 @@ from jobgen.commands.arguments import PLAN_KEYS, local_workspace
 from jobgen.pipeline import spec
 from jobgen.pipeline.estimate import Estimate, Total, estimates, records_of
 from jobgen.pipeline.fit import largest_micro_batch, usable
-from jobgen.pipeline.memory import Memory
+from jobgen.pipeline.memory import Memory, unread
 from jobgen.pipeline.pipeline import Pipeline
 from jobgen.pipeline.plan import Step
 from jobgen.pipeline.plan import plan as steps_of
@@ -163,6 +163,13 @@ def _notes(found: Sequence[Estimate], *, priced: bool) -> list[str]:
         notes.append(f"no time of {names}: the pool's `gpu` names no kind whose speed is known ({', '.join(KINDS)} are)")
     if names := ", ".join(one.step.name for one in untimed if one.flops is None):
         notes.append(f"no time of {names}: its model's shape is not known; an input, or a stage that fetches it, states it")
+    for one in found:
+        made = one.step.options
+        if isinstance(made, Training) and unread(made):
+            notes += [
+                f"{one.step.name}: its DeepSpeed file {made.deepspeed} cannot be read from here;",
+                "  what it says of ZeRO, buckets and offloading is not in the memory above",
+            ]
     total = Total.of(found)
     if total.missing:
         notes.append(f"no hours{' and no cost' * priced} in all: how long {', '.join(total.missing)} will take is not known")

@@ -156,8 +156,8 @@ def records_of(step: Step) -> list[str]:
 def _tokens(step: Step) -> float | None:
     """What a finished artifact holds for training, as its marker says."""
     metrics = _metrics(step)
-    if isinstance(step.options, BuildData) and metrics:
-        return float(metrics["train_examples"]) * step.options.max_seq_length
+    if isinstance(step.options, BuildData) and (examples := metrics.get("train_examples")):
+        return float(examples) * step.options.max_seq_length
     found = metrics.get("tokens")
     return float(found) if found else None
 

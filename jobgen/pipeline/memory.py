@@ -170,14 +170,23 @@ def _gradients(trained: int, processes: int, zero_stage: int, width: int, file: 
     return _Gradients(loss=0, kept=share, backward=2 * share, step=2 * share, bucket=bucket, sent=sent)
 
 
+def unread(options: Training) -> bool:
+    """Whether the stage has a DeepSpeed file that cannot be read here, as one that only pods see."""
+    return bool(options.deepspeed) and _file(options) is None
+
+
 def _deepspeed(options: Training) -> Mapping[str, Any]:
     """What the DeepSpeed file of a stage says of ZeRO, as far as it can be read here; minima checks it."""
+    zero = (_file(options) or {}).get("zero_optimization")
+    return zero if isinstance(zero, dict) else {}
+
+
+def _file(options: Training) -> dict[str, Any] | None:
     try:
         found = json.loads(Path(options.deepspeed).read_text(encoding="utf-8")) if options.deepspeed else {}
     except (OSError, ValueError):
-        return {}
-    zero = found.get("zero_optimization") if isinstance(found, dict) else None
-    return zero if isinstance(zero, dict) else {}
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def _offloads(file: Mapping[str, Any]) -> bool:

@@ -209,3 +209,14 @@ def test_what_ran_on_the_planned_gpus_stands_beside_the_plan() -> None:
     (row,) = (one for one in estimates(list(steps.values()), {}) if one.step.name == "distill")
     assert (rate, held) == (row.rate, steps["distill"].memory and steps["distill"].memory.total)
     assert expected(steps["distill"], measured | {"device": "NVIDIA A100-SXM4-80GB", "processes": 8}) == (None, None)
+
+
+def test_a_deepspeed_file_that_only_pods_see_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Until it can be read here the memory is without what it says."""
+    there, bad = tmp_path / "there.json", tmp_path / "bad.json"
+    there.write_text('{"zero_optimization": {"reduce_bucket_size": 1000}}', encoding="utf-8")
+    bad.write_text("{", encoding="utf-8")
+    for file, blind in ((there, False), (bad, True), (Path("/workspace/nosuch.json"), True)):
+        place = changed(tmp_path, "      learning_rate: 3.0e-5\n", f"      learning_rate: 3.0e-5\n      deepspeed: {file}\n")
+        assert cli.run(["plan", place]) == 0
+        assert (f"adapt: its DeepSpeed file {file} cannot be read from here" in capsys.readouterr().out) is blind

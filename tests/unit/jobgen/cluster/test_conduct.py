@@ -20,8 +20,10 @@ from jobgen.cluster.state import LABEL
 from jobgen.commands import arguments
 from jobgen.manifests import conductor, render
 from jobgen.pipeline import plan, spec
+from jobgen.pipeline.estimate import estimates
 from jobgen.pipeline.pipeline import Pipeline
 from minima.errors import DataError, LostPeerError, NotReadyError
+from minima.options import reads
 from tests.unit import held
 
 SHORT = Path(__file__).parents[3] / "cluster" / "short.yaml"
@@ -409,3 +411,25 @@ def test_the_last_words_are_those_of_the_cause() -> None:
 )
 def test_the_state_of_a_job(conditions: list[tuple[str, str]], expected: str) -> None:
     assert state({"status": {"conditions": [{"type": t, "status": s} for t, s in conditions]}}) == expected
+
+
+def test_what_a_stage_takes_by_the_plan_is_known_when_its_records_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = spec.load("minima-3b")
+    steps = plan.plan(made, str(tmp_path))
+    monkeypatch.setattr(stages, "plan", lambda _: steps)
+    conductor = conduct._Conductor(made, Fake(steps, {}), "mine")  # type: ignore[arg-type]
+
+    def planned() -> dict[str, float | None]:
+        conductor.estimate()
+        return {stage.stage: stage.planned for stage in conductor.kept.state.stages}
+
+    before = planned()
+    assert (before["adapt"], before["build-data"]) == (None, None)
+    assert before["prune"]  # Its options say how many examples it takes.
+    (records,) = (step for step in steps if step.name == "build-data")
+    for place in reads(records.options).values():
+        Path(place).mkdir(parents=True)
+    held.commit(records.options, {"train-0.tfrecord": ""}, {"train_examples": 10**6})
+    (adapt,) = (one for one in estimates(steps, {"build-data": 4096.0 * 10**6}) if one.step.name == "adapt")
+    assert adapt.hours
+    assert planned()["adapt"] == pytest.approx(3600 * adapt.hours, abs=0.1)

@@ -162,6 +162,11 @@ def test_the_table_fits_and_wraps_what_is_long() -> None:
     assert "exit code 65: build-data failed: " + " ".join(["long words"] * 9) in text
     assert f"waits for {WHY}" in text
     assert "5/10 1m05s left; 2 restarts" in text
+    late = replace(running, planned=400.0)
+    row = status.rows(replace(found, stages=(late,)), None)[-1]
+    assert row.endswith("5/10  1m05s left; 2 restarts; 6m40s in all by the plan")
+    waits = replace(late, state="waiting", restarts=0, progress=None, waits_for="a to finish")
+    assert status.rows(replace(found, stages=(waits,)), None)[-1].endswith("for a to finish; 6m40s in all by the plan")
     wide = status.rows(found, None)
     assert len(wide) == 2 + 1 + 3  # Where nobody says how wide, as in a pipe, a row is a line.
 
