@@ -213,10 +213,11 @@ def test_what_ran_on_the_planned_gpus_stands_beside_the_plan() -> None:
 
 def test_a_deepspeed_file_that_only_pods_see_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Until it can be read here the memory is without what it says."""
-    there, bad = tmp_path / "there.json", tmp_path / "bad.json"
-    there.write_text('{"zero_optimization": {"reduce_bucket_size": 1000}}', encoding="utf-8")
-    bad.write_text("{", encoding="utf-8")
-    for file, blind in ((there, False), (bad, True), (Path("/workspace/nosuch.json"), True)):
-        place = changed(tmp_path, "      learning_rate: 3.0e-5\n", f"      learning_rate: 3.0e-5\n      deepspeed: {file}\n")
-        assert cli.run(["plan", place]) == 0
-        assert (f"adapt: its DeepSpeed file {file} cannot be read from here" in capsys.readouterr().out) is blind
+    said = "deepspeed: ${workspace}/zero.json"
+    place = changed(tmp_path, "      learning_rate: 3.0e-5\n", f"      learning_rate: 3.0e-5\n      {said}\n")
+    assert cli.run(["plan", place]) == 0
+    assert "adapt: its DeepSpeed file /workspace/zero.json cannot be read from here" in capsys.readouterr().out
+    for content, blind in (('{"zero_optimization": {"reduce_bucket_size": 1000}}', False), ("{", True)):
+        (tmp_path / "zero.json").write_text(content, encoding="utf-8")
+        assert cli.run(["plan", place, "--local", "--workspace", str(tmp_path)]) == 0
+        assert ("zero.json cannot be read from here" in capsys.readouterr().out) is blind
