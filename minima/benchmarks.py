@@ -278,7 +278,8 @@ def instructions(benchmark: Benchmark, data_dir: str = "DATA_DIR") -> str:
     return (
         f"What may be there, at any depth: {benchmark.tutorial}; or a copy of {benchmark.dataset} as on the hub "
         f"(Parquet, Arrow or JSON lines).\nWhere there is a network: "
-        f"`hf download {benchmark.dataset} --repo-type dataset --local-dir {root}`"
+        f"`hf download {benchmark.dataset} --repo-type dataset --local-dir {root}`; or a stage of fetch brings it, as "
+        "`benchmarks` of minima-3b does"
     )
 
 

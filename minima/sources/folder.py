@@ -1,6 +1,7 @@
 """A folder or a file that this machine sees, such as another claim."""
 
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,7 +29,9 @@ class Folder:
         try:
             found = place.stat()
         except OSError as error:
-            raise NotReadyError(f"{place}: {error.strerror}") from None
+            raise NotReadyError(f"{place}: {error.strerror}; mend it there, or leave it out (exclude)") from None
+        if not stat.S_ISREG(found.st_mode):
+            raise NotReadyError(f"{place} is no file, but a pipe, a socket or a device; take it away")
         return File(name=name, size=found.st_size, version=str(found.st_mtime_ns), handle=place)
 
     def close(self) -> None:

@@ -93,4 +93,4 @@ def folder_digest(files: Mapping[str, str], *, one: bool) -> str:
     if one:
         return next(iter(files.values()))
     lines = [f"{found}  {name}\n" for name, found in sorted(files.items())]
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
+    return hashlib.sha256("".join(lines).encode(errors="surrogateescape")).hexdigest()

@@ -14,6 +14,8 @@ TRIES = 7
 """Times that a source is asked in vain before the process ends, to be started again."""
 FIRST_WAIT, LONGEST_WAIT = 1.0, 300.0
 """Seconds before the second try, doubled before each next one; and as long as a server may ask for."""
+NAP = 1.0
+"""Seconds of such a wait after which it is looked whether it is still for something."""
 Value = TypeVar("Value")
 
 
@@ -32,8 +34,8 @@ def patiently(ask: Callable[[], Value]) -> Value:
             rest(fault, tries)
 
 
-def rest(fault: TransientError, tries: int) -> None:
-    """Wait before the next try.
+def rest(fault: TransientError, tries: int, told: Callable[[int], None] = lambda size: None) -> None:
+    """Wait before the next try, as long as `told` lets it.
 
     Raises:
         LostPeerError: that was the last one.
@@ -44,7 +46,10 @@ def rest(fault: TransientError, tries: int) -> None:
         ) from None
     wait = min(max(fault.wait, FIRST_WAIT * 2 ** (tries - 1)), LONGEST_WAIT)
     print(f"fetch: {fault}; asking again in {wait:.0f} s", file=sys.stderr, flush=True)
-    time.sleep(wait)
+    while wait > 0:
+        told(0)
+        time.sleep(min(wait, NAP))
+        wait -= NAP
 
 
 class Sink(Protocol):
@@ -72,7 +77,7 @@ def read(source: Source, file: File, start: int, stop: int | None, out: Sink, to
         start: the first byte.
         stop: the one after the last; None where nobody knows the size.
         out: what to write to.
-        told: how many bytes came; fewer than none if some must come again.
+        told: how many bytes came; fewer than none if some must come again; what it raises ends a wait too.
 
     Raises:
         LostPeerError: the source does not give them.
@@ -95,7 +100,7 @@ def read(source: Source, file: File, start: int, stop: int | None, out: Sink, to
                 out.seek(0)
                 out.truncate()
             tries = 1 if came and file.ranges else tries + 1
-            rest(fault, tries)
+            rest(fault, tries, told)
     if stop is not None and start + out.tell() > stop:
         raise DataError(f"{file.name}: {start + out.tell():,} bytes came, the source said {stop:,}")
 
@@ -129,7 +134,8 @@ def check_names(names: Sequence[str], reserved: Sequence[str]) -> None:
     whole = set(names)
     for name in names:
         path = Path(name)
-        if path.is_absolute() or ".." in path.parts or path.as_posix() != name or any(ord(c) < 32 for c in name):
+        half = any(0xD800 <= ord(c) < 0xDC80 or 0xDCFF < ord(c) <= 0xDFFF for c in name)  # Between lie bytes that are no UTF-8.
+        if path.is_absolute() or ".." in path.parts or path.as_posix() != name or half or any(ord(c) < 32 for c in name):
             raise DataError(
                 f"the source names a file {name!r}, which leads out of its folder or is no name; leave it out (exclude)"
             )

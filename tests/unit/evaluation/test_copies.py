@@ -175,6 +175,31 @@ def hub_parquet(name: str) -> Callable[[Path], None]:
     return made
 
 
+def hub_converted(name: str) -> Callable[[Path], None]:
+    """As the hub's own branch refs/convert/parquet has it: a folder for each split."""
+
+    def made(folder: Path) -> None:
+        for (subject, split), rows in as_fixtures(name).items():
+            place = folder / ("default" if name == "drop" else subject) / split / "0000.parquet"
+            place.parent.mkdir(parents=True)
+            parquet.write_table(Table.from_pylist(rows), place)
+
+    return made
+
+
+def hub_hashed(name: str) -> Callable[[Path], None]:
+    """As the hub's libraries once named shards (lighteval/drop_harness), or a converter each table (cryptom/ceval-exam)."""
+
+    def made(folder: Path) -> None:
+        for (subject, split), rows in as_fixtures(name).items():
+            end = "-00000-of-00001-1b0a18bf14d15be8" if name == "drop" else ""
+            place = folder / ("data" if name == "drop" else subject) / f"{'' if end else 'ceval-exam-'}{split}{end}.parquet"
+            place.parent.mkdir(parents=True, exist_ok=True)
+            parquet.write_table(Table.from_pylist(rows), place)
+
+    return made
+
+
 def hub_cache(name: str) -> Callable[[Path], None]:
     """As the hub's cache has it: links into a folder of blobs."""
 
@@ -215,7 +240,8 @@ LAYOUTS: list[tuple[str, Callable[[Path], None]]] = [
     ("mmlu", with_a_header),
     ("mmlu", all_in_one),
     ("ceval", as_once_on_the_hub),
-    *((name, form(name)) for name in NAMES for form in (hub_parquet, hub_cache, saved_to_disk)),
+    *((name, hub_hashed(name)) for name in ("drop", "ceval")),
+    *((name, form(name)) for name in NAMES for form in (hub_parquet, hub_converted, hub_cache, saved_to_disk)),
 ]
 
 

@@ -170,6 +170,25 @@ class TestFolder:
         told = said(tmp_path, f"/nowhere@sha256:{'0' * 64}", kind=NotReadyError)
         assert told == "nothing at /nowhere; check the path, and that the pod mounts it (`pod` of the stage)"
 
+    def test_links_empty_files_and_any_name(self, tmp_path: Path) -> None:
+        there = tmp_path / "there"
+        (there / "sub").mkdir(parents=True)
+        names = ("a b é.txt", "A B É.txt", "sub/empty", os.fsdecode(b"\xff.txt"))
+        for name in names:
+            (there / name).write_bytes(name.encode(errors="surrogateescape") if "empty" not in name else b"")
+        (there / "sub/loop").symlink_to(there)
+        (there / "link.txt").symlink_to(there / "A B É.txt")
+        found = fetched(tmp_path, f"{there}@sha256:{path_digest(str(there))}")
+        assert found == {**{name: (there / name).read_bytes() for name in names}, "link.txt": "A B É.txt".encode()}
+
+    @pytest.mark.parametrize("kind", ["a link to nowhere", "a pipe"])
+    def test_what_is_no_file(self, tmp_path: Path, kind: str) -> None:
+        place = tmp_path / "there" / kind
+        place.parent.mkdir()
+        os.mkfifo(place) if kind == "a pipe" else place.symlink_to("/nowhere")
+        told = said(tmp_path, f"{place.parent}@sha256:{'0' * 64}", kind=NotReadyError)
+        assert told.startswith(f"{place} is no file, but a pipe" if kind == "a pipe" else f"{place}: No such file or directory")
+
     def test_names_that_cannot_be(self, tmp_path: Path) -> None:
         there = tmp_path / "there" / CHECKPOINTS
         there.mkdir(parents=True)
@@ -198,6 +217,13 @@ class TestWeb:
         assert "asking again in" in capsys.readouterr().err
         if fault == ("cut", 200_000):
             assert [asked for _, asked in site.asked] == ["bytes=0-0", "bytes=0-299999", "bytes=200000-299999"]
+
+    def test_what_fails_for_good_ends_the_waits_of_others(self, tmp_path: Path, site: Site) -> None:
+        site.faults = deque([(429, {"Retry-After": "300"}), *[404] * 3])
+        sources = [f"{name}={site.url}/big.bin@sha256:{sha(BIG)}" for name in ("a", "b")]
+        since = time.monotonic()
+        assert "answers 404" in said(tmp_path, *sources, kind=NotReadyError)
+        assert time.monotonic() - since < transfer.LONGEST_WAIT / 2
 
     def test_a_fault_that_stays(self, tmp_path: Path, site: Site) -> None:
         site.faults = deque([503] * transfer.TRIES)
@@ -333,7 +359,7 @@ class TestWeb:
         date = format_datetime(datetime.now(UTC) + timedelta(seconds=90), usegmt=True)
         site.faults = deque([(429, {name: value.replace("DATE", date) for name, value in headers.items()})])
         fetched(tmp_path, f"{site.url}/big.bin@sha256:{sha(BIG)}")
-        assert waited == [pytest.approx(seconds, abs=3)]
+        assert sum(waited) == pytest.approx(seconds, abs=3)
 
     def test_no_name(self, tmp_path: Path, site: Site) -> None:
         assert "ends in no file's name" in said(tmp_path, f"{site.url}/@sha256:{'0' * 64}", kind=UsageError)
