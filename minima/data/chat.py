@@ -9,6 +9,7 @@ import json
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import jinja2
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
@@ -96,6 +97,24 @@ def control(tokenizer: PreTrainedTokenizerBase) -> list[str]:
 def install(tokenizer: PreTrainedTokenizerBase, system: str = "") -> None:
     """Give `tokenizer` the chat template; `save_pretrained` then writes it."""
     tokenizer.chat_template = template(system, control(tokenizer))
+
+
+def takes_system(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether the tokenizer's own chat template, of anybody's making, takes a system message; some refuse one.
+
+    Raises:
+        DataError: it cannot be used at all.
+    """
+    turns = [{"role": role, "content": "?"} for role in ("user", "assistant", "user")]
+    try:
+        tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    except (jinja2.TemplateError, TypeError, ValueError, LookupError) as error:
+        raise DataError(f"the chat template of the tokenizer cannot be used: {error}; mend {TEMPLATE_FILE}") from None
+    try:
+        tokenizer.apply_chat_template([{"role": "system", "content": "?"}, *turns], tokenize=False, add_generation_prompt=True)
+    except jinja2.TemplateError:
+        return False
+    return True
 
 
 def messages(conversation: Sequence[Turn]) -> list[dict[str, str]]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from minima import benchmarks
 from minima.benchmarks import BENCHMARKS, JUDGED, PAPER, STANDARD, Benchmark
-from minima.errors import DataError, UsageError
+from minima.errors import DataError, UsageError, listed
 from minima.evaluation import copies, judged, paper, sandbox, table
 from minima.evaluation.copies import Data
 from minima.evaluation.judge import Judge
@@ -84,15 +84,27 @@ def _items(benchmark: Benchmark, data_dir: str, options: Evaluate) -> Data:
 def _run(options: Evaluate, output: artifact.Output, found: list[Data], asked: dict[str, Asked]) -> dict[str, Any]:
     import torch
 
-    from minima.data import records, tokenization
+    from minima.data import chat, records, tokenization
     from minima.models import placement
     from minima.models import pretrained as models
 
     folder = Path(split_digest(options.model_name_or_path)[0])
     config = models.config(folder)
     tokenizer = tokenization.load(folder)
+    beyond = sorted(row for row in tokenizer.get_vocab().values() if row >= config.vocab_size)
+    if beyond:
+        names = listed([repr(tokenizer.convert_ids_to_tokens(row)) for row in beyond], 3)
+        raise DataError(
+            f"--model_name_or_path: {folder}: the tokenizer has {len(beyond)} pieces without a row in the model, which has "
+            f"{config.vocab_size} ({names}); take tokenizer and model from one place, or add rows: "
+            f"model.resize_token_embeddings({beyond[-1] + 1}) before save_pretrained"
+        )
     if options.apply_chat_template and not tokenizer.chat_template:
         raise UsageError(f"--apply_chat_template: {folder} has no chat template; leave it out for a base model")
+    asks = bool(options.apply_chat_template or options.question or asked)
+    takes_system = not (asks and tokenizer.chat_template) or chat.takes_system(tokenizer)
+    if options.apply_chat_template and not takes_system:
+        _say("the chat template takes no system message, and none is sent: what a benchmark says first of all is left out")
     held_out = None
     if options.dev_record_path_or_regex:
         paths = records.find(split_digest(options.dev_record_path_or_regex)[0], "dev")
@@ -119,6 +131,7 @@ def _run(options: Evaluate, output: artifact.Output, found: list[Data], asked: d
         "limit": options.limit,
         "protocol": options.protocol,
         "apply_chat_template": options.apply_chat_template,
+        "chat_template_takes_system": takes_system,
         "use_bf16": options.use_bf16,
         "versions": artifact.versions(),
         "benchmarks": {},

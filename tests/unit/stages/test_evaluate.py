@@ -554,6 +554,43 @@ def test_broken_weights_have_no_perplexity(tmp_path: Path, folder: Path) -> None
         evaluated(tmp_path, broken, Reporter(), dev_record_path_or_regex=str(tmp_path / "dev.tfrecord"))
 
 
+def test_a_tokenizer_with_more_pieces_than_the_model_has_rows(tmp_path: Path, folder: Path) -> None:
+    """A `<pad>` that somebody added: its id would end the run in the first batch that is padded."""
+    broken = tmp_path / "broken"
+    shutil.copytree(folder, broken)
+    words = tokenization.load(broken)
+    words.add_special_tokens({"pad_token": "<pad>"})
+    words.save_pretrained(broken)
+    message = (
+        rf"has 1 pieces without a row in the model, which has {VOCAB} \('<pad>'\); .*resize_token_embeddings\({VOCAB + 1}\)"
+    )
+    with pytest.raises(DataError, match=message):
+        evaluated(tmp_path, broken, Reporter(), tasks=("smoke_english",))
+    tiny.llama(vocab=VOCAB + 100).save_pretrained(broken)  # Rows without a piece are usual.
+    assert evaluated(tmp_path, broken, Reporter(), tasks=("smoke_english",), limit=1)["smoke_english_items"] == 1
+
+
+REFUSES_SYSTEM = (
+    "{% for m in messages %}{{ raise_exception('only users') if m.role == 'system' }}<{{ m.role }}>{{ m.content }}{% endfor %}"
+)
+
+
+def test_templates_of_others(tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One that refuses system messages loses what MMLU says there, and it is said; one that is broken is refused at once."""
+    talking = tmp_path / "talking"
+    shutil.copytree(folder, talking)
+    place = talking / "chat_template.jinja"
+    settings: dict[str, Any] = {"tasks": ("mmlu",), "data_dir": str(FIXTURES), "apply_chat_template": True, "limit": 1}
+    place.write_text(REFUSES_SYSTEM, encoding="utf-8")
+    evaluated(tmp_path, talking, Reporter(), **settings)
+    assert "evaluate: the chat template takes no system message, and none is sent" in capsys.readouterr().err
+    assert json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))["chat_template_takes_system"] is False
+    for broken in ("{% for m in messages %}", REFUSES_SYSTEM.replace("'system'", "'user'"), "{{ messages[0].content + 1 }}"):
+        place.write_text(broken, encoding="utf-8")
+        with pytest.raises(DataError, match="the chat template of the tokenizer cannot be used: "):
+            evaluated(tmp_path, talking, Reporter(), **settings)
+
+
 def test_records_longer_than_the_positions_are_refused_before_the_model_is_loaded(
     tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
