@@ -9,7 +9,7 @@ key, so a change of execution resumes, and a change of identity makes another ar
 """
 
 import dataclasses
-import fnmatch
+import posixpath
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -355,11 +355,12 @@ class Training(Options):
         for name in ("record_path_or_regex", "train_record_path_or_regex"):
             sources = [split_digest(path)[0] for path in named(name, getattr(self, name, "")).values()]
             for train in sources:
-                overlap = fnmatch.fnmatchcase(train, dev) or fnmatch.fnmatchcase(dev, train)
-                wrong = PurePath(train).name.startswith("dev-") or PurePath(dev).name.startswith("train-")
-                if train and dev and overlap and wrong:
+                mine, theirs = _as_files(train), _as_files(dev)
+                wrong = mine.name.startswith("dev-") or theirs.name.startswith("train-")
+                if train and dev and wrong and _overlap(mine, theirs):
                     yield name, f"{train} overlaps with dev_record_path_or_regex {dev}; name train-*.tfrecord here"
-            for twice in sorted({path for path in sources if sources.count(path) > 1}):
+            whole = [posixpath.normpath(path) for path in sources]
+            for twice in sorted({path for path in whole if whole.count(path) > 1}):
                 yield name, f"{twice} is named twice; a weight in mixture repeats records"
             if hasattr(self, name) and self.mixture and len(self.mixture) != len(sources):
                 found = f"found {len(self.mixture)} for {len(sources)} in {name}"
@@ -461,7 +462,7 @@ class Distill(Training):
 @dataclass(frozen=True, kw_only=True)
 class BuildChatData(Options):
     verb = "build-chat-data"
-    revision = 2
+    revision = 3
     summary = "Tokenise conversations by the chat template into train and dev TFRecords."
     makes = RECORDS
 
@@ -606,6 +607,30 @@ class Doctor(Options):
     bandwidth: float = option(
         "Gigabytes per second that it must reach at least (bus bandwidth, as nccl-tests has it).", 0.0, minimum=0
     )
+
+
+def _as_files(path: str) -> PurePath:
+    """A path of records as a glob of files: in a folder, all of them."""
+    whole = PurePath(posixpath.normpath(path))
+    return whole if whole.suffix == ".tfrecord" or set("*?[") & set(whole.name) else whole / "*"
+
+
+def _overlap(one: PurePath, other: PurePath) -> bool:
+    """Whether two globs may match the same file; links are not known here."""
+    if "**" in one.parts + other.parts:
+        return _meet(one.name, other.name)
+    return len(one.parts) == len(other.parts) and all(map(_meet, one.parts, other.parts))
+
+
+def _meet(one: str, other: str) -> bool:
+    """Whether two globs may match the same name; a set of characters in brackets may match anything here."""
+    if not one or not other:
+        return not (one + other).strip("*")
+    if one[0] == "*" or other[0] == "*":
+        star, plain = (one, other) if one[0] == "*" else (other, one)
+        return _meet(star[1:], plain) or _meet(star, plain[1:])
+    alike = one[0] == other[0] or "?" in (one[0], other[0])
+    return "[" in (one[0], other[0]) or (alike and _meet(one[1:], other[1:]))
 
 
 def _leads_out(pattern: str, of: str = "input_dir") -> Iterator[tuple[str, str]]:

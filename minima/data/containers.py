@@ -169,6 +169,8 @@ def damage(place: Path) -> Iterator[None]:
         lzma.LZMAError,
     ) as error:
         raise DataError(f"{place}: damaged ({error}); fetch it again, or compress it again") from None
+    except FileNotFoundError:
+        raise DataError(f"{place}: gone since this began; leave the files alone while they are read") from None
     except OSError as error:
         if error.errno:  # Those of the system have a number, those of bz2 and zstandard have none.
             raise

@@ -105,6 +105,11 @@ def read(folder: Path, part: Part, form: Form) -> Iterator[str | Bad | Left]:
         DataError: the file is damaged, so that what follows cannot be read, or has no such keys.
     """
     place = folder / part.file
+    with containers.damage(place):
+        yield from _read(place, part, form)
+
+
+def _read(place: Path, part: Part, form: Form) -> Iterator[str | Bad | Left]:
     kind = containers.kind(place)
     if kind in {PARQUET, ARROW}:
         found: Iterable[tuple[int, Any]] = _rows(place, part, form, kind)
@@ -119,13 +124,12 @@ def read(folder: Path, part: Part, form: Form) -> Iterator[str | Bad | Left]:
     elif kind == JSON:
         found = containers.values(place, form.encoding)
     before = functools.cache(partial(_line_breaks, place, part.begin))  # Counted once, and only if something is bad.
-    with containers.damage(place):
-        for number, raw in found:
-            try:
-                yield convert(raw)
-            except ValueError as error:
-                where = f"{place}, row {number}" if kind in {PARQUET, ARROW} else f"{place}:{before() + number}"
-                yield Bad(where, _explained(error))
+    for number, raw in found:
+        try:
+            yield convert(raw)
+        except ValueError as error:
+            where = f"{place}, row {number}" if kind in {PARQUET, ARROW} else f"{place}:{before() + number}"
+            yield Bad(where, _explained(error))
 
 
 def _check_text(place: Path, part: Part, form: Form) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 
 from minima.data import order
 from minima.data.records import Records
-from minima.errors import DataError
+from minima.errors import DataError, UsageError
 
 
 def shares(weights: Sequence[float], total: int) -> list[int]:
@@ -39,6 +39,7 @@ class Mixture(Records):
 
     Raises:
         DataError: as `Records`, or a source holds no record.
+        UsageError: the share of a source is less than an example.
     """
 
     def __init__(self, sources: Mapping[str, Sequence[Path]], weights: Sequence[float]) -> None:
@@ -51,6 +52,9 @@ class Mixture(Records):
             if not size:
                 raise DataError(f"{source}: holds no record, of which a share of the mixture could be; leave it out")
         self.shares = shares(weights, len(self))
+        for source, share, weight in zip(self._sources, self.shares, weights, strict=True):
+            if not share:
+                raise UsageError(f"--mixture: of {len(self)} examples of an epoch {weight:g} is none of {source}; leave it out")
 
     def of(self, examples: np.ndarray, seed: int, epoch: int) -> np.ndarray:
         """Which records the examples with these numbers (from 0, below the number of records) are in an epoch; same shape."""

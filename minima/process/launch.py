@@ -22,6 +22,7 @@ from minima.errors import (
     BUG,
     OUT_OF_MEMORY,
     TERMINATED,
+    DataError,
     DiskFullError,
     LostPeerError,
     NotReadyError,
@@ -192,6 +193,7 @@ def one_form_of_errors() -> Iterator[None]:
 
     Raises:
         DiskFullError: a full disk, which may show in any write.
+        DataError: a file or a folder that whom this runs as may not read.
         MemoryError: of the host or of the device.
         LostPeerError: the group or the device failed.
     """
@@ -201,6 +203,12 @@ def one_form_of_errors() -> Iterator[None]:
         if error.errno in NO_ROOM:
             place = error.filename or "the workspace"
             raise DiskFullError(f"{place}: no space left; make room, the same command goes on") from error
+        if isinstance(error, PermissionError) and error.filename:
+            who = f"user {os.geteuid()} of group {os.getegid()}"
+            raise DataError(
+                f"{error.filename}: {error.strerror} for {who}, as whom this runs; let it read and enter (`chmod -R a+rX`), or "
+                "run as another (a pod's securityContext: runAsUser, fsGroup)"
+            ) from error
         raise
     except Exception as error:
         torch = sys.modules.get("torch")

@@ -37,6 +37,9 @@ def records(train: str, model: str, options: Training) -> tuple[Records, Records
     places = [str(place(path)) for path in named(train, getattr(options, train)).values()]
     sources = {path: find(path, "train") for path in places}
     found = [file for files in sources.values() for file in files]
+    for path, files in sources.items():
+        if not any(file.stat().st_size for file in files):
+            raise DataError(f"--{train}: {path}: its files are empty; build or copy them again, or leave it out")
     tokenization.check_records(found, train, tokenizer)
     _check_lengths(found, train, options.max_seq_length)
     check_distinct(list(sources.values()), train)

@@ -17,7 +17,12 @@ from minima.workspace import artifact
 
 ADAPT = {"output_dir": "/o", "model_name_or_path": "/m", "record_path_or_regex": "/r"}
 VALID: dict[str, dict[str, object]] = {
-    "build-data": {"input_regex": "**/*.txt", "text_key": ("title", "text"), "encoding": "gb18030"},
+    "build-data": {
+        "input_regex": "**/*.txt",
+        "text_key": ("title", "text"),
+        "filter": ("lang=zh", "a b=-"),
+        "encoding": "gb18030",
+    },
     "build-chat-data": {"input_regex": "--*.json"},
     "convert": {"keep_layers": "middle"},
     "evaluate": {
@@ -105,6 +110,34 @@ def test_the_identity_is_on_the_command_line_in_full(verb: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("train", "dev", "refused"),
+    [
+        ("/d/train-*.tfrecord", "/d/dev-*.tfrecord", False),
+        ("/d", "/d", False),  # Each side takes its own.
+        ("/d", "/d/dev-*.tfrecord", False),
+        ("/d/*.tfrecord", "/d/*", False),
+        ("/d/dev-*.tfrecord", "/d/dev-00000-of-00002.tfrecord", True),
+        ("/d/dev-00001-*", "/d/dev-00000-*", False),
+        ("/d/dev-*.tfrecord", "/d", True),
+        ("/d/dev-*.tfrecord", "/e", False),
+        ("/d", "/d/train-00000-of-00002.tfrecord", True),
+        ("/d/train-*.tfrecord", "/d/train-0*", True),
+        ("/d/*-00001-*", "/d/train-0000?-of-*", True),
+        ("/d/train-[01]*", "/d/train-0-of-2.tfrecord", True),
+        ("/d/./train-*.tfrecord", "/d//train-0.tfrecord", True),
+        ("/d/../d/train-*.tfrecord", "/d/x/../train-0.tfrecord", True),
+        ("/d/**/train-*.tfrecord", "/d/e/train-0.tfrecord", True),
+        ("/d/*/train-*.tfrecord", "/d/e/train-0.tfrecord", True),
+        ("/d/*/train-*.tfrecord", "/e/e/train-0.tfrecord", False),
+    ],
+)
+def test_paths_on_both_sides_that_may_be_one_file(train: str, dev: str, refused: bool) -> None:
+    options = dataclasses.replace(typing.cast(Adapt, build()), record_path_or_regex=(train,), dev_record_path_or_regex=dev)
+    found = [name for name, what in options.problems() if "overlaps with dev_record_path_or_regex" in what]
+    assert found == ["record_path_or_regex"] * refused
+
+
+@pytest.mark.parametrize(
     ("name", "value", "said"),
     [
         ("learning_rat", 1.0, "did you mean 'learning_rate'"),
@@ -127,6 +160,7 @@ def test_the_identity_is_on_the_command_line_in_full(verb: str) -> None:
         ("record_path_or_regex", [], "found an empty list; a path is valid"),
         ("record_path_or_regex", ["/a", ""], "empty path"),
         ("record_path_or_regex", ["/a", "/b", "/a"], "/a is named twice; a weight in mixture repeats records"),
+        ("record_path_or_regex", ["/a", "/b/../a/"], "/a is named twice"),
         ("mixtur", [1.0], "did you mean 'mixture'"),
         ("mixture", 0.7, "a list of numbers > 0 is valid"),
         ("mixture", [0.7, 0], "found 0.0; a list of numbers > 0 is valid"),

@@ -330,6 +330,15 @@ def test_what_lies_beside_data_is_left_out_and_said(tmp_path: Path, capsys: pyte
     assert capsys.readouterr().err == ""
 
 
+def test_a_file_that_goes_while_it_is_read(tmp_path: Path) -> None:
+    for name in ("a.txt", "b.json", "c.jsonl.gz"):
+        (tmp_path / name).write_bytes(gzip.compress(LINES) if name.endswith("gz") else LINES if name != "a.txt" else b"text\n")
+        spans = corpus.spans(tmp_path, "*", 1)
+        (tmp_path / name).unlink()
+        with pytest.raises(DataError, match=rf"{name}: gone since this began"):
+            list(corpus.read(tmp_path, spans[0], Form()))
+
+
 def test_a_file_of_several_names_is_read_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """As of two revisions in the hub's cache, or of a folder `latest`."""
     top = tmp_path / "datasets--org--name"

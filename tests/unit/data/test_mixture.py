@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from minima.data import order, records
 from minima.data.mixture import Mixture, shares
-from minima.errors import DataError
+from minima.errors import DataError, UsageError
 
 
 def of_sizes(tmp_path: Path, sizes: list[int], weights: list[float]) -> Mixture:
@@ -69,6 +69,7 @@ def test_shares(weights: list[float], total: int, expected: list[int]) -> None:
 def test_no_record_is_seen_twice_before_all_of_its_source_were_seen_once(
     sizes: list[int], weights: list[float], seed: int, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
+    assume(all(shares(weights[: len(sizes)], sum(sizes))))
     mixture = of_sizes(tmp_path_factory.mktemp("mixture"), sizes, weights[: len(sizes)])
     assert mixture.sizes == sizes
     sources = [(int(source), int(n)) for source, n in (mixture[i]["indices"] for i in range(sum(sizes)))]
@@ -111,6 +112,11 @@ def test_what_is_said_of_it(tmp_path: Path) -> None:
         {"source": str(tmp_path / "0"), "records": 20, "examples_per_epoch": 26},
         {"source": str(tmp_path / "1"), "records": 15, "examples_per_epoch": 9},
     ]
+
+
+def test_a_share_of_less_than_an_example(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"--mixture: of 35 examples of an epoch 1e-09 is none of .*0; leave it out"):
+        of_sizes(tmp_path, [20, 15], [1e-9, 1])
 
 
 def test_a_source_without_records(tmp_path: Path) -> None:

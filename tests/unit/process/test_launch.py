@@ -1,6 +1,7 @@
 """PID 1: what is checked before anything heavy, who dies with whom, and the exit codes."""
 
 import contextlib
+import errno
 import json
 import os
 import signal
@@ -252,6 +253,19 @@ def test_a_full_disk_is_74(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
     monkeypatch.delenv("TORCHELASTIC_ERROR_FILE", raising=False)
     assert launch.guarded("prune", fill) == 74
     assert "no space left" in capsys.readouterr().err
+
+
+def test_a_file_that_may_not_be_read_is_named_with_whom(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def read() -> int:  # As root reads everything.
+        raise PermissionError(errno.EACCES, "Permission denied", str(tmp_path / "a.jsonl"))
+
+    monkeypatch.delenv("TORCHELASTIC_ERROR_FILE", raising=False)
+    assert launch.guarded("build-data", read) == 65
+    said = capsys.readouterr().err
+    assert f"{tmp_path}/a.jsonl: Permission denied for user {os.geteuid()} of group {os.getegid()}, as whom this runs" in said
+    assert "Traceback" not in said
 
 
 @pytest.mark.parametrize("where", ["input", "inside the input", "around the input", "full"])

@@ -191,6 +191,15 @@ def test_sources_share_no_file_with_each_other_or_the_held_out(two: Adapt, tmp_p
             run(dataclasses.replace(two, record_path_or_regex=sources), adapt)
 
 
+def test_a_source_of_empty_files(two: Adapt, tmp_path: Path) -> None:
+    """As a copy that failed leaves them."""
+    (tmp_path / "none").mkdir()
+    (tmp_path / "none" / "train-0.tfrecord").touch()
+    sources = (*two.record_path_or_regex, str(tmp_path / "none"))
+    with pytest.raises(DataError, match=r"--record_path_or_regex: .*none: its files are empty; build or copy them again"):
+        run(dataclasses.replace(two, record_path_or_regex=sources, mixture=()), adapt)
+
+
 def test_a_source_of_another_tokenizer(two: Adapt, tmp_path: Path) -> None:
     marker = {"format": FORMAT, "verb": "build-data", "key": "0", "identity": {}, "inputs": {}, "files": {}}
     (tmp_path / "many" / MARKER).write_text(json.dumps(marker | {"metrics": {"tokenizer": "another"}}))
