@@ -247,7 +247,7 @@ class ExpandVocab(Options):
 @dataclass(frozen=True, kw_only=True)
 class BuildData(Options):
     verb = "build-data"
-    revision = 2
+    revision = 3
     summary = "Tokenise, shuffle and pack running text into TFRecord shards with an index."
     independent = True
     makes = RECORDS
@@ -302,7 +302,7 @@ class Training(Options):
     """What the one training loop takes."""
 
     elastic = True
-    revision = 2
+    revision = 3
     makes = MODEL
 
     dev_record_path_or_regex: str = option(
@@ -402,6 +402,7 @@ class Adapt(Training):
 @dataclass(frozen=True, kw_only=True)
 class Prune(Options):
     verb = "prune"
+    revision = 2
     summary = "Score heads, neurons, hidden channels and layers of a teacher by mask gradients, and reorder it by them."
     makes = {"": frozenset({"model", "pruned model"})}
 
@@ -423,6 +424,7 @@ class Prune(Options):
 @dataclass(frozen=True, kw_only=True)
 class Convert(_Shape):
     verb = "convert"
+    revision = 2
     summary = "Cut a reordered model to a smaller shape."
     makes = MODEL
 

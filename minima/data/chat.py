@@ -24,6 +24,7 @@ SYSTEM = "下面是用户与智能助手 MiniChat 的对话。MiniChat 懂中文
 """The system sentence where none is given."""
 
 
+# Qwen2 has no `<s>`: there a text begins with `</s>`, as in `tokenization.load`.
 # `</s>` in what somebody says is text (HTML has such a tag): a space keeps it from ending the sequence.
 _TEMPLATE = """\
 {%- macro plain(content) -%}
@@ -38,7 +39,7 @@ _TEMPLATE = """\
 {%- else -%}
 {%- set system, turns = @SYSTEM@, messages -%}
 {%- endif -%}
-{{- bos_token + plain(system) + eos_token -}}
+{{- (bos_token or eos_token) + plain(system) + eos_token -}}
 {%- for message in turns -%}
 {%- if message['role'] == 'user' -%}
 {{- '@USER@ ' + plain(message['content']) + eos_token -}}

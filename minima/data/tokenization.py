@@ -11,29 +11,33 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import sentencepiece
 from google.protobuf.message import DecodeError
-from huggingface_hub.errors import StrictDataclassError
 from sentencepiece import sentencepiece_model_pb2 as sentencepiece_model
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, processors
-from transformers import AutoTokenizer, LlamaTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from minima.errors import DataError
 from minima.workspace.marker import artifact_folder, read_marker
-from minima.workspace.model_folder import POINTER
+from minima.workspace.model_folder import POINTER, check_mark
 
 MODEL_FILE = "tokenizer.model"
 TOKENIZER_FILE = "tokenizer.json"
 CONFIG_FILE = "tokenizer_config.json"
+_JSON_FILES = ("config.json", CONFIG_FILE, TOKENIZER_FILE, "special_tokens_map.json", "added_tokens.json")
+ENDS = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"}
+"""Names that transformers has for special tokens, and what they are in LLaMAs."""
 
 SPACE = "▁"
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
 """Types of a SentencePiece piece (sentencepiece_model.proto)."""
 _BPE = 2
+_PLAIN = ("PreTrainedTokenizerFast", "TokenizersBackend")
+"""What folders call "tokenizer.json as it is"; every version of transformers and vLLM reads the first."""
 _CONTROL_FORM = re.compile(r"\s*▁?(<\S+>|\[\S+\])\s*")
 PROBES = (
     "  The quick brown fox,\tdon't \"stop\"; it's 3.14 (or 1,234,567)?\n\n    def f(x): return x ** 2  # 中文 and ENGLISH",
@@ -66,34 +70,75 @@ def load(folder: str | Path) -> PreTrainedTokenizerBase:
             "(copy those of the model it was made of, or make the folder with `minima expand-vocab`)"
         )
     # from_pretrained answers a missing or broken file with whatever its guess about the file's kind ends in.
-    for name in ("config.json", CONFIG_FILE, TOKENIZER_FILE):
-        if (folder / name).is_file() or name == "config.json":
-            _check_json(folder / name)
-    written = None
-    if (folder / TOKENIZER_FILE).is_file():
-        try:
-            written = Tokenizer.from_file(str(folder / TOKENIZER_FILE))
-        except Exception as error:  # noqa: BLE001 - the tokenizers library raises nothing narrower
-            raise DataError(f"{folder / TOKENIZER_FILE}: not a tokenizer ({error}); copy it again") from None
-    else:
-        read_model(folder / MODEL_FILE)
+    described = {name: _object(folder / name) for name in _JSON_FILES}
+    written = _written(folder, described[CONFIG_FILE])
+    # What a folder calls empty, as the first LLaMAs did, it does not say.
+    unsaid: dict[str, Any] = {name: None for name in ENDS if described[CONFIG_FILE].get(name) == ""}
     try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        # Not AutoTokenizer: the classes that folders name build tokenizers of their own (SmolLM2's splits digits, GPT2Tokenizer
+        # does not), or are code of the folder's.
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True, **unsaid)
         tokenizer("a")
-    except (StrictDataclassError, OSError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as error:
-        raise DataError(f"{folder}: its tokenizer cannot be read ({error}); copy its tokenizer files again") from None
-    if written:  # Classes such as GPT2Tokenizer build their own: SmolLM2's splits digits, theirs does not.
+    except (ImportError, OSError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as error:
+        what = " ".join(str(error).split())
+        raise DataError(f"{folder}: its tokenizer cannot be read ({what}); copy its tokenizer files again") from None
+    if written:
         backend: Any = tokenizer.backend_tokenizer
         backend.model, backend.normalizer, backend.pre_tokenizer = written.model, written.normalizer, written.pre_tokenizer
         backend.decoder = written.decoder
-    if tokenizer.eos_token_id is None:
-        raise DataError(f"{folder}: its tokenizer has no eos_token; name it in {CONFIG_FILE}")
-    if tokenizer.bos_token_id is None:  # Of Qwen2, say: a text begins where the one before has ended.
-        tokenizer.bos_token = tokenizer.eos_token
+    _name_ends(tokenizer, folder, described)
     _append_nothing(tokenizer)
     if len(tokenizer) <= len(tokenizer.all_special_ids):
         raise DataError(f"{folder}: its tokenizer is empty but for {tokenizer.all_special_tokens}; copy {TOKENIZER_FILE} again")
+    _check_rows(tokenizer, folder, described["config.json"].get("vocab_size"))
     return tokenizer
+
+
+def _written(folder: Path, described: Mapping[str, Any]) -> Tokenizer | None:
+    """What `tokenizer.json` says as it is, else what `tokenizer.model` says if it is of LLaMA's kind."""
+    if (folder / TOKENIZER_FILE).is_file() and not _spelled_anew(folder, described):
+        try:
+            return Tokenizer.from_file(str(folder / TOKENIZER_FILE))
+        except Exception as error:  # noqa: BLE001 - the tokenizers library raises nothing narrower
+            raise DataError(f"{folder / TOKENIZER_FILE}: not a tokenizer ({error}); copy it again") from None
+    proto = read_model(folder / MODEL_FILE)
+    if described.get("add_prefix_space") is False:
+        proto.normalizer_spec.add_dummy_prefix = False
+    return spelled_out(proto) if not list(_unlike_llama(proto)) else None
+
+
+def _spelled_anew(folder: Path, described: Mapping[str, Any]) -> bool:
+    """Whether LlamaTokenizer is told to put no space in front, which `tokenizer.json` may not know."""
+    return described.get("add_prefix_space") is False and _is_llama(described) and (folder / MODEL_FILE).is_file()
+
+
+def _name_ends(tokenizer: PreTrainedTokenizerBase, folder: Path, described: Mapping[str, Mapping[str, Any]]) -> None:
+    """Give a tokenizer the beginning and the end of a sequence that the folder does not name."""
+    said = {**described["special_tokens_map.json"], **described[CONFIG_FILE]}
+    pieces = tokenizer.get_vocab()
+    for name, usual in ENDS.items():
+        if getattr(tokenizer, name) is None and not said.get(name) and said.get(name, "") is not None and usual in pieces:
+            tokenizer.add_special_tokens({name: usual})
+    if tokenizer.eos_token_id is None:
+        number = described["config.json"].get("eos_token_id")
+        known = tokenizer.convert_ids_to_tokens(number) if type(number) is int and 0 <= number < len(tokenizer) else None
+        hint = f', such as "eos_token": "{known}" (eos_token_id {number} of config.json)' if known else ""
+        raise DataError(f"{folder}: its tokenizer has no eos_token; name it in {CONFIG_FILE}{hint}")
+    if tokenizer.bos_token_id is None:  # Of Qwen2, say: a text begins where the one before has ended.
+        tokenizer.bos_token = tokenizer.eos_token
+
+
+def _check_rows(tokenizer: PreTrainedTokenizerBase, folder: Path, rows: Any) -> None:
+    """Refuse a tokenizer that gives a text ids for which the model beside it has no rows; of control tokens no text has any."""
+    backend: Any = tokenizer.backend_tokenizer
+    ids = [*backend.get_vocab(with_added_tokens=False).values(), *words(tokenizer).values()]
+    most = max([*ids, tokenizer.bos_token_id, tokenizer.eos_token_id])
+    if type(rows) is int and most >= rows:
+        raise DataError(
+            f"{folder}: its tokenizer has the id {most}, and the model {rows} rows (vocab_size of config.json); copy the "
+            f"tokenizer of these weights, or where tokens were added, `model.resize_token_embeddings({most + 1})` and "
+            "save_pretrained give them rows, which training must fill"
+        )
 
 
 def _append_nothing(tokenizer: PreTrainedTokenizerBase) -> None:
@@ -114,16 +159,19 @@ def _append_nothing(tokenizer: PreTrainedTokenizerBase) -> None:
 def encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
     """Token ids of running text, without a beginning or an end of sequence.
 
-    `<s>` or `</s>` within a text are text, as they are for SentencePiece: HTML has a tag of that name. Where a folder of
-    transformers' LlamaTokenizer has a SentencePiece model the ids are that model's own, with which LLaMAs were trained: what
-    transformers makes of it drops a space at the beginning, and goes by the order of pieces of equal scores (Chinese-LLaMA's).
-    With words that were added to the model, which SentencePiece knows nothing of, the ids are transformers'.
+    `<s>`, `</s>` and all other control tokens within a text are text, as they are for SentencePiece: HTML has a tag of that
+    name. Where a folder of transformers' LlamaTokenizer has a SentencePiece model the ids are that model's own, with which
+    LLaMAs were trained: what transformers makes of it drops a space at the beginning, and goes by the order of pieces of equal
+    scores (Chinese-LLaMA's). With words that were added to the model, which SentencePiece knows nothing of, the ids are those
+    of the tokenizers library.
     """
     if not texts:
         return []
-    if isinstance(tokenizer, LlamaTokenizer) and (processor := _processor(tokenizer.name_or_path)):
+    if processor := _processor(tokenizer):
         found: list[list[int]] = processor.encode(list(texts))
         return found
+    if plain := _without_control(tokenizer):
+        return [coded.ids for coded in plain.encode_batch(list(texts), add_special_tokens=False)]
     coded = tokenizer(
         list(texts), add_special_tokens=False, split_special_tokens=True, return_attention_mask=False, verbose=False
     )
@@ -131,28 +179,57 @@ def encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[lis
     return ids
 
 
-@functools.cache
-def _processor(folder: str) -> Any:
-    """SentencePiece with the model in a folder, if the ids of its tokenizer are that model's; else None.
+@functools.lru_cache(maxsize=4)
+def _processor(tokenizer: PreTrainedTokenizerBase) -> Any:
+    """SentencePiece with the model beside a tokenizer, if that is what its ids are of; else None.
 
-    `add_prefix_space: false` of the folder's configuration is heeded, as transformers does.
+    So it is where there is no `tokenizer.json`, or one beside the class LlamaTokenizer, whose ids may be others for a space at
+    the beginning and for pieces of equal scores. `add_prefix_space: false` is heeded, as transformers does.
     """
-    place = Path(folder) / MODEL_FILE
+    place = Path(tokenizer.name_or_path) / MODEL_FILE
     if not place.is_file():
+        return None
+    described = _object(place.with_name(CONFIG_FILE))
+    if place.with_name(TOKENIZER_FILE).is_file() and not _is_llama(described):
         return None
     try:
         proto = parse_model(place.read_bytes(), str(place))
     except DataError:
         return None  # Llama 3's file of that name is something else.
-    tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     ids = tokenizer.get_vocab()
     if any(ids.get(piece.piece) != number for number, piece in enumerate(proto.pieces)):
         return None
     if words(tokenizer).keys() - {piece.piece for piece in proto.pieces if piece.type == USER_DEFINED}:
         return None
-    if tokenizer.init_kwargs.get("add_prefix_space") is False:
+    if described.get("add_prefix_space") is False:
         proto.normalizer_spec.add_dummy_prefix = False
     return sentencepiece.SentencePieceProcessor(model_proto=proto.SerializeToString())
+
+
+def _is_llama(described: Mapping[str, Any]) -> bool:
+    """Whether the class that a folder names is that of SentencePiece's LLaMAs."""
+    return str(described.get("tokenizer_class", "")).removesuffix("Fast").lower() in {"llamatokenizer", "codellamatokenizer"}
+
+
+@functools.lru_cache(maxsize=4)
+def _without_control(tokenizer: PreTrainedTokenizerBase) -> Tokenizer | None:
+    """The tokenizers library's own one with each control token as text, also those that a folder does not call special.
+
+    None where it calls all of them special: then transformers keeps them as text.
+    """
+    backend: Any = tokenizer.backend_tokenizer
+    raw = json.loads(backend.to_str())
+    known = words(tokenizer)
+    hidden = [token for token in raw["added_tokens"] if not token["special"] and token["content"] not in known]
+    if not hidden:
+        return None
+    for token in hidden:
+        token["special"] = True
+    made = Tokenizer.from_str(json.dumps(raw))
+    made.encode_special_tokens = True
+    made.no_truncation()
+    made.no_padding()
+    return made
 
 
 def words(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
@@ -268,31 +345,12 @@ def write(model: bytes | str | Path, folder: str | Path) -> None:
     check_kind(proto, place)
     folder = Path(folder)
     unknown, bos, eos = (proto.pieces[i].piece for i in _special_ids(proto))
-    special = [AddedToken(p.piece, normalized=False, special=True) for p in proto.pieces if p.type in {UNKNOWN, CONTROL}]
-
-    tokenizer = Tokenizer(
-        models.BPE(
-            vocab={p.piece: i for i, p in enumerate(proto.pieces)},
-            merges=list(merges(proto)),
-            unk_token=unknown,
-            fuse_unk=True,
-            byte_fallback=True,
-        )
-    )
-    spaces: list[Any] = [normalizers.Prepend(SPACE)] if proto.normalizer_spec.add_dummy_prefix else []
-    tokenizer.normalizer = normalizers.Sequence([*spaces, normalizers.Replace(" ", SPACE)])
-    strip: list[Any] = [decoders.Strip(" ", 1, 0)] if spaces else []
-    tokenizer.decoder = decoders.Sequence([decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse(), *strip])
-    tokenizer.add_special_tokens(special)
-    tokenizer.post_processor = processors.TemplateProcessing(  # transformers takes it from here, whatever add_bos_token says.
-        single=f"{bos} $A", pair=f"{bos} $A {bos}:1 $B:1", special_tokens=[(bos, proto.trainer_spec.bos_id)]
-    )
+    tokenizer = spelled_out(proto)
 
     (folder / MODEL_FILE).write_bytes(model if isinstance(model, bytes) else Path(model).read_bytes())
     tokenizer.save(str(folder / TOKENIZER_FILE))
     description = {
-        # The name that every version of transformers and vLLM reads as "tokenizer.json as it is".
-        "tokenizer_class": "PreTrainedTokenizerFast",
+        "tokenizer_class": _PLAIN[0],
         "add_bos_token": True,
         "add_eos_token": False,
         "unk_token": unknown,
@@ -305,6 +363,60 @@ def write(model: bytes | str | Path, folder: str | Path) -> None:
         (folder / stale).unlink(missing_ok=True)
 
 
+def spelled_out(proto: Any) -> Tokenizer:
+    """The tokenizers library's form of a SentencePiece model of LLaMA's kind, with its ids."""
+    unknown, bos, _ = (proto.pieces[i].piece for i in _special_ids(proto))
+    special = [AddedToken(p.piece, normalized=False, special=True) for p in proto.pieces if p.type in {UNKNOWN, CONTROL}]
+    made = Tokenizer(
+        models.BPE(
+            vocab={p.piece: i for i, p in enumerate(proto.pieces)},
+            merges=list(merges(proto)),
+            unk_token=unknown,
+            fuse_unk=True,
+            byte_fallback=True,
+        )
+    )
+    spaces: list[Any] = [normalizers.Prepend(SPACE)] if proto.normalizer_spec.add_dummy_prefix else []
+    made.normalizer = normalizers.Sequence([*spaces, normalizers.Replace(" ", SPACE)])
+    strip: list[Any] = [decoders.Strip(" ", 1, 0)] if spaces else []
+    made.decoder = decoders.Sequence([decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse(), *strip])
+    made.add_special_tokens(special)
+    made.post_processor = processors.TemplateProcessing(  # transformers takes it from here, whatever add_bos_token says.
+        single=f"{bos} $A", pair=f"{bos} $A {bos}:1 $B:1", special_tokens=[(bos, proto.trainer_spec.bos_id)]
+    )
+    return made
+
+
+def make_plain(folder: str | Path) -> None:
+    """Let AutoTokenizer, and whatever serves a model, load from `folder` what `load` does.
+
+    `tokenizer.json` is spelled out where it is not there, and the class that builds another tokenizer of it is no longer named.
+    A folder whose ids SentencePiece alone gives stays as it is.
+    """
+    folder = Path(folder)
+    described = _object(folder / CONFIG_FILE)
+    whole = (folder / TOKENIZER_FILE).is_file()
+    if whole and described.get("tokenizer_class") in _PLAIN and "auto_map" not in described:
+        return
+    tokenizer = load(folder)
+    meaning = fingerprint(tokenizer)
+    before = {place: place.read_bytes() for name in (CONFIG_FILE, TOKENIZER_FILE) if (place := folder / name).is_file()}
+    plain = {name: value for name, value in described.items() if name != "auto_map"} | {"tokenizer_class": _PLAIN[0]}
+    for name in ENDS:
+        token = getattr(tokenizer, name)
+        if token and not described.get(name) and (name == "eos_token" or token != tokenizer.eos_token):
+            plain[name] = token
+    if not whole or _spelled_anew(folder, described):
+        backend: Any = tokenizer.backend_tokenizer
+        backend.save(str(folder / TOKENIZER_FILE))
+    (folder / CONFIG_FILE).write_text(json.dumps(plain, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    if fingerprint(load(folder)) != meaning:
+        for name in (CONFIG_FILE, TOKENIZER_FILE):
+            (folder / name).unlink()
+        for place, content in before.items():
+            place.write_bytes(content)
+
+
 def check_kind(proto: Any, place: str) -> None:
     """Check that a SentencePiece model is of LLaMA's kind.
 
@@ -312,6 +424,15 @@ def check_kind(proto: Any, place: str) -> None:
         DataError: it is not BPE with byte pieces, changes the text by more than spaces, or has pieces that are always kept
             whole; or it lacks `<unk>`, `<s>` or `</s>`.
     """
+    if found := list(_unlike_llama(proto)):
+        raise DataError(
+            f"{place}: not a SentencePiece model of LLaMA's kind: it has {', '.join(found)}; valid: BPE with 256 byte pieces, "
+            "<unk>, <s> and </s>, that changes nothing but spaces"
+        )
+
+
+def _unlike_llama(proto: Any) -> Iterator[str]:
+    """What a SentencePiece model has that those of LLaMAs have not."""
     normalizer, types = proto.normalizer_spec, [p.type for p in proto.pieces]
     wrong = {
         f"model_type {proto.trainer_spec.model_type}, not {_BPE} (BPE)": proto.trainer_spec.model_type != _BPE,
@@ -324,12 +445,7 @@ def check_kind(proto: Any, place: str) -> None:
         "unused pieces": UNUSED in types,
         "no <unk>, <s> or </s>": min(_special_ids(proto)) < 0 or max(_special_ids(proto)) >= len(types),
     }
-    found = [name for name, there in wrong.items() if there]
-    if found:
-        raise DataError(
-            f"{place}: not a SentencePiece model of LLaMA's kind: it has {', '.join(found)}; valid: BPE with 256 byte pieces, "
-            "<unk>, <s> and </s>, that changes nothing but spaces"
-        )
+    yield from (name for name, there in wrong.items() if there)
 
 
 def merges(proto: Any) -> Iterator[tuple[str, str]]:
@@ -361,17 +477,20 @@ def _special_ids(proto: Any) -> tuple[int, int, int]:
     return spec.unk_id, spec.bos_id, spec.eos_id
 
 
-def _check_json(place: Path) -> None:
+def _object(place: Path) -> dict[str, Any]:
+    """The object in a JSON file of a tokenizer; an empty one where there is no such file."""
     try:
         content = place.read_bytes()
         _check_pointer(content, str(place))
+        check_mark(content, place)
         value = json.loads(content.decode())
     except FileNotFoundError:
-        raise DataError(f"{place.parent}: no {place.name}; a tokenizer is loaded from the folder of a model") from None
-    except (ValueError, OSError) as error:
+        return {}
+    except (ValueError, OSError, RecursionError) as error:
         raise DataError(f"{place}: not JSON ({error}); copy it again") from None
     if not isinstance(value, dict):
         raise DataError(f"{place}: holds a {type(value).__name__}, not an object; copy it again")
+    return value
 
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # Stages use processes of their own; the library's threads fork badly.

@@ -216,8 +216,7 @@ def save(
 
     Args:
         model: gives configuration, generation configuration and, without `state_dict`, the weights.
-        tokenizer: a folder whose tokenizer files are copied byte for byte, a tokenizer, or None if they are written
-            otherwise.
+        tokenizer: a folder whose tokenizer files are copied, a tokenizer, or None if they are written otherwise.
         folder: where; made if it is not there.
         verb: the stage that made the model, for the model card.
         made_of: what it was made of: option name to path, for the model card.
@@ -249,7 +248,7 @@ def save(
 
 
 def copy_tokenizer(source: str | Path, folder: str | Path) -> None:
-    """Copy the tokenizer files of one model folder to another, byte for byte.
+    """Copy the tokenizer files of one model folder to another, and `tokenization.make_plain` of them.
 
     Raises:
         DataError: `source` has none.
@@ -260,6 +259,7 @@ def copy_tokenizer(source: str | Path, folder: str | Path) -> None:
         raise DataError(f"{source}: no tokenizer; a model folder has tokenizer.json or tokenizer.model")
     for name in found:
         shutil.copyfile(source / name, folder / name)
+    tokenization.make_plain(folder)
 
 
 def card(config: Config, verb: str, made_of: Mapping[str, str]) -> str:

@@ -118,11 +118,10 @@ def _check_files(folder: Path) -> None:
         raise DataError(f"{folder}: not a folder; {valid}")
     names = sorted(p.name for p in folder.iterdir())
     check_pointers(folder, names)
-    if marked := [name for name in names if name in _READ_BY_TRANSFORMERS and _begins(folder / name, _BOM)]:
-        raise DataError(
-            f"{folder}: {listed(marked, 3)}: begins with a UTF-8 byte order mark (BOM), which transformers does not read; save "
-            f"it without the BOM: `sed -i '1s/^\\xEF\\xBB\\xBF//' {marked[0]}` there"
-        )
+    for name in _READ_BY_TRANSFORMERS:
+        if name in names and (folder / name).is_file():
+            with (folder / name).open("rb") as file:
+                check_mark(file.read(len(_BOM)), folder / name)
     if "adapter_config.json" in names:
         where = "beside a model, which from_pretrained would put into it or into another" if CONFIG in names else "alone"
         raise DataError(
@@ -179,11 +178,17 @@ def is_pointer(place: Path) -> bool:
     return place.read_bytes().startswith(POINTER)
 
 
-def _begins(place: Path, content: bytes) -> bool:
-    if not place.is_file():
-        return False
-    with place.open("rb") as file:
-        return file.read(len(content)) == content
+def check_mark(content: bytes, place: Path) -> None:
+    """Check that the content of a file does not begin with a byte order mark, as some editors write it.
+
+    Raises:
+        DataError: it does; `place` is the file.
+    """
+    if content.startswith(_BOM):
+        raise DataError(
+            f"{place}: begins with a UTF-8 byte order mark (BOM), which transformers does not read; save it without the BOM: "
+            f"`sed -i '1s/^\\xEF\\xBB\\xBF//' {place}`"
+        )
 
 
 def _check_kind(folder: Path, raw: Mapping[str, Any]) -> None:

@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer
 
-from minima.data import sample, tokenization
+from minima.data import chat, sample, tokenization
 from minima.errors import DataError
 from minima.stages import init_model
 from minima.workspace.marker import FORMAT, MARKER
+from tests.unit import families
 
 ODD_LINES = [
     *("", " ", "  two before", "two  between", "behind  ", "\n", "a\n\nb", "tab\there", "▁x", "\x00\x1f", "<0x0A>"),
@@ -105,10 +106,12 @@ def test_load_says_what_is_wrong_with_a_folder(folder: Path, model: bytes, tmp_p
         tokenization.load(tmp_path)
     content = (folder / "tokenizer.json").read_text()
     (tmp_path / "tokenizer.json").write_text(content)
-    with pytest.raises(DataError, match=r"no config\.json"):
-        tokenization.load(tmp_path)
-    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
-    with pytest.raises(DataError, match=r"has no eos_token; name it in tokenizer_config"):
+    assert tokenization.load(tmp_path).eos_token == "</s>"  # A tokenizer without a model beside it, nor a configuration.
+    (tmp_path / "config.json").write_text('{"model_type": "llama", "eos_token_id": 5}')
+    (tmp_path / "tokenizer.json").write_text(content.replace("</s>", "<end>"))
+    with pytest.raises(
+        DataError, match=r'has no eos_token; name it in tokenizer_config\.json, such as "eos_token": "<0x02>" \(eos'
+    ):
         tokenization.load(tmp_path)
     (tmp_path / "tokenizer_config.json").write_text("[]")
     with pytest.raises(DataError, match=r"tokenizer_config\.json: holds a list"):
@@ -273,7 +276,6 @@ def test_added_words_of_a_folder_of_the_hub_get_the_ids_that_transformers_gives(
     for name in ("config.json", tokenization.MODEL_FILE):
         shutil.copy(hub / name, tmp_path / "added")
     loaded = tokenization.load(tmp_path / "added")
-    assert type(loaded).__name__ == "LlamaTokenizer"
     found = tokenization.encode(loaded, ["In 中国 and there"])[0]
     assert found == theirs("In 中国 and there", add_special_tokens=False)["input_ids"]
     assert theirs.convert_tokens_to_ids("中国") in found
@@ -326,3 +328,114 @@ def test_a_folder_with_byte_pieces_in_tokenizer_json_alone(tmp_path: Path) -> No
         assert [made.decode(ids, skip_special_tokens=False) for ids in found] == lines
         assert loaded.convert_tokens_to_ids("<|eot_id|>") not in found[1], "what people type stays text"
         assert found[0] == made.encode(lines[0], add_special_tokens=False).ids
+
+
+LLAMA = {"tokenizer_class": "LlamaTokenizer", "legacy": False}
+CODE = {"tokenizer_class": "YiTokenizer", "auto_map": {"AutoTokenizer": ["tokenization_yi.YiTokenizer", None]}}
+FIRST = {"tokenizer_class": "LLaMATokenizer", "bos_token": "", "eos_token": "", "unk_token": ""}
+LAYOUTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "both, as LLaMA-2 and TinyLlama": ("both", LLAMA),
+    "both, no space in front": ("both", {**LLAMA, "add_prefix_space": False}),
+    "tokenizer.model alone": ("model", LLAMA),
+    "tokenizer.model with code": ("model", CODE),
+    "tokenizer.model of the first LLaMAs": ("model", FIRST),
+    "tokenizer.json with code": ("json", CODE),
+    "tokenizer.json of another class": ("json", {"tokenizer_class": "LlamaTokenizerFast"}),
+    "a class of nobody": ("json", {"tokenizer_class": 3}),
+    "SmolLM2": ("smollm2", {}),
+    "LLaMA-3 as DeepSeek-LLM": ("llama3", {"tokenizer_class": "LlamaTokenizerFast"}),
+    "Qwen2": ("qwen2", {}),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_written_folder_serves_with_the_ids_of_training(layout: str, model: bytes, tmp_path: Path) -> None:
+    """transformers builds other tokenizers of such folders than what they hold, or would run their code."""
+    files, described = LAYOUTS[layout]
+    source = tmp_path / "source"
+    if files in ("smollm2", "llama3", "qwen2"):
+        source.mkdir()
+        families.byte_level(source, files)
+        edit(source, **described)
+    else:
+        hub_folder(source, model, **described)
+        if files != "model":
+            tokenization.write(model, source)
+            edit(source, **HUB, **described)
+        if files == "json":
+            (source / tokenization.MODEL_FILE).unlink()
+    trained = tokenization.load(source)
+    copy = Path(shutil.copytree(source, tmp_path / "copy"))
+    tokenization.make_plain(copy)
+    served = AutoTokenizer.from_pretrained(copy, local_files_only=True)
+    assert (served.eos_token, served.bos_token or served.eos_token) == (trained.eos_token, trained.bos_token)
+    lines = [*ODD_LINES[1:], " leading", "1234 the\n of"]
+    bare = served(lines, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+    assert tokenization.encode(trained, lines) == bare
+    assert trained(lines)["input_ids"] == served(lines)["input_ids"]
+    said: Any = [{"role": "user", "content": " Who <b> is it?"}, {"role": "assistant", "content": "he  is 12 "}]
+    for one in (trained, served):
+        chat.install(one)
+    asked: list[Any] = [one.apply_chat_template(said, return_dict=True) for one in (trained, served)]
+    ours, theirs = (one["input_ids"] for one in asked)
+    assert ours == theirs
+    assert ours[0] == trained.bos_token_id
+    again = tokenization.load(copy)
+    assert tokenization.fingerprint(again) == tokenization.fingerprint(trained)
+
+
+def edit(folder: Path, **changes: Any) -> None:
+    place = folder / tokenization.CONFIG_FILE
+    place.write_text(json.dumps(json.loads(place.read_text()) | changes))
+
+
+def test_ids_that_no_tokenizer_json_gives_keep_their_folder_as_it_is(model: bytes, tmp_path: Path) -> None:
+    """Chinese-LLaMA's pieces of equal scores: merges have an order, SentencePiece takes the leftmost."""
+    proto = tokenization.parse_model(model, "")
+    for text in ("人", "国", "中", "民", "国人", "中国", "人民", "中国人民"):
+        proto.pieces.add(piece=text, score=0.0, type=tokenization.NORMAL)
+    hub = hub_folder(tmp_path / "hub", proto.SerializeToString(), **LLAMA)
+    before = {place.name: place.read_bytes() for place in hub.iterdir()}
+    tokenization.make_plain(hub)
+    assert {place.name: place.read_bytes() for place in hub.iterdir()} == before
+
+
+def test_control_tokens_are_text_whether_a_folder_calls_them_special_or_not(tmp_path: Path) -> None:
+    """Qwen2.5 has `<tool_call>`, and Qwen2 not: records of one are records of the other."""
+    found = {}
+    for name, special in (("plain", None), ("ordinary", False), ("special", True)):
+        folder = tmp_path / name
+        folder.mkdir()
+        families.byte_level(folder, "qwen2")
+        place = folder / tokenization.TOKENIZER_FILE
+        raw = json.loads(place.read_text())
+        if special is not None:
+            number = len(raw["model"]["vocab"]) + len(raw["added_tokens"])
+            raw["added_tokens"].append({**raw["added_tokens"][-1], "id": number, "content": "<tool_call>", "special": special})
+            place.write_text(json.dumps(raw))
+        loaded = tokenization.load(folder)
+        assert ("<tool_call>" in loaded.get_vocab()) is (special is not None)
+        ids = tokenization.encode(loaded, ["a <tool_call> of <|im_end|>"])[0]
+        found[name] = (ids, tokenization.fingerprint(loaded))
+        assert loaded.decode(ids) == "a <tool_call> of <|im_end|>"
+    assert found["plain"] == found["ordinary"] == found["special"]
+
+
+def test_a_tokenizer_with_more_ids_than_the_model_has_rows(model: bytes, tmp_path: Path) -> None:
+    folder = write_model(tmp_path / "model", model)
+    (folder / "config.json").write_text('{"vocab_size": 400}')
+    (folder / "added_tokens.json").write_text('{"<pad>": 400}')
+    tokenization.load(folder)  # No text has a control token.
+    (folder / "config.json").write_text('{"vocab_size": 399}')
+    with pytest.raises(DataError, match=r"has the id 399, and the model 399 rows .*`model\.resize_token_embeddings\(400\)`"):
+        tokenization.load(folder)
+
+
+def test_marks_of_an_editor_in_a_folder_of_a_tokenizer_alone(model: bytes, tmp_path: Path) -> None:
+    for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"):
+        folder = write_model(tmp_path / name.partition(".")[0], model)
+        (folder / "config.json").unlink()
+        place = folder / name
+        place.write_bytes(b"\xef\xbb\xbf" + (place.read_bytes() if place.is_file() else b"{}"))
+        with pytest.raises(DataError, match=rf"{name}: begins with a UTF-8 byte order mark .*`sed -i .* {place}`"):
+            tokenization.load(folder)

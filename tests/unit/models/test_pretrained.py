@@ -25,7 +25,8 @@ def shape(**sizes: int) -> LlamaConfig:
 def tokenizer(tmp_path: Path) -> Path:
     folder = tmp_path / "tokenizer"
     folder.mkdir()
-    (folder / "tokenizer.json").write_bytes(b'{"odd":\r\n "bytes"}')
+    tiny.tokenizer(folder)
+    (folder / "tokenizer.json").write_bytes((folder / "tokenizer.json").read_bytes().replace(b"\n", b"\r\n"))
     (folder / "tokenizer.model").write_bytes(bytes(range(256)))
     (folder / "chat_template.jinja").write_bytes("{{ 问 }}".encode())
     (folder / "unrelated.txt").write_text("no")
@@ -58,8 +59,9 @@ def test_files(tmp_path: Path, tokenizer: Path) -> None:
         "model.safetensors",
         "tokenizer.json",
         "tokenizer.model",
+        "tokenizer_config.json",
     ]
-    for name in ("tokenizer.json", "tokenizer.model", "chat_template.jinja"):
+    for name in ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "chat_template.jinja"):
         assert (tmp_path / "m" / name).read_bytes() == (tokenizer / name).read_bytes()
     card = (tmp_path / "m" / "README.md").read_text()
     assert "minima prune" in card

@@ -34,7 +34,7 @@ def options(tmp_path: Path) -> Distill:
     """A teacher of another shape, records and a place for the student."""
     for name, changes in {"teacher": {"hidden": 48, "seed": 1}, "student": {}}.items():
         runs.model(**changes).save_pretrained(tmp_path / name)
-        tiny.tokenizer(tmp_path / name)
+        tiny.tokenizer(tmp_path / name, runs.VOCABULARY)
     records.write(tmp_path / "train.tfrecord", runs.examples(24))
     records.write(tmp_path / "dev.tfrecord", runs.examples(4, seed=1))
     (tmp_path / "out").mkdir()

@@ -49,7 +49,7 @@ def options(tmp_path: Path) -> Finetune:
 
 def run(options: Finetune, *, tied: bool = False) -> dict[str, Any]:
     runs.model(tied=tied).save_pretrained(options.model_name_or_path)
-    tiny.tokenizer(Path(options.model_name_or_path))
+    tiny.tokenizer(Path(options.model_name_or_path), runs.VOCABULARY)
     with Lease(Path(options.output_dir)) as lease:
         return finetune.run(options, Output(lease.folder, options, {}, lease))
 

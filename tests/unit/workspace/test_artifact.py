@@ -166,8 +166,9 @@ def test_a_result_of_an_earlier_revision_is_another_result(
     tmp_path: Path, options: Convert, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make(tmp_path / "out", options)
+    before = Convert.revision
     monkeypatch.setattr(Convert, "revision", 7)
-    with pytest.raises(UsageError, match="revision 1 there, 7 now"):
+    with pytest.raises(UsageError, match=f"revision {before} there, 7 now"):
         artifact.finished(options)
     monkeypatch.undo()
     monkeypatch.setattr(ExpandVocab, "revision", 7)

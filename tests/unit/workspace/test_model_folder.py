@@ -150,7 +150,7 @@ REFUSED: dict[str, tuple[Damage, str]] = {
     "positions by a number": (change(rope_scaling=2.0), r"config\.json: rope_scaling is 2\.0; an object or null"),
     "BOM in config": (
         lambda f: put("config.json", b"\xef\xbb\xbf" + (f / "config.json").read_bytes())(f),
-        r"model: config\.json: begins with a UTF-8 byte order mark \(BOM\).*save it without the BOM",
+        r"config\.json: begins with a UTF-8 byte order mark \(BOM\).*save it without the BOM",
     ),
     "BOM in the tokenizer's": (put("tokenizer_config.json", b"\xef\xbb\xbf{}"), r"tokenizer_config\.json: begins with a UTF-8"),
     "groups": (change(num_attention_heads=3, hidden_size=3, num_key_value_heads=2), "2 does not divide num_attention_heads 3"),
