@@ -56,10 +56,7 @@ class Layer:
     def written(self, path: Path_) -> str:
         """The place of what says a path of the template, or the nearest part above it."""
         part = max((each for each in self.words if path[: len(each)] == each), key=len)
-        keys = (*self.words[part], *path[len(part) :])
-        while keys and keys not in self.place.lines:
-            keys = keys[:-1]
-        return self.place(*keys)
+        return self.place(*self.place.nearest((*self.words[part], *path[len(part) :])))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,16 +3,17 @@
 Stricter than YAML 1.1: keys are strings and never repeated, and a number is written as YAML 1.2 writes it too.
 """
 
+import codecs
 import itertools
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from minima.errors import UsageError, did_you_mean, told
+from minima.errors import UsageError, did_you_mean, listed, told
 
 DECIMAL = re.compile(r"[-+]?(?:0|[1-9][0-9]*)")
 _TAG = "tag:yaml.org,2002:"
@@ -26,12 +27,26 @@ class Place:
 
     file: str
     lines: Mapping[tuple[str, ...], int]
+    aliases: Mapping[tuple[str, ...], tuple[str, ...]] = field(default_factory=dict)
+    """Where what an alias stands for is written."""
+
+    def nearest(self, path: tuple[str, ...]) -> tuple[str, ...]:
+        """The path, or of the keys above it the nearest one that is there."""
+        while path and self._written(path) not in self.lines:
+            path = path[:-1]
+        return path
 
     def line(self, *path: str) -> int:
         """The line of a key, or of the nearest one above it that is there."""
-        while path and path not in self.lines:
-            path = path[:-1]
-        return self.lines.get(path, 1)
+        return self.lines.get(self._written(self.nearest(path)), 1)
+
+    def _written(self, path: tuple[str, ...]) -> tuple[str, ...]:
+        written: tuple[str, ...] = ()
+        for number, key in enumerate(path):
+            written = (*written, key)
+            if number + 1 < len(path):  # The alias itself stands where it is used.
+                written = self.aliases.get(written, written)
+        return written
 
     def __call__(self, *path: str) -> str:
         told = ".".join(key if key.isprintable() else repr(key) for key in path)
@@ -61,10 +76,12 @@ def read(place: Path, name: str, what: str, known: Iterable[str] = ()) -> str:
     Raises:
         UsageError: it cannot be read as UTF-8.
     """
+    if not name or "://" in name or name == "-":
+        raise UsageError(
+            f"{name or 'FILE'}: found {told(name)}; a file on this machine, or one of {listed([*known])}, is valid"
+        )
     try:
-        return place.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{name}: not UTF-8 text ({error.reason} at byte {error.start})") from None
+        content = place.read_bytes()
     except IsADirectoryError:
         raise UsageError(f"{name}: a folder; name a {what} file in it") from None
     except (FileNotFoundError, NotADirectoryError, ValueError):
@@ -73,6 +90,16 @@ def read(place: Path, name: str, what: str, known: Iterable[str] = ()) -> str:
         raise UsageError(f"{name}: no such file or shipped {what}; {did_you_mean(name, [*known, *beside])}") from None
     except OSError as error:
         raise UsageError(f"{name}: cannot be read ({error.strerror})") from None
+    save = "save it as UTF-8"
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise UsageError(f"{name}: not UTF-8 text but UTF-16 or UTF-32; {save}")
+    if b"\0" in content:
+        raise UsageError(f"{name}: not UTF-8 text: it holds NUL bytes, as UTF-16 and binary files do; a {what} file is valid")
+    try:
+        return content.decode("utf-8").replace("\r\n", "\n").replace("\r", "\n")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise UsageError(f"{name}:{line}: not UTF-8 text: found the byte {content[error.start]:#x}; {save}") from None
 
 
 def parse(text: str, file: str) -> list[Document]:
@@ -84,17 +111,23 @@ def parse(text: str, file: str) -> list[Document]:
     documents = []
     try:
         for root in yaml.compose_all(text, Loader=yaml.SafeLoader):
+            if isinstance(root, yaml.ScalarNode) and not root.value and root.style is None:
+                continue  # Nothing stands between two lines of ---, or after the last one.
             if not isinstance(root, yaml.MappingNode):
                 line = root.start_mark.line + 1
-                raise UsageError(f"{file}:{line}: not a mapping; keys such as `name: …` are valid")
+                found = "a list" if isinstance(root, yaml.SequenceNode) else told(root.value)
+                raise UsageError(f"{file}:{line}: found {found}; a mapping of keys such as `name: …` is valid")
             lines: dict[tuple[str, ...], int] = {(): root.start_mark.line + 1}
             converter = _Converter(file, lines)
-            documents.append(Document(converter.value(root, ()), Place(file, lines)))
+            documents.append(Document(converter.value(root, ()), Place(file, lines, converter.aliases)))
             if converter.errors:
                 raise UsageError("\n".join(converter.errors))
     except yaml.MarkedYAMLError as error:
-        line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise UsageError(f"{file}{line}: not YAML: {error.problem or error.context}") from None
+        raise UsageError(f"{file}:{_not_yaml(error)}") from None
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        what = f"the character U+{error.character:04X}"
+        raise UsageError(f"{file}:{line}: not YAML: found {what}; text without control characters is valid") from None
     except yaml.YAMLError as error:
         raise UsageError(f"{file}: not YAML: {str(error).splitlines()[0]}") from None
     except RecursionError:
@@ -104,6 +137,34 @@ def parse(text: str, file: str) -> list[Document]:
     if not documents:
         raise UsageError(f"{file}: empty; `jobgen init NAME` writes a pipeline to start from")
     return documents
+
+
+_REMEDIES = {
+    r"found character '\\t' .*": "found a tab; blanks are valid",
+    r"found character (.*) that cannot start any token": r"found a value that begins with \1; put it in quotes",
+    "mapping values are not allowed here": "found a ':' where none can be; `key: value` is valid, a value with ': ' in quotes, "
+    "and all keys of a mapping in one column; look at the line above, too",
+    "expected <block end>, but found .*": "the line is indented otherwise than those beside it",
+    "could not find expected ':'": "found a line that is no `key: value`",
+    "found undefined alias (.*)": r"found an alias of \1, which no & names; put it in quotes if a text is meant",
+    "expected alphabetic or numeric character, but found .*": "found a value that begins with * or &; put it in quotes",
+    "found unexpected end of stream": "found the file's end; a closing quote is valid",
+    "second occurrence": "found an anchor of the same name twice; name one otherwise",
+}
+"""What to say instead of PyYAML's words."""
+
+
+def _not_yaml(error: yaml.MarkedYAMLError) -> str:
+    """The line of an error, and what to say of it."""
+    problem = error.problem or error.context or "unreadable"
+    for pattern, said in _REMEDIES.items():
+        if match := re.fullmatch(pattern, problem):
+            problem = match.expand(said)
+            break
+    mark = error.problem_mark or error.context_mark
+    line = mark.line + 1 if mark else 1
+    began = error.context_mark.line + 1 if error.context_mark else line
+    return f"{line}: not YAML: {problem}" + (f" (of what begins on line {began})" if began != line else "")
 
 
 def joined(text: str, other: str) -> str:
@@ -118,6 +179,9 @@ class _Converter:
         self.file = file
         self.lines = lines
         self.errors: list[str] = []
+        self.aliases: dict[tuple[str, ...], tuple[str, ...]] = {}
+        self.paths: dict[int, tuple[str, ...]] = {}
+        """Of nodes, where each of them first stands."""
         self.done: dict[int, tuple[Any, int]] = {}
         """Values of nodes, for aliases, and how many values each holds; _OPEN for one that is not finished yet."""
         self.size = 0
@@ -132,23 +196,28 @@ class _Converter:
                 return None
             self.size += size
             self.aliased += size
+            self.aliases[path] = self.paths[id(node)]
             if self.aliased > ALIASED:
                 place = Place(self.file, self.lines)(*path)
                 raise UsageError(f"{place}: aliases up to here stand for {self.aliased} values; at most {ALIASED} are valid")
             return found
         self.done[id(node)] = _OPEN, 0
+        self.paths[id(node)] = path
         before = self.size
         self.size += 1
         match node:
-            case yaml.MappingNode():
+            case yaml.MappingNode() if node.tag == f"{_TAG}map":
                 found = self.mapping(node, path)
-            case yaml.SequenceNode():
+            case yaml.SequenceNode() if node.tag == f"{_TAG}seq":
                 found = []
                 for number, item in enumerate(node.value):
                     self.lines[(*path, str(number))] = item.start_mark.line + 1
                     found.append(self.value(item, (*path, str(number))))
-            case _:
+            case yaml.ScalarNode():
                 found = self.scalar(node, path)
+            case _:
+                found = None
+                self.error(node, path, _tagged(node.tag))
         self.done[id(node)] = found, self.size - before
         return found
 
@@ -156,9 +225,17 @@ class _Converter:
         found: dict[str, Any] = {}
         for key_node, value_node in node.value:
             key = key_node.value
-            if not isinstance(key_node, yaml.ScalarNode) or key_node.tag != f"{_TAG}str":
-                written = repr(key) if isinstance(key, str) else "a list or mapping"
-                self.error(key_node, path, f"found {written} as a key; a string is valid, in quotes if need be")
+            if not isinstance(key_node, yaml.ScalarNode):
+                what = "found a list or mapping as a key; a string is valid; a template such as {{ … }} must be filled in first"
+                self.error(key_node, path, what)
+                continue
+            if key_node.tag == f"{_TAG}merge":
+                what = "found the merge key <<, which YAML 1.2 has not; write its keys here, or all of the value as an alias"
+                self.error(key_node, path, what)
+                continue
+            if key_node.tag != f"{_TAG}str":
+                what = f"'{key}' in quotes" if key_node.tag.startswith(_TAG) else "a string without a tag"
+                self.error(key_node, path, f"found {key} as a key; {what} is valid")
                 continue
             if key in found:
                 first = self.lines[(*path, key)]
@@ -180,21 +257,30 @@ class _Converter:
                 return None
             case "bool" if text.lower() in {"true", "false"}:
                 return text.lower() == "true"
-            case "int" if DECIMAL.fullmatch(text) and len(text) <= 18:
-                return int(text)
+            case "int" if DECIMAL.fullmatch(text):
+                if len(text) <= 18:
+                    return int(text)
+                self.error(node, path, f"found a number of {len(text)} digits; at most 18 are valid, or a string in quotes")
             case "float" if ":" not in text and "_" not in text:
                 return float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))
             case "bool":
                 self.error(node, path, f"found {text}; true, false or a string in quotes is valid")
             case "int" | "float":
-                self.error(node, path, f"found {told(text)}; a number in plain decimal or a string in quotes is valid")
-            case kind:
-                self.error(node, path, f"found {told(text)} ({kind}); put a string in quotes")
+                self.error(node, path, f"found {text[:80]}; a number in plain decimal or a string in quotes is valid")
+            case "timestamp" | "value" as kind:
+                read = "a date" if kind == "timestamp" else "a key's default"
+                self.error(node, path, f"found {text}, which YAML 1.1 reads as {read}; put it in quotes")
+            case _:
+                self.error(node, path, _tagged(node.tag))
         return None
 
     def error(self, node: yaml.Node, path: tuple[str, ...], message: str) -> None:
         place = Place(self.file, {path: node.start_mark.line + 1})
         self.errors.append(f"{place(*path)}: {message}")
+
+
+def _tagged(tag: str) -> str:
+    return f"found the tag {tag.replace(_TAG, '!!')}; a value without a tag is valid, a string in quotes"
 
 
 _OPEN = object()
