@@ -9,6 +9,7 @@ difference: where a volume or a variable gets another source the old one goes, f
 import copy
 import functools
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -164,7 +165,7 @@ def _of_mapping(value: Mapping[str, Any], node: Mapping[str, Any], path: Path_, 
         elif key.startswith("$"):
             yield here, f"unknown directive; {DIRECTIVE} is valid"
         elif properties is not None and key not in properties:
-            yield here, f"unknown; {did_you_mean(key, properties)}"
+            yield here, _unknown(key, node)
         else:
             below = properties[key] if properties is not None else node.get("additionalProperties", {})
             wrong = list(_problems(item, below, here, whole=whole))
@@ -175,6 +176,44 @@ def _of_mapping(value: Mapping[str, Any], node: Mapping[str, Any], path: Path_, 
         for key in (*node.get("required", ()), *forms.REQUIRED.get(node.get("is", ""), ())):
             if value.get(key) is None or (value[key] in ("", []) and key not in forms.MAY_BE_EMPTY):
                 yield path, f"{key} is missing"
+
+
+def bare(word: str) -> str:
+    """A word without what tells apart the ways to write it: nodeSelector, node_selector."""
+    return re.sub("[-_]", "", word).lower()
+
+
+@functools.cache
+def _fields() -> dict[str, list[str]]:
+    """By their bare names, where a pod's template has fields: from the root, each kind of object once, where it comes first."""
+    found: dict[str, list[str]] = {}
+    kinds = {"PodTemplateSpec": "pod"}
+    for kind in (waiting := [*kinds]):
+        for name, node in _definitions()[kind].get("properties", {}).items():
+            below = node.get("items", node).get("$ref")
+            path = f"{kinds[kind]}.{name}"
+            found.setdefault(bare(name), []).append(path)
+            if below in _definitions() and below not in kinds:
+                kinds[below] = path + "[]" * ("items" in node)
+                waiting.append(below)
+    return found
+
+
+def places(name: str) -> list[str]:
+    """Where a pod's template has a field of this name, nearest to its root; none if that says nothing, for there are many."""
+    found = _fields().get(bare(name), [])
+    nearest = [path for path in found if path.count(".") == found[0].count(".")]
+    return nearest if len(nearest) in {1, 2} and found[0].count(".") < 5 else []
+
+
+def _unknown(key: str, node: Mapping[str, Any]) -> str:
+    """What to say of a field that an object of the schema has not."""
+    if node.get("is") == "PodTemplateSpec" and key in {"apiVersion", "kind", "status", "template"}:
+        return "`pod` is no object but the template of one: its `metadata` and `spec` alone are valid"
+    alike = [each for each in node["properties"] if bare(each) == bare(key)]
+    if not alike and (found := places(key)):
+        return f"belongs in {' or '.join(found)}: move it"
+    return f"unknown; {did_you_mean(alike[0] if alike else key, node['properties'])}"
 
 
 def _expected(value: Any, node: Mapping[str, Any]) -> str:

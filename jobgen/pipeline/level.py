@@ -34,7 +34,11 @@ MAY_GO = {"HF_HUB_OFFLINE"}
 """Variables of jobgen's that a fragment may remove."""
 QUEUE = "kueue.x-k8s.io/queue-name"
 OUR_LABELS = re.compile(r"minima/.*|training\.kubeflow\.org/.*|app\.kubernetes\.io/(name|instance|component|managed-by)")
-OUR_ANNOTATIONS = {"argocd.argoproj.io/hook", "kustomize.toolkit.fluxcd.io/ssa"}
+OUR_ANNOTATIONS = {
+    "argocd.argoproj.io/hook",
+    "kustomize.toolkit.fluxcd.io/ssa",
+    "kustomize.toolkit.fluxcd.io/substitute",
+}
 """By which a stage's job is left alone in a folder that Argo CD or Flux syncs, and the conductor's is once it is made."""
 GRACE = 600
 """Seconds that a training pod has to save; a fragment may give more."""
@@ -96,12 +100,8 @@ def _problems(values: Mapping[str, Any], path: Path_, container: str) -> Problem
             here = (*path, key, name)
             if valid := form(name):
                 yield here, f"found {name!r}; {valid}"
-            elif OUR_LABELS.fullmatch(name):
-                yield here, "jobgen, the operator or Argo CD find their objects by it; choose another name"
-            elif name == QUEUE and key == "labels" and container == CONTAINER:
-                yield here, "refused: a pool's `queue` says it"
-            elif name in OUR_ANNOTATIONS and key == "annotations":
-                yield here, "refused: jobgen says by it what Argo CD and Flux leave alone; take it out"
+            elif why := _ours(key, name, container):
+                yield here, why
             if not isinstance(value, str):
                 yield here, f"found {told(value)}; a string is valid, in quotes"
             elif valid := (forms.label_value(value) or kueue.label(name, value)) if key == "labels" else "":
@@ -110,10 +110,10 @@ def _problems(values: Mapping[str, Any], path: Path_, container: str) -> Problem
                 yield here, credentials.IN_GIT
     names = values.get("image_pull_secrets")
     if names is not None and not (isinstance(names, list) and all(_is_name(name) for name in names)):
-        yield (*path, "image_pull_secrets"), f"found {told(names)}; a list of names of Secrets is valid"
-    for key in ("service_account", "priority_class"):
+        yield (*path, "image_pull_secrets"), f"found {told(names)}; a list of names of Secrets is valid, as [registry]"
+    for key, kind in (("service_account", "ServiceAccount"), ("priority_class", "PriorityClass")):
         if key in values and not _is_name(values[key]):
-            yield (*path, key), f"found {told(values[key])}; the name of one is valid"
+            yield (*path, key), f"found {told(values[key])}; the name of a {kind} is valid, of a-z, 0-9, - and ."
     for name, value in (yield from _pairs(values.get("env"), (*path, "env"))):
         yield from ((((*path, "env", name), what)) for what in _of_variable(name, value))
     if values.get(SCHEDULING) is not None:
@@ -125,6 +125,17 @@ def _problems(values: Mapping[str, Any], path: Path_, container: str) -> Problem
         if not wrong:
             yield from _owned(pod, (*path, "pod"), container)
             yield from ((where, credentials.IN_GIT) for where in credentials.inside(pod, (*path, "pod")))
+
+
+def _ours(kind: str, name: str, container: str) -> str:
+    """Why a label or an annotation is jobgen's to say; empty if it is not."""
+    if OUR_LABELS.fullmatch(name):
+        return "jobgen, the operator or Argo CD find their objects by it; choose another name"
+    if name == QUEUE and kind == "labels" and container == CONTAINER:
+        return "refused: a pool's `queue` says it"
+    if name in OUR_ANNOTATIONS and kind == "annotations":
+        return "refused: jobgen says by it what Argo CD and Flux leave alone; take it out"
+    return ""
 
 
 def _is_name(value: Any) -> bool:
@@ -187,14 +198,10 @@ def _source(value: str | Mapping[str, str]) -> dict[str, Any]:
 
 def _owned(pod: Mapping[str, Any], path: Path_, container: str) -> Problems:
     """What a fragment says that is jobgen's to say."""
-    for key in (pod.get("metadata") or {}).get("labels") or {}:
-        if OUR_LABELS.fullmatch(key):
-            yield (
-                (*path, "metadata", "labels", key),
-                "jobgen, the operator or Argo CD find their objects by it; choose another name",
-            )
-        elif key == QUEUE and container == CONTAINER:
-            yield (*path, "metadata", "labels", key), "refused: a pool's `queue` says it"
+    for kind in ("labels", "annotations"):
+        for key in (pod.get("metadata") or {}).get(kind) or {}:
+            if why := _ours(kind, key, container):
+                yield (*path, "metadata", kind, key), why
     spec, here = pod.get("spec") or {}, (*path, "spec")
     for key, why in IN_POD.items():
         if key in spec:

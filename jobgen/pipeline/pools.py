@@ -118,18 +118,16 @@ def build(below: Pool, values: Mapping[str, Any], place: Callable[[str], str]) -
 
     Args:
         below: a built-in pool, one of a cluster's profile, or a new one of which only the name is said.
-        values: field to value, as YAML gives them; a `node_selector` is merged by its labels, `tolerations` are added.
+        values: field to value of `OWN`, as YAML gives them; a `node_selector` is merged by its labels, `tolerations` are added.
         place: for a field's name, where it stands.
 
     Raises:
-        UsageError: an unknown field, a wrong type or value; one line for each.
+        UsageError: a wrong type or value; one line for each.
     """
     errors: list[str] = []
     checked: dict[str, Any] = {}
     for key, value in values.items():
         try:
-            if key not in OWN:
-                raise UsageError(f"no such field of a pool; {did_you_mean(key, KEYS)}")
             checked[key] = _checked(key, value)
         except UsageError as error:
             errors.append(f"{place(key)}: {error}")

@@ -7,14 +7,13 @@ travels with it into the cluster, as another document of the pipeline's.
 from collections.abc import Sequence
 from pathlib import Path
 
-from jobgen.pipeline import level, pools, source
+from jobgen.pipeline import pools, source, words
 from jobgen.pipeline.pipeline import Profile
 from jobgen.pipeline.reader import Reader
 from jobgen.pipeline.source import Document
 from minima.errors import UsageError, did_you_mean, told
 
 SHIPPED = Path(__file__).parents[1] / "clusters"
-KEYS = ("about", "gpus", "conductor", "workspace", "pools")
 DEFAULT = "none"
 
 
@@ -66,7 +65,9 @@ class _Reader(Reader):
     of_profile = True
 
     def profile(self, name: str, text: str) -> Profile:
-        root = self.mapping(self.document.value, valid=(*KEYS, *level.KEYS, level.SCHEDULING))
+        if what := words.foreign(self.document.value, "profile"):
+            raise UsageError(f"{self.place()}: {what}")
+        root = self.mapping(self.document.value, place="profile")
         about = self.text(root.get("about", "x"), "about", what="the machines that it is for, in a line,")
         gpus = root.get("gpus", True)
         if not isinstance(gpus, bool):

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from jobgen.pipeline import level, pools
+from jobgen.pipeline import level, pools, words
 from jobgen.pipeline.fragment import Fragment, Layer
 from jobgen.pipeline.pipeline import CONTAINER, NAME, Conductor, Workspace
 from jobgen.pipeline.pools import Pool
@@ -19,8 +19,6 @@ from minima.errors import UsageError, did_you_mean, told
 
 TAKEN = {"bin", "boot", "dev", "etc", "lib", "lib64", "opt", "proc", "root", "run", "sbin", "src", "sys", "tmp", "usr", "var"}
 """Folders of the image's root, and those that jobgen mounts there."""
-CONDUCTOR_KEYS = ("image",)
-WORKSPACE_KEYS = ("claim", "path")
 
 
 class Reader:
@@ -38,15 +36,16 @@ class Reader:
     def error(self, message: str, *path: str) -> None:
         self.errors.append(f"{self.place(*path)}: {message}")
 
-    def mapping(self, value: Any, *path: str, valid: tuple[str, ...] | None = None) -> dict[str, Any]:
-        """`value` as a mapping, without the keys that are not `valid`."""
+    def mapping(self, value: Any, *path: str, place: str = "") -> dict[str, Any]:
+        """`value` as a mapping, without the keys that are not valid at a place of `words.KEYS`, if it is one of them."""
         if not isinstance(value, dict):
-            self.error(f"found {told(value)}; a mapping is valid", *path)
+            hint = ", `KEY: …` without dashes," if isinstance(value, list) else ""
+            self.error(f"found {told(value)}; a mapping{hint} is valid", *path)
             return {}
-        for key in value:
-            if valid is not None and key not in valid:
-                self.error(f"unknown; {did_you_mean(key, valid)}", *path, key)
-        return {key: item for key, item in value.items() if valid is None or key in valid}
+        valid = words.valid(place) if place else value.keys()
+        for key in (key for key in value if key not in valid):
+            self.error(words.unknown(key, place), *path, key)
+        return {key: item for key, item in value.items() if key in valid}
 
     def text(self, value: Any, *path: str, pattern: re.Pattern[str] | None = None, what: str = "a string") -> str:
         if isinstance(value, str) and value and (pattern is None or pattern.fullmatch(value)):
@@ -78,7 +77,7 @@ class Reader:
         if not isinstance(value, dict):
             account = below.account if below else ""
             return Conductor(image=self.image(value, *path), fragment=Fragment(), account=account)
-        found = self.mapping(value, *path, valid=(*CONDUCTOR_KEYS, *level.KEYS))
+        found = self.mapping(value, *path, place="conductor")
         if "image" not in found and below and not below.image:
             self.error("image is missing; that of the root Dockerfile, such as minima:jobgen, is valid", *path)
         image = self.image(found["image"], *path, "image") if "image" in found else below.image if below else ""
@@ -88,8 +87,8 @@ class Reader:
 
     def workspace(self, value: Any, below: Workspace | None = None) -> Workspace:
         """What the file says of the workspace; all of it must be said, here or in the profile `below`."""
-        found = self.mapping(value, "workspace", valid=WORKSPACE_KEYS)
-        for key in ("claim", "path"):
+        found = self.mapping(value, "workspace", place="workspace")
+        for key in ("claim", "path") if isinstance(value, dict) else ():
             if key not in found and below and not getattr(below, key):
                 self.error(f"found no {key}; the name of the claim and where pods mount it are valid", "workspace")
         claim, path = (below.claim, below.path) if below else ("", "")
@@ -110,9 +109,8 @@ class Reader:
         for name, changes in self.mapping(value, "pools").items():
             self.dns(name, "pools", name)
             self.own_pools.add(name)
-            given = self.mapping(changes, "pools", name)
-            own = (*level.KEYS, level.SCHEDULING)
-            fields = {key: item for key, item in given.items() if key not in own}
+            given = self.mapping(changes, "pools", name, place="pool")
+            fields = {key: item for key, item in given.items() if key in pools.KEYS}
             like = fields.pop("like", name)
             start = below.get(like) if isinstance(like, str) else None
             if start is None and "like" in given:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from jobgen.pipeline import level, pools, profile, references, source
+from jobgen.pipeline import pools, profile, references, source, words
 from jobgen.pipeline.fragment import Fragment
 from jobgen.pipeline.pipeline import KEY_LENGTH, LONGEST_JOB, Input, Pipeline, Profile, Stage
 from jobgen.pipeline.pools import Pool
@@ -22,10 +22,6 @@ from minima.workspace.inputs import WORKSPACE
 
 SHIPPED = Path(__file__).parents[1] / "pipelines"
 RESERVED = "output_dir"
-KEYS = ("name", "image", "cluster", "conductor", "workspace", "inputs", "pools", "stages")
-STAGE_KEYS = ("verb", "pool", "image", "options")
-_SHAPE = ("layer", "hidden", "head", "kv_head", "intermediate", "vocab_size")
-INPUT_KEYS = ("path", *_SHAPE)
 
 
 def shipped() -> list[str]:
@@ -60,6 +56,8 @@ def parse(text: str, name: str) -> Pipeline:
         UsageError: it is wrong; one line for each error.
     """
     first, *more = source.parse(text, name)
+    if what := words.foreign(first.value, "file"):
+        raise UsageError(f"{first.place()}: {what}")
     return _Reader(first, name, text).pipeline(_profile(first, more, name))
 
 
@@ -87,7 +85,7 @@ class _Reader(Reader):
         self.text_of_file = text
 
     def pipeline(self, below: Profile) -> Pipeline:
-        root = self.mapping(self.document.value, valid=(*KEYS, *level.KEYS, level.SCHEDULING))
+        root = self.mapping(self.document.value, place="file")
         complete = bool(below.workspace.claim and below.workspace.path)
         images = any(pool.image for pool in below.pools.values())
         for key in ("name", *([] if images else ["image"]), *([] if complete else ["workspace"]), "stages"):
@@ -108,7 +106,7 @@ class _Reader(Reader):
             for key, pool in self.pools(root.get("pools", {}), unsaid).items()
         }
         given = self.mapping(root.get("stages", {"x": None}), "stages")
-        if not given:
+        if root.get("stages") == {}:
             self.error("found no stage; at least one is valid", "stages")
         stages = {}
         for key, value in given.items():
@@ -152,11 +150,11 @@ class _Reader(Reader):
         line = self.document.line(*path)
         if not isinstance(value, dict):
             return Input(path=self.outside(value, *path), shape=None, line=line)
-        found = self.mapping(value, *path, valid=INPUT_KEYS)
+        found = self.mapping(value, *path, place="input")
         if "path" not in found:
             self.error(f"found no path; {PLACE} is valid", *path)
-        sizes = {key: found[key] for key in _SHAPE if key in found}
-        missing = [key for key in _SHAPE if key not in sizes]
+        sizes = {key: found[key] for key in words.SHAPE if key in found}
+        missing = [key for key in words.SHAPE if key not in sizes]
         if sizes and missing:
             self.error(f"a model's shape needs {', '.join(missing)} too", *path)
         for key, size in sizes.items():
@@ -177,7 +175,9 @@ class _Reader(Reader):
         if (excess := len(pipeline) + len(name) + KEY_LENGTH + 2 - LONGEST_JOB) > 0:
             job = f"{pipeline}-{name}-{'x' * KEY_LENGTH}"
             self.error(f"the job's name {job} is {excess} characters too long; at most {LONGEST_JOB} are valid", *path)
-        found = self.mapping(value, *path, valid=(*STAGE_KEYS, *level.KEYS, level.SCHEDULING))
+        found = self.mapping(value, *path, place="stage")
+        if not isinstance(value, dict):
+            return None
         verb_path = (*path, "verb") if "verb" in found else path
         verb = self.text(found.get("verb", name), *verb_path)
         if verb and verb not in VERBS:
@@ -197,10 +197,15 @@ class _Reader(Reader):
         own = self.image(found["image"], *path, "image") if "image" in found else ""
         if pool and not own and not pool.image:
             self.error(f"image is missing; one here, of the pool {pool.name} or of the whole pipeline is valid", *path)
-        given = self.mapping(found.get("options", {}), *path, "options")
+        options = found.get("options", {})
+        given = self.mapping(options, *path, "options")
         fragment = self.level(found, *path)
-        if verb not in VERBS:
+        if verb not in VERBS or not isinstance(options, dict):
             return None
+        for key in [*given]:
+            if what := words.option(key, verb):
+                self.error(what, *path, "options", key)
+                del given[key]
         found_references, problems = references.of_stage(VERBS[verb], given, name, referable)
         for where, what in problems:
             self.error(what, *where)

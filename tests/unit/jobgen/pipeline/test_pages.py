@@ -7,20 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from jobgen.pipeline import fragment, level, pools, profile, reader, spec
+from jobgen.pipeline import fragment, level, pools, words
 from jobgen.pipeline.pools import Pool
 
 PAGE = Path(__file__).parents[4] / "docs" / "pipeline.md"
 HEADER = "| name | what | default | example |"
 TABLES = {
-    "file": spec.KEYS,
-    "profile": tuple(key for key in profile.KEYS if key not in spec.KEYS),
-    "workspace": reader.WORKSPACE_KEYS,
-    "input": spec.INPUT_KEYS,
-    "stage": spec.STAGE_KEYS,
-    "pool": pools.KEYS,
-    "conductor": reader.CONDUCTOR_KEYS,
-    "level": (*level.KEYS, level.SCHEDULING),
+    **{place: words.KEYS[place] for place in ("file", "profile", "workspace", "input", "stage", "pool", "conductor")},
+    "profile": tuple(key for key in words.KEYS["profile"] if key not in words.KEYS["file"]),
+    "level": words.EVERY,
 }
 """In the page's order."""
 
