@@ -101,6 +101,11 @@ def exit_codes() -> str:
     return f"Exit codes: {meanings}; with 128 and above the same command may work again."
 
 
+def on_a_line(text: str) -> str:
+    """A text as it is, or escaped where it would break a message's line."""
+    return text if text.isprintable() else repr(text)
+
+
 def told(value: Any, longest: int = 80) -> str:
     """A found value for an error message, in YAML's words."""
     match value:
@@ -112,7 +117,11 @@ def told(value: Any, longest: int = 80) -> str:
             text = {"inf": ".inf", "-inf": "-.inf", "nan": ".nan"}.get(repr(value), repr(value))
         case dict():
             items = itertools.islice(value.items(), longest)
-            text = f"{{{', '.join(f'{key}: {told(item, longest // 2)}' for key, item in items)}}}" if longest > 8 else "{…}"
+            text = (
+                f"{{{', '.join(f'{on_a_line(str(key))}: {told(item, longest // 2)}' for key, item in items)}}}"
+                if longest > 8
+                else "{…}"
+            )
         case list() | tuple():
             text = f"[{', '.join(told(item, longest // 2) for item in value[:longest])}]" if longest > 8 else "[…]"
         case _:
@@ -123,9 +132,10 @@ def told(value: Any, longest: int = 80) -> str:
 def did_you_mean(name: str, valid: Iterable[str]) -> str:
     """A closing sentence for an error about an unknown `name`: the nearest valid name, or all of them."""
     names = sorted(valid)
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    alike = {each.lower(): each for each in names}
+    near = [name] if name in names else difflib.get_close_matches(name.lower(), alike, n=1, cutoff=0.6)
     valid_ones = ", ".join(names)
-    return f"did you mean {near[0]!r}? (valid: {valid_ones})" if near else f"valid: {valid_ones}"
+    return f"did you mean {alike.get(near[0], near[0])!r}? (valid: {valid_ones})" if near else f"valid: {valid_ones}"
 
 
 def listed(names: Sequence[str], most: int = 10) -> str:

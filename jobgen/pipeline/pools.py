@@ -113,13 +113,13 @@ def find(name: str, pools: Mapping[str, Pool]) -> Pool:
     return pools[name]
 
 
-def build(below: Pool, values: Mapping[str, Any], place: Callable[[str], str]) -> Pool:
+def build(below: Pool, values: Mapping[str, Any], place: Callable[..., str]) -> Pool:
     """The pool `below` with `values` laid over it.
 
     Args:
         below: a built-in pool, one of a cluster's profile, or a new one of which only the name is said.
         values: field to value of `OWN`, as YAML gives them; a `node_selector` is merged by its labels, `tolerations` are added.
-        place: for a field's name, where it stands.
+        place: for a field's name, and those of its parts, where it stands.
 
     Raises:
         UsageError: a wrong type or value; one line for each.
@@ -130,7 +130,7 @@ def build(below: Pool, values: Mapping[str, Any], place: Callable[[str], str]) -
         try:
             checked[key] = _checked(key, value)
         except UsageError as error:
-            errors.append(f"{place(key)}: {error}")
+            errors.append(f"{place(key, *(error.path if isinstance(error, _WrongPartError) else ()))}: {error}")
     if errors:
         raise UsageError("\n".join(errors))
     # What the nodes of the pool below need is needed still: a label gets another value, but is not lost, and no toleration is.
@@ -145,7 +145,7 @@ def build(below: Pool, values: Mapping[str, Any], place: Callable[[str], str]) -
         checked["gpu"] = ""
     pool = replace(below, **checked)
     if problem := _problem(pool):
-        raise UsageError(f"{place('')}: {problem}")
+        raise UsageError(f"{place()}: {problem}")
     return pool
 
 
@@ -175,7 +175,8 @@ def _checked(key: str, value: Any) -> Any:
         case "pods" | "processes" | "gpus":
             low = 1 if key == "pods" else 0
             if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= 10_000:
-                raise UsageError(f"found {told(value)}; a whole number from {low} to 10000 is valid")
+                hint = ", without quotes," if isinstance(value, str) and value.isdecimal() else ""
+                raise UsageError(f"found {told(value)}; a whole number from {low} to 10000{hint} is valid")
             return value
         case "cpu" | "cpu_limit":
             return _quantity(value, "cpu")
@@ -195,12 +196,28 @@ def _checked(key: str, value: Any) -> Any:
         case "queue":
             return _formed(value, forms.queue_name)
         case "node_selector":
-            return {_formed(k, forms.qualified): _formed(v, forms.label_value) for k, v in _pairs(value)}
+            return {_part(k, _formed, k, forms.qualified): _part(k, _formed, v, forms.label_value) for k, v in _pairs(value)}
         case "resources":
-            return {_resource(k): _quantity(v, k) for k, v in _pairs(value)}
+            return {_part(k, _resource, k): _part(k, _quantity, v, k) for k, v in _pairs(value)}
     if not isinstance(value, list):
         raise UsageError(f"found {told(value)}; a list of tolerations is valid")
-    return tuple(_toleration(number, one) for number, one in enumerate(value))
+    return tuple(_part(str(number), _toleration, one) for number, one in enumerate(value))
+
+
+class _WrongPartError(UsageError):
+    """Of a field, with the keys that lead to it from there."""
+
+    def __init__(self, message: str, path: tuple[str, ...]) -> None:
+        super().__init__(message)
+        self.path = path
+
+
+def _part(key: str, check: Callable[..., Any], *values: Any) -> Any:
+    """What `check` gives of the values; an error says that it is of the part `key`."""
+    try:
+        return check(*values)
+    except UsageError as error:
+        raise _WrongPartError(str(error), (key, *(error.path if isinstance(error, _WrongPartError) else ()))) from None
 
 
 def image(value: Any) -> str:
@@ -211,15 +228,24 @@ def image(value: Any) -> str:
 def _quantity(value: Any, resource: str) -> str:
     text = str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
     if not isinstance(text, str) or not QUANTITY.fullmatch(text) or not amount(text):
-        raise UsageError(f"found {told(value)}; a quantity above 0 such as 16, 500m or 64Gi is valid")
+        near = f"; did you mean {_nearest(text)}?" if isinstance(text, str) and _nearest(text) else ""
+        raise UsageError(f"found {told(value)}; a quantity above 0 such as 16, 500m or 64Gi is valid{near}")
     if problem := quantities.amount_problem(resource, text):
         raise UsageError(problem)
     return text
 
 
+def _nearest(text: str) -> str:
+    """The quantity that a text such as 64GB, 64 Gi or 64gib most likely means; empty if there is none."""
+    match = re.fullmatch(r"([0-9.]+) ?([kmgt]i?)b?(?:ytes)?", text.lower())
+    near = match[1] + next(unit for unit in UNITS if unit.lower() == match[2] and unit != "m") if match else ""
+    return near if QUANTITY.fullmatch(near) else ""
+
+
 def _formed(value: Any, form: forms.Form) -> str:
     if not isinstance(value, str):
-        raise UsageError(f"found {told(value)}, which is no string; put it in quotes")
+        hint = "" if isinstance(value, dict | list) or value is None else ", in quotes,"
+        raise UsageError(f"found {told(value)}; a string{hint} is valid")
     if valid := form(value):
         raise UsageError(f"found {told(value)}; {valid}")
     return value
@@ -239,7 +265,7 @@ def _resource(name: str) -> str:
     return name
 
 
-def _toleration(number: int, value: Any) -> dict[str, Any]:
-    for path, what in lacks(value, (str(number),), "Toleration"):
-        raise UsageError(f"{'.'.join(path)}: {what}")
+def _toleration(value: Any) -> dict[str, Any]:
+    for path, what in lacks(value, (), "Toleration"):
+        raise _WrongPartError(what, path)
     return dict(value)

@@ -37,7 +37,7 @@ def load(name: str, place: str, folder: Path, beside: Sequence[Document] = ()) -
     if name in shipped():
         if beside:
             raise UsageError(f"{beside[0].place()}: a second document; without one `cluster: {name}`, which ships, is valid")
-        content = source.read(SHIPPED / f"{name}.yaml", name, "cluster")
+        content = source.read(SHIPPED / f"{name}.yaml", name, "profile")
         return _Reader(_only(content, f"clusters/{name}.yaml")).profile(name, "")
     if "/" not in name and not name.endswith((".yaml", ".yml")):
         known = did_you_mean(name, shipped())
@@ -48,14 +48,14 @@ def load(name: str, place: str, folder: Path, beside: Sequence[Document] = ()) -
         return _Reader(beside[0]).profile(name, "")
     file = folder / name
     try:
-        content = source.read(file, str(file), "cluster", shipped())
+        content = source.read(file, str(file), "profile", shipped())
     except UsageError as error:
         raise UsageError(f"{place}: {error}") from None
     return _Reader(_only(content, str(file))).profile(name, content)
 
 
 def _only(text: str, file: str) -> Document:
-    first, *more = source.parse(text, file)
+    first, *more = source.parse(text, file, "keys such as `pools: …` are valid")
     if more:
         raise UsageError(f"{more[0].place()}: a second document; a profile is one")
     return first

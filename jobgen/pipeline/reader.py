@@ -74,7 +74,10 @@ class Reader:
     def conductor(self, value: Any, below: Conductor | None = None) -> Conductor:
         """What the file says of the conductor; its image must be said, here or in the profile `below`."""
         path = ("conductor",)
-        if not isinstance(value, dict):
+        if not isinstance(value, dict | str):
+            self.error(f"found {told(value)}; an image such as minima:jobgen, or a mapping with `image`, is valid", *path)
+            value = "x"
+        if isinstance(value, str):
             account = below.account if below else ""
             return Conductor(image=self.image(value, *path), fragment=Fragment(), account=account)
         found = self.mapping(value, *path, place="conductor")
@@ -107,8 +110,9 @@ class Reader:
         below = {name: replace(pool, like=name) for name, pool in below.items()}
         known: dict[str, Pool | None] = dict(below)
         for name, changes in self.mapping(value, "pools").items():
-            self.dns(name, "pools", name)
             self.own_pools.add(name)
+            if not self.dns(name, "pools", name):
+                continue
             given = self.mapping(changes, "pools", name, place="pool")
             fields = {key: item for key, item in given.items() if key in pools.KEYS}
             like = fields.pop("like", name)
@@ -130,7 +134,7 @@ class Reader:
 
     def pool(self, below: Pool, changes: dict[str, Any]) -> Pool | None:
         try:
-            return pools.build(below, changes, lambda key: self.place("pools", below.name, *([key] if key else [])))
+            return pools.build(below, changes, lambda *keys: self.place("pools", below.name, *keys))
         except UsageError as error:
             self.errors.append(str(error))
             return None

@@ -43,6 +43,10 @@ def outside_problem(text: str) -> str:
     if "${" in bare.removeprefix(WORKSPACE):
         return f"found {text!r}; only {WORKSPACE} at the start of a path is replaced"
     problem = path_problem(bare)
+    if problem and "://" in bare:
+        problem += f"; a stage with `verb: fetch` and `source: {bare}` brings it there"
+    elif problem and not bare.startswith(("/", "~", WORKSPACE)):
+        problem += f"; did you mean {WORKSPACE}/{bare.removeprefix('./').removeprefix('$workspace/')}?"
     return f"found {text!r}; {problem}" if problem else ""
 
 

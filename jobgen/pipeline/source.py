@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from minima.errors import UsageError, did_you_mean, listed, told
+from minima.errors import UsageError, did_you_mean, listed, on_a_line, told
 
 DECIMAL = re.compile(r"[-+]?(?:0|[1-9][0-9]*)")
 _TAG = "tag:yaml.org,2002:"
@@ -49,7 +49,7 @@ class Place:
         return written
 
     def __call__(self, *path: str) -> str:
-        told = ".".join(key if key.isprintable() else repr(key) for key in path)
+        told = ".".join(map(on_a_line, path))
         return f"{self.file}:{self.line(*path)}{': ' if told else ''}{told}"
 
 
@@ -102,8 +102,13 @@ def read(place: Path, name: str, what: str, known: Iterable[str] = ()) -> str:
         raise UsageError(f"{name}:{line}: not UTF-8 text: found the byte {content[error.start]:#x}; {save}") from None
 
 
-def parse(text: str, file: str) -> list[Document]:
+def parse(text: str, file: str, start: str = "`jobgen init NAME` writes a pipeline to start from") -> list[Document]:
     """The documents of `text`, at least one.
+
+    Args:
+        text: YAML.
+        file: what errors call it.
+        start: what to say of an empty one.
 
     Raises:
         UsageError: not YAML, empty, a repeated key, a value of a kind that no pipeline has.
@@ -135,7 +140,7 @@ def parse(text: str, file: str) -> list[Document]:
     except (ValueError, OverflowError) as error:  # PyYAML's scanner: \UFFFFFFFF, a version of 5,000 digits.
         raise UsageError(f"{file}: not YAML: {error}") from None
     if not documents:
-        raise UsageError(f"{file}: empty; `jobgen init NAME` writes a pipeline to start from")
+        raise UsageError(f"{file}: empty; {start}")
     return documents
 
 
@@ -144,6 +149,8 @@ _REMEDIES = {
     r"found character (.*) that cannot start any token": r"found a value that begins with \1; put it in quotes",
     "mapping values are not allowed here": "found a ':' where none can be; `key: value` is valid, a value with ': ' in quotes, "
     "and all keys of a mapping in one column; look at the line above, too",
+    r"expected ('.*'), but (?:got|found) (.*)": r"found \2; \1 is valid",
+    "expected the node content, but found (.*)": r"found \1 in place of a value",
     "expected <block end>, but found .*": "the line is indented otherwise than those beside it",
     "could not find expected ':'": "found a line that is no `key: value`",
     "found undefined alias (.*)": r"found an alias of \1, which no & names; put it in quotes if a text is meant",
@@ -159,7 +166,7 @@ def _not_yaml(error: yaml.MarkedYAMLError) -> str:
     problem = error.problem or error.context or "unreadable"
     for pattern, said in _REMEDIES.items():
         if match := re.fullmatch(pattern, problem):
-            problem = match.expand(said)
+            problem = match.expand(said).replace("'<stream end>'", "the file's end").replace("'<scalar>'", "a value")
             break
     mark = error.problem_mark or error.context_mark
     line = mark.line + 1 if mark else 1
@@ -234,8 +241,8 @@ class _Converter:
                 self.error(key_node, path, what)
                 continue
             if key_node.tag != f"{_TAG}str":
-                what = f"'{key}' in quotes" if key_node.tag.startswith(_TAG) else "a string without a tag"
-                self.error(key_node, path, f"found {key} as a key; {what} is valid")
+                what = f"{key!r} in quotes" if key_node.tag.startswith(_TAG) else "a string without a tag"
+                self.error(key_node, path, f"found {on_a_line(key)} as a key; {what} is valid")
                 continue
             if key in found:
                 first = self.lines[(*path, key)]
@@ -280,7 +287,7 @@ class _Converter:
 
 
 def _tagged(tag: str) -> str:
-    return f"found the tag {tag.replace(_TAG, '!!')}; a value without a tag is valid, a string in quotes"
+    return f"found the tag {on_a_line(tag.replace(_TAG, '!!'))}; a value without a tag is valid, a string in quotes"
 
 
 _OPEN = object()

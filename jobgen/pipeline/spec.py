@@ -22,6 +22,12 @@ from minima.workspace.inputs import WORKSPACE
 
 SHIPPED = Path(__file__).parents[1] / "pipelines"
 RESERVED = "output_dir"
+_EXAMPLES = {
+    "name": "`name: my-run`",
+    "image": "`image: registry.example.com/minima:train`, of the stages' pods,",
+    "workspace": "`workspace: {claim: minima-workspace, path: /workspace}`, the volume of all artifacts,",
+    "stages": "a mapping of stages, as `jobgen init NAME` writes one,",
+}
 
 
 def shipped() -> list[str]:
@@ -90,7 +96,7 @@ class _Reader(Reader):
         images = any(pool.image for pool in below.pools.values())
         for key in ("name", *([] if images else ["image"]), *([] if complete else ["workspace"]), "stages"):
             if key not in root:
-                self.error("missing", key)
+                self.error(f"missing; {_EXAMPLES[key]} is valid", key)
         name = self.dns(root.get("name", "x"), "name")
         image = "" if images and "image" not in root else self.image(root.get("image", "x"), "image") or "x"
         conductor = self.conductor(root["conductor"], below.conductor) if "conductor" in root else None

@@ -6,7 +6,7 @@ from typing import Any
 from jobgen.pipeline import fragment, level, pools
 from jobgen.pipeline.pools import GPU
 from minima import options
-from minima.errors import did_you_mean, listed, told
+from minima.errors import did_you_mean, listed, on_a_line
 from minima.options import REFUSED, VERBS, Options
 
 SHAPE = ("layer", "hidden", "head", "kv_head", "intermediate", "vocab_size")
@@ -86,7 +86,7 @@ def unknown(key: str, place: str) -> str:
     if elsewhere:
         return f"belongs {', or '.join(elsewhere)}: move it"
     if "/" in key and place == "pool":
-        return f"unknown; `resources: {{{key}: …}}` is valid for what nodes offer"
+        return f"unknown; `resources: {{{on_a_line(key)}: …}}` is valid for what nodes offer"
     return f"unknown; {did_you_mean(alike[0] if alike else key, known)}"
 
 
@@ -132,7 +132,7 @@ def foreign(root: Mapping[str, Any], place: str) -> str:
     """What a file is that was read as a pipeline's or a profile's; empty if it may be one."""
     wanted = f"{_NAMES[place]} with keys such as {', '.join(KEYS[place][-3:])} is valid"
     if "apiVersion" in root and "kind" in root:
-        return f"found a {told(root['kind'])} of Kubernetes; {wanted}"
+        return f"found an object of Kubernetes, a {on_a_line(str(root['kind'])[:60])}; {wanted}"
     if place == "profile" and "stages" in root:
         return f"found a pipeline; {wanted}"
     if (
@@ -142,6 +142,6 @@ def foreign(root: Mapping[str, Any], place: str) -> str:
         and {"pools", "about"} & root.keys()
     ):
         return "found the profile of a cluster, which a pipeline names as its `cluster`; name the pipeline's file"
-    if len(root) > 2 and 3 * len(root.keys() & {*valid(place)}) <= len(root):
-        return f"found {listed([*root], 4)}, which is neither a pipeline nor a profile; {wanted}"
+    if 3 * len(root.keys() & {*valid(place)}) <= len(root):
+        return f"found {listed([*map(on_a_line, root)], 4)}, as in neither a pipeline nor a profile; {wanted}"
     return ""

@@ -67,14 +67,29 @@ sysctl = _like(
     "a kernel setting such as net.core.somaxconn",
 )
 driver = _like(f"(?i:{SUBDOMAIN})", 63, "the name of a CSI driver such as gcsfuse.csi.storage.gke.io")
-image = _like(
+_image = _like(
     # A registry may have capitals and a port; the repository has none (OCI distribution specification, "Pull").
     r"(?:[A-Za-z0-9.-]+(?::[0-9]+)?/)?[a-z0-9]+(?:[._/-]+[a-z0-9]+)*(?::[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?"
     r"(?:@sha256:[0-9a-f]{64}|@sha512:[0-9a-f]{128})?",
     500,
-    "an image such as minima:train, in small letters,",
+    "an image such as registry.example.com/minima:train",
 )
-"""Stricter than the server, as the kubelet is."""
+_OF_IMAGES = {
+    "://": "without https:// or the like",
+    r"\s": "without blanks",
+    "@": "its digest @sha256: and 64 hex digits",
+    "[A-Z]": "its repository in small letters",
+}
+"""What is wrong with a wrong name of an image that holds this."""
+
+
+def image(value: str) -> str:
+    """Stricter than the server, as the kubelet is."""
+    wrong = _image(value)
+    hint = next((hint for sign, hint in _OF_IMAGES.items() if re.search(sign, value)), "")
+    return wrong.replace(" is valid", f", {hint}, is valid") if wrong and hint else wrong
+
+
 user = _within(0, LARGEST, f"a user's or group's number from 0 to {LARGEST}")
 port = _within(1, 65535)
 mode = _within(0, 0o777, "a mode from 0 to 511 (octal 0777)")

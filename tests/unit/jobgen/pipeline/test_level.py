@@ -283,6 +283,18 @@ IN_CONTAINER = {"spec": {"containers": [{"name": "pytorch", "command": ["sh"]}]}
             "a pool's `queue`",
         ),
         ({"annotations": {"argocd.argoproj.io/hook": "Sync"}}, "annotations.argocd.argoproj.io/hook", "leave alone"),
+        (
+            {"pod": {"metadata": {"annotations": {"argocd.argoproj.io/hook": "Sync"}}}},
+            "pod.metadata.annotations.argocd.argoproj.io/hook",
+            "leave alone",
+        ),
+        (
+            {"conductor": {"image": "x", "pod": {"metadata": {"annotations": {"kustomize.toolkit.fluxcd.io/ssa": "x"}}}}},
+            "conductor.pod.metadata.annotations.kustomize",
+            "leave alone",
+        ),
+        ({"annotations": {"kustomize.toolkit.fluxcd.io/substitute": "enabled"}}, "annotations.kustomize", "leave alone"),
+        ({"scheduling_policy": {"minResources": {"cpu": [1]}}}, "scheduling_policy.minResources.cpu", "a quantity such as"),
         ({"stage": {"annotations": {"kustomize.toolkit.fluxcd.io/ssa": "Merge"}}}, "annotations.kustomize", "leave alone"),
         (
             {"conductor": {"image": "x", "annotations": {"argocd.argoproj.io/hook": "Sync"}}},
@@ -321,7 +333,7 @@ IN_CONTAINER = {"spec": {"containers": [{"name": "pytorch", "command": ["sh"]}]}
         ),
         ({"env": {"HF_ENDPOINT": "hub.example.com"}}, "env.HF_ENDPOINT", "http:// or https:// and a host is valid"),
         ({"image_pull_secrets": "x"}, "image_pull_secrets", "a list of names of Secrets"),
-        ({"service_account": "A b"}, "service_account", "the name of one"),
+        ({"service_account": "A b"}, "service_account", "the name of a ServiceAccount is valid"),
         ({"scheduling_policy": {"minAvailible": 1}}, "scheduling_policy.minAvailible", "did you mean 'minAvailable'?"),
         ({"conductor": {"labels": {}}}, "conductor", "image is missing"),
         (

@@ -12,7 +12,7 @@ NEW = {"cpu": 4, "memory": "8Gi"}
 
 def build(name: str = "mine", **values: Any) -> pools.Pool:
     below = pools.BUILT_IN.get(name, pools.Pool(name=name))
-    return pools.settled(pools.build(below, values, lambda key: f"p.yaml:1: pools.{name}.{key}"))
+    return pools.settled(pools.build(below, values, lambda *keys: ".".join(["p.yaml:1: pools", name, *keys])))
 
 
 @pytest.mark.parametrize(("name", "processes"), [("a100-32", 32), ("a100-16", 16), ("a100-8", 8), ("a100-1", 1), ("cpu", 1)])
@@ -67,6 +67,8 @@ def test_amounts(text: str, number: float) -> None:
         ({"gpus": "8"}, "gpus: found '8'"),
         ({"gpus": 8, "processes": 4}, "4 processes on 8 GPUs"),
         ({"memory": "8 Gi"}, "memory: found '8 Gi'; a quantity above 0"),
+        ({"memory": "8 Gi"}, "did you mean 8Gi?"),
+        ({"memory": "8GB"}, "did you mean 8G?"),
         ({"memory": "0"}, "memory: found '0'"),
         ({"memory": True}, "memory: found true"),
         ({"cpu_limit": 2}, "cpu_limit 2 is below cpu 4"),
@@ -75,18 +77,18 @@ def test_amounts(text: str, number: float) -> None:
         ({"disk_request": False}, "disk_request: found false"),
         ({"resources": {"ephemeral-storage": "1Gi"}}, "ephemeral-storage is the pool's own field disk"),
         ({"node_selector": ["a"]}, "node_selector: found ['a']; a mapping"),
-        ({"node_selector": {"a": 1}}, "node_selector: found 1, which is no string"),
-        ({"node_selector": {"a b": "c"}}, "node_selector: found 'a b'"),
+        ({"node_selector": {"a": 1}}, "node_selector.a: found 1; a label's value, in quotes, is valid"),
+        ({"node_selector": {"a b": "c"}}, "node_selector.a b: found 'a b'"),
         ({"resources": {"nvidia.com/gpu": 8}}, "nvidia.com/gpu is the pool's own field gpus"),
         ({"tolerations": {"key": "a"}}, "tolerations: found {key: 'a'}; a list"),
-        ({"tolerations": [{"kee": "a"}]}, "tolerations: 0.kee: unknown; did you mean 'key'?"),
+        ({"tolerations": [{"kee": "a"}]}, "tolerations.0.kee: unknown; did you mean 'key'?"),
         (
             {"tolerations": [{"key": "a", "operator": "Exist"}]},
-            "tolerations: 0.operator: found 'Exist'; did you mean 'Exists'?",
+            "tolerations.0.operator: found 'Exist'; did you mean 'Exists'?",
         ),
         (
             {"tolerations": [{"effect": "NoSchedule"}]},
-            "tolerations: 0: found no key and operator Equal; a key, or operator Exists,",
+            "tolerations.0: found no key and operator Equal; a key, or operator Exists,",
         ),
         ({"image": "a b"}, "image: found 'a b'"),
         ({"gpu": "B200"}, "gpu: found 'B200', whose speed is not known; valid: A100, H100; or null, for any other kind"),

@@ -209,13 +209,13 @@ def test_a_sites_profile_travels_with_the_pipeline(tmp_path: Path) -> None:
     [
         (
             SITE.replace("memory: 500Gi", "memry: 500Gi"),
-            "site.yaml:7: pools.a100-32.memry: no such field of a pool; did you mean",
+            "site.yaml:7: pools.a100-32.memry: unknown; did you mean",
         ),
         (SITE.replace("labels:", "lables:"), "site.yaml:2: lables: unknown; "),
         (SITE.replace("claim: shared", "claim: Shared"), "site.yaml:4: workspace.claim: found 'Shared'"),
         (SITE.replace("nodeSelector", "nodeSelecter"), "site.yaml:5: conductor.pod.spec.nodeSelecter: unknown"),
         (SITE.replace("cpu: 4,", ""), "site.yaml:8: pools.large: cpu is missing"),
-        (f"{SITE}stages: {{}}\n", "site.yaml:9: stages: unknown"),
+        (f"{SITE}stages: {{}}\n", "site.yaml:1: found a pipeline; a cluster's profile with keys"),
         (f"{SITE}---\nabout: another\n", "site.yaml:10: a second document"),
         ("[", "site.yaml:1: not YAML"),
     ],
@@ -230,7 +230,7 @@ def test_errors_have_the_profiles_line(tmp_path: Path, text: str, expected: str)
     ("cluster", "expected"),
     [
         ("eks-p4", "found 'eks-p4', which is no profile of a cluster; "),
-        ("./site.yml", "no such file or shipped cluster"),
+        ("./site.yml", "no such file or shipped profile"),
         (7, "found 7; aks-nd96-a100, "),
         (None, "found null; "),
     ],

@@ -141,7 +141,7 @@ CASES: dict[str, tuple[str, str, str]] = {
     "image in capitals": (
         "image: minima:cpu",
         "image: Minima:cpu",
-        "p.yaml:2: image: found 'Minima:cpu'; an image such as minima:train, in small letters, is valid",
+        "p.yaml:2: image: found 'Minima:cpu'; an image such as registry.example.com/minima:train, its repository in small",
     ),
     "a shape that no model has": (
         "  llama: /workspace/inputs/llama",
@@ -186,13 +186,13 @@ CASES: dict[str, tuple[str, str, str]] = {
     "name that YAML reads as false": ("name: tiny", "name: no", "p.yaml:1: name: found no; true, false or a string in quotes"),
     "repeated key": ("  again:\n", "  adapt:\n", "p.yaml:16: stages.adapt: a repeated key, first on line 9; remove one"),
     "same name twice": ("  llama:", "  again:", "stages.again: an input has this name too"),
-    "pool field": ("pods: 2", "podss: 2", "p.yaml:7: pools.pair.podss: no such field of a pool; did you mean 'pods'?"),
+    "pool field": ("pods: 2", "podss: 2", "p.yaml:7: pools.pair.podss: unknown; did you mean 'pods'?"),
     "pool quantity": ("memory: 2Gi", "memory: 2gb", "p.yaml:7: pools.pair.memory: found '2gb'; a quantity"),
     "pool without memory": (", memory: 2Gi", "", "p.yaml:7: pools.pair: memory is missing"),
     "pool whose shm is too big": ("memory: 2Gi", "memory: 1Gi", "p.yaml:7: pools.pair: shm 1Gi counts against memory 1Gi"),
-    "sexagesimal": ("global_batch_size: 4", "global_batch_size: 1:30", "found '1:30'; a number in plain decimal"),
-    "octal": ("global_batch_size: 4", "global_batch_size: 010", "found '010'; a number in plain decimal"),
-    "date": ("${llama}", "2026-11-24", "found '2026-11-24' (timestamp); put a string in quotes"),
+    "sexagesimal": ("global_batch_size: 4", "global_batch_size: 1:30", "found 1:30; a number in plain decimal"),
+    "octal": ("global_batch_size: 4", "global_batch_size: 010", "found 010; a number in plain decimal"),
+    "date": ("${llama}", "2026-11-24", "found 2026-11-24, which YAML 1.1 reads as a date; put it in quotes"),
     "nothing": ("${llama}", "", "p.yaml:12: stages.adapt.options.model_name_or_path: found null"),
     "batch": (
         "global_batch_size: 4",
@@ -204,7 +204,7 @@ CASES: dict[str, tuple[str, str, str]] = {
         "global_batch_size: 12\n      per_device_train_batch_size: 4",
         "valid: 1, 2, 3, 6",
     ),
-    "merge key": ("claim: work,", "<<: {claim: work},", "found '<<' as a key"),
+    "merge key": ("claim: work,", "<<: {claim: work},", "found the merge key <<"),
     "alias in itself": ("claim: work,", "claim: &a [*a],", "an alias inside its own anchor"),
 }
 
@@ -245,15 +245,15 @@ def test_all_mistakes_are_reported_together() -> None:
     [
         ("", "p.yaml: empty"),
         ("# only a comment\n", "p.yaml: empty"),
-        ("- a\n- b\n", "p.yaml:1: not a mapping"),
+        ("- a\n- b\n", "p.yaml:1: found a list; a mapping"),
         ("name: [a\nimage: b", "p.yaml:2: not YAML"),
         ("name: a\n---\nname: b\n", "p.yaml:3: a second document"),
         ('name: "\\UFFFFFFFF"', "p.yaml: not YAML"),
-        ("a: \x07", "p.yaml: not YAML"),
+        ("a: b\nc: \x07", "p.yaml:2: not YAML: found the character U+0007"),
         ("name: x\n", "p.yaml:1: stages: missing"),
         ("[" * 1500, "p.yaml: nested too deeply"),
         ('name: "\\uD800"\n', "half a surrogate pair"),
-        ("1: x\n", "found '1' as a key"),
+        ("1: x\n", "found 1 as a key; '1' in quotes is valid"),
         ("? [a]\n: x\n", "found a list or mapping as a key"),
     ],
 )
