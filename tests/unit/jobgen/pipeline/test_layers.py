@@ -51,7 +51,11 @@ WRONG: dict[str, tuple[dict[str, Any], str, str]] = {
     "required": (volume(persistentVolumeClaim={"readOnly": True}), "persistentVolumeClaim:", "claimName is missing"),
     "no volume": (container(volumeMounts=[{"name": "ca", "mountPath": "/ca"}]), "name: ca", "no volume 'ca'"),
     "negative": (container(resources={"limits": {"a/b": "-1"}}), "a/b:", "found '-1'; 0 or more"),
-    "two amounts": (container(resources={"requests": {"a/b": 1}, "limits": {"a/b": 2}}), "a/b: 1", "found '1', and '2' in `limits`"),
+    "two amounts": (
+        container(resources={"requests": {"a/b": 1}, "limits": {"a/b": 2}}),
+        "a/b: 1",
+        "found '1', and '2' in `limits`",
+    ),
     "too full": (volume(emptyDir={"sizeLimit": "20Gi"}), "name: data", "the volumes data may hold 20.0 GiB"),
     "containers gone": ({"pod": {"spec": {"containers": None}}}, "containers:", "containers would not be what jobgen needs"),
     "all gone": ({"pod": {"spec": None}}, "spec: null", "containers, workspace, tmp, shm would not be"),

@@ -98,7 +98,10 @@ def test_amounts(text: str, number: float) -> None:
         ({"queue": "a..b"}, "queue: found 'a..b'; a name of a-z"),
         ({"resources": {"efa": 4}}, "resources.efa: found 'efa', which is no resource of Kubernetes' own"),
         ({"resources": {"rdma/ib": 1.5}}, "resources.rdma/ib: found '1.5'; a whole number"),
-        ({"resources": {"hugepages-2Mi": "5121Ki"}}, "resources.hugepages-2Mi: found '5121Ki'; a multiple of a page of 2Mi, such as 6Mi"),
+        (
+            {"resources": {"hugepages-2Mi": "5121Ki"}},
+            "resources.hugepages-2Mi: found '5121Ki'; a multiple of a page of 2Mi, such as 6Mi",
+        ),
         ({"cpu": "80Gi"}, "cpu: found '80Gi', a size of memory"),
         ({"cpu": 0.0001}, "cpu: found '0.0001'; a thousandth of a CPU"),
         ({"memory": "900m"}, "memory: found '900m', which is 0.9 bytes"),
