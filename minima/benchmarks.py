@@ -233,7 +233,7 @@ BENCHMARKS = {
 def known_as(folder: str) -> str:
     """The benchmark that a folder is called after (`BIG-Bench-Hard-main`, `datasets--cais--mmlu`); empty for none."""
     words = [word for word in re.split(r"[^a-z0-9]+", folder.lower()) if word]
-    while words and words[-1] in _ANY:
+    while words and (words[-1] in _ANY or words[-1].isdecimal()):
         words.pop()
     ends = {"".join(words[i:]) for i in range(len(words))}
     return next((name for name, called in _FOLDERS.items() if ends & called), "")

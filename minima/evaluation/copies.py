@@ -178,9 +178,9 @@ def _places(folder: Path, files: list[str], benchmark: Benchmark) -> dict[tuple[
         if not ends or ends[-1].lower() not in forms.KINDS or name.name in _OF_THE_HUB or _BESIDE.search(file.lower()):
             continue
         stem = name.name[: name.name.rindex(ends[-1])]
-        words = [_SHARD.sub("", stem), *reversed(name.parent.parts)]
+        words = [re.sub(r"\s", "_", word.lower()) for word in (_SHARD.sub("", stem), *reversed(name.parent.parts))]
         split = next(filter(None, map(benchmark.split_of, words)), benchmark.unnamed_split)
-        bare = {re.sub(r"[_-](test|dev|val|validation|train)$", "", word) for word in words}
+        bare = {re.sub(r"[_-](test|dev|val|validation|train)$", "", word).replace("-", "_") for word in words}
         only = next(iter(subjects)) if len(subjects) == 1 else _ALL
         subject = only or next((word for word in sorted(bare) if word in subjects), _ALL)
         if split:

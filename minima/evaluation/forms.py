@@ -67,7 +67,8 @@ def _csv(place: Path) -> Iterator[tuple[str, Any]]:
         line = 1
         try:
             for cells in reader:
-                if line == 1 and {"question", "answer"} <= set(names := [_column(cell) for cell in cells]):
+                names = [_column(cell) for cell in cells] if line == 1 else []
+                if "question" in names and ("answer" in names or {*LETTERS} <= {*names}):
                     header = names
                 elif cells:
                     yield f"{place}:{line}", _named(header, cells, f"{place}:{line}")

@@ -113,6 +113,15 @@ def human_eval(folder: Path) -> None:
     )
 
 
+def as_a_spreadsheet_has_it(folder: Path) -> None:
+    """Names with capitals, blanks and hyphens, and UTF-16."""
+    subjects = {"law": "Law", "logic": "LOGIC"}
+    for (subject, split), rows in as_fixtures("ceval").items():
+        names = [name for name in rows[0] if name != "explanation"]
+        cells = [names, *([row[name] for name in names] for row in rows)]
+        table(folder / f"C-Eval {split.capitalize()}/{subjects[subject]}-{split}.csv", cells, encoding="utf-16")
+
+
 def human_eval_clone(folder: Path) -> None:
     human_eval(folder)
     row = json.loads((FIXTURES / "humaneval/openai_humaneval/test.jsonl").read_text(encoding="utf-8").splitlines()[0])
@@ -238,6 +247,7 @@ LAYOUTS: list[tuple[str, Callable[[Path], None]]] = [
     ("humaneval", human_eval),
     ("humaneval", human_eval_clone),
     ("mmlu", with_a_header),
+    ("ceval", as_a_spreadsheet_has_it),
     ("mmlu", all_in_one),
     ("ceval", as_once_on_the_hub),
     *((name, hub_hashed(name)) for name in ("drop", "ceval")),
@@ -254,6 +264,7 @@ def test_every_layout_gives_the_same_rows(name: str, make: Callable[[Path], None
 
 FOLDERS = [
     ("mmlu", "MMLU", hendrycks),
+    ("mmlu", "mmlu data (1)", hendrycks),
     ("mmlu", "benchmarks/hendrycks_test", hendrycks),
     ("mmlu", "hub/datasets--cais--mmlu", hub_cache("mmlu")),
     ("ceval", "C-Eval", ceval_exam),
@@ -452,6 +463,9 @@ def test_wrong_rows_of_csv(tmp_path: Path) -> None:
         find("mmlu", tmp_path)
     ceval_exam(tmp_path / "ceval")
     place = tmp_path / "ceval/val/law_val.csv"
+    place.write_text("id,question,A,B,C,D\n0,x,1,2,3,D\n", encoding="utf-8")  # As the test questions: six cells, too.
+    with pytest.raises(DataError, match=r"law_val\.csv:2: no key 'answer' \(found id, question, A, B, C, D\)"):
+        find("ceval", tmp_path)
     place.write_text("id,question,A,B,C,D,answer\n0,x,1,2,3,4,A\n1,x,1,2\n", encoding="utf-8")
     with pytest.raises(DataError, match=r"law_val\.csv:3: 4 cells; the first line names 7"):
         find("ceval", tmp_path)
