@@ -33,6 +33,8 @@ class Hub:
         kind, _, rest = address.rest.partition("/")
         self.repository = f"{kind}/{rest}" if kind in ("datasets", "spaces") else f"models/{address.rest}"
         self.token = get_token()
+        if self.token and not re.fullmatch(r"[!-~]+", self.token):
+            raise UsageError("HF_TOKEN: holds what is no token, such as a blank or a letter beyond ASCII; hf_… is valid")
         self.client = web.client(refused=self._refused)
 
     def commit(self) -> str:

@@ -1,6 +1,10 @@
 """From an address to what speaks there. Each library is imported only where an address asks for it."""
 
-from minima.addresses import Address
+import os
+
+from minima.addresses import ENDPOINTS, Address
+from minima.errors import UsageError
+from minima.options import web_port
 from minima.sources.source import Source
 
 
@@ -10,6 +14,12 @@ def opened(address: Address) -> Source:
     Raises:
         StageError: what speaks there cannot be set up.
     """
+    scheme = address.url.partition("://")[0]
+    for name, of in ENDPOINTS.items():
+        if of == scheme and os.environ.get(name) and not web_port(os.environ[name]):  # Else the cloud itself would be asked.
+            raise UsageError(
+                f"{name}: names no server; an address such as https://mirror.example.com, without a login, is valid"
+            )
     match address.kind:
         case "folder":
             from minima.sources.folder import Folder

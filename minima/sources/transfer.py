@@ -1,5 +1,6 @@
 """Reading from a source in spite of faults that pass, and choosing of its files."""
 
+import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -14,6 +15,8 @@ TRIES = 7
 """Times that a source is asked in vain before the process ends, to be started again."""
 FIRST_WAIT, LONGEST_WAIT = 1.0, 300.0
 """Seconds before the second try, doubled before each next one; and as long as a server may ask for."""
+LONGEST_NAME = 255
+"""Bytes of a file's name on the file systems of Linux."""
 NAP = 1.0
 """Seconds of such a wait after which it is looked whether it is still for something."""
 Value = TypeVar("Value")
@@ -134,11 +137,12 @@ def check_names(names: Sequence[str], reserved: Sequence[str]) -> None:
     whole = set(names)
     for name in names:
         path = Path(name)
-        half = any(0xD800 <= ord(c) < 0xDC80 or 0xDCFF < ord(c) <= 0xDFFF for c in name)  # Between lie bytes that are no UTF-8.
-        if path.is_absolute() or ".." in path.parts or path.as_posix() != name or half or any(ord(c) < 32 for c in name):
+        if path.is_absolute() or ".." in path.parts or path.as_posix() != name or any(ord(c) < 32 for c in name):
             raise DataError(
                 f"the source names a file {name!r}, which leads out of its folder or is no name; leave it out (exclude)"
             )
+        if any(len(os.fsencode(part)) > LONGEST_NAME for part in path.parts):
+            raise DataError(f"the source names a file {name!r}; a part of more than {LONGEST_NAME} bytes is none, leave it out")
         if path.parts[0] in reserved:
             raise UsageError(f"--exclude: {path.parts[0]} is a name that the artifact's folder needs itself; leave {name} out")
         if clash := whole & {parent.as_posix() for parent in path.parents}:

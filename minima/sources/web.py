@@ -43,7 +43,13 @@ class Web:
             if answer.status_code == 416 and answer.headers.get("Content-Range") == "bytes */0":
                 return [File(name=name, size=0, ranges=False, handle=self.url)]
             check(answer.status_code, answer.headers, self.url)
-            size = int(answer.headers.get("Content-Length", -1))
+            kind = answer.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+            if kind == "text/html" and not name.lower().endswith((".html", ".htm")):
+                raise NotReadyError(
+                    f"{self.url}: answers a web page, not {name}; take the address of the file itself (on GitHub /raw/ in "
+                    "place of /blob/), and `minima digest` prints its pin"
+                )
+            size = -1 if answer.status_code == 206 else int(answer.headers.get("Content-Length", -1))
             if ranges := _RANGE.fullmatch(answer.headers.get("Content-Range", "")):
                 size = int(ranges[3])
             encoded = answer.headers.get("Content-Encoding", "identity") != "identity"

@@ -38,6 +38,7 @@ class Site:
         login: what `Authorization` must be, if anything.
         pace: seconds before each 64 KiB.
         lengths: whether it says how long a file is.
+        headers: more of every answer, or others.
         asked: path and Range of every request for content.
         logins: `Authorization` of every request for content.
     """
@@ -48,6 +49,7 @@ class Site:
     login: str = ""
     pace: float = 0.0
     lengths: bool = True
+    headers: dict[str, str] = field(default_factory=dict)
     asked: list[tuple[str, str]] = field(default_factory=list)
     logins: list[str | None] = field(default_factory=list)
     url: str = ""
@@ -88,7 +90,7 @@ class Site:
         if isinstance(fault, tuple) and fault[0] == "cut":
             body = body[: fault[1]]
         handler.send_response(status)
-        for name, value in headers.items():
+        for name, value in {**headers, **self.headers}.items():
             handler.send_header(name, value)
         if self.lengths:
             handler.send_header("Content-Length", str(length))

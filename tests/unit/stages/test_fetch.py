@@ -42,6 +42,7 @@ from tests.unit.sources.servers import COMMIT, GcsSite, HubSite, Proxy, Site, pr
 
 AWS = {"AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "y", "AWS_EC2_METADATA_DISABLED": "true", "AWS_REGION": "us-east-1"}
 BIN = Path(sys.executable).parent
+ZEROS = "0" * 64
 BIG = bytes(i * i % 251 for i in range(300_000))
 
 
@@ -333,6 +334,20 @@ class TestWeb:
         site.files["/empty"] = b""
         assert fetched(tmp_path, f"{site.url}/empty@sha256:{sha(b'')}") == {"empty": b""}
 
+    def test_a_web_page_is_no_file(self, tmp_path: Path, site: Site, capsys: pytest.CaptureFixture[str]) -> None:
+        """As GitHub's /blob/ answers, and whoever wants a login first; only what is called a page may be one."""
+        site.headers = {"Content-Type": "text/html; charset=utf-8"}
+        told = said(tmp_path, f"{site.url}/big.bin@sha256:{sha(BIG)}", kind=NotReadyError)
+        assert told.startswith(f"{site.url}/big.bin: answers a web page, not big.bin; take the address of the file itself")
+        assert cli.run(["digest", f"{site.url}/big.bin"]) == 75
+        assert "answers a web page" in capsys.readouterr().err
+        site.files["/a.html"] = b"<p>"
+        assert fetched(tmp_path, f"{site.url}/a.html@sha256:{sha(b'<p>')}") == {"a.html": b"<p>"}
+
+    def test_a_part_of_what_nobody_says_the_length_of(self, tmp_path: Path, site: Site) -> None:
+        site.headers = {"Content-Range": "bytes 0-0/*"}
+        assert fetched(tmp_path, f"{site.url}/big.bin@sha256:{sha(BIG)}") == {"big.bin": BIG}
+
     def test_a_pointer_of_git_lfs_is_no_content(self, tmp_path: Path, site: Site) -> None:
         pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:%064d\nsize 9\n" % 7
         site.files["/a.parquet"] = pointer
@@ -483,6 +498,24 @@ class TestHub:
         told = said(tmp_path, f"hf://spaces/org/name@{COMMIT}", kind=NotReadyError)
         assert told.endswith("answers what is no hub's; correct HF_ENDPOINT")
 
+    @pytest.mark.parametrize("name", ["a#b?.txt", "c%20d +&=.txt", "空/g'\"h.txt"])
+    def test_names_of_any_letters(self, tmp_path: Path, hub: HubSite, name: str) -> None:
+        hub.repository = {name: b"x"}
+        assert fetched(tmp_path, self.SOURCE) == {name: b"x"}
+
+    @pytest.mark.parametrize("name", ["/etc/x", "a//b", "a\nb", "n" * 256])
+    def test_names_that_are_none(self, tmp_path: Path, hub: HubSite, name: str) -> None:
+        hub.repository = {"fine": b"x", name: b"x"}
+        told = said(tmp_path, self.SOURCE, kind=DataError)
+        assert told.startswith(f"the source names a file {name!r}")
+
+    @pytest.mark.parametrize("token", ["hf_é", "hf a"])
+    def test_a_token_that_is_none(self, tmp_path: Path, hub: HubSite, token: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("HF_TOKEN", token)
+        told = said(tmp_path, self.SOURCE, kind=UsageError)
+        assert told.startswith("HF_TOKEN: holds what is no token")
+        assert token not in told
+
     def test_offline(self, tmp_path: Path, hub: HubSite, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
         assert "HF_HUB_OFFLINE is set" in said(tmp_path, self.SOURCE, kind=UsageError)
@@ -591,6 +624,19 @@ class TestS3:
 
 class TestNetwork:
     """Proxies and a private CA: each kind of source by the same three variables."""
+
+    @pytest.mark.parametrize("value", ["minio:9000", "mirror.example.com", "ftp://x", "http://joe:hunter2@x", "https://"])
+    @pytest.mark.parametrize(
+        ("name", "source"), [("HF_ENDPOINT", TestHub.SOURCE), ("AWS_ENDPOINT_URL", f"s3://b@sha256:{ZEROS}")]
+    )
+    def test_a_mirror_that_is_none(
+        self, tmp_path: Path, name: str, source: str, value: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Not taken for none: Amazon would be asked, with the mirror's credentials."""
+        monkeypatch.setenv(name, value)
+        told = said(tmp_path, source, kind=UsageError)
+        assert told.startswith(f"{name}: names no server; an address such as https://mirror.example.com")
+        assert "hunter2" not in told
 
     @pytest.fixture
     def private(self, tmp_path: Path) -> tuple[Path, ssl.SSLContext]:
