@@ -61,10 +61,12 @@ def refusal(event: Any, what: str) -> Wait:
     }
     default = ("it is tried again; if it stays so, ask the cluster's admin", 0)
     if any(words in event.message for words in HOPELESS):
-        default = ("change the pool or the image as these words say, or ask the cluster's admin", USAGE)
+        what_to = "change the pool or the image (of the conductor: `conductor`) as these words say, or ask the cluster's admin"
+        default = (what_to, USAGE)
     remedy, code = next((value for words, value in remedies.items() if words in said), default)
     if said.startswith("exceeded quota") and _too_much(said):
-        remedy, code = "that is more than the whole quota: make the pool smaller, or ask for more", USAGE
+        remedy = "that is more than the whole quota: make the pool (of the conductor: its `pod`) smaller, or ask for more"
+        code = USAGE
     # What else is used changes all the time.
     return Wait(words=f"{what}: {re.sub(', used: .*?(?=, limited)', '', said)}; {remedy}", exit_code=code)
 

@@ -186,7 +186,7 @@ def _unplaced(name: str, message: str, events: Iterable[Any]) -> Wait:
         return Wait(words=f"{name}: {said}: {why}; it starts when the claim is bound to a volume")
     return Wait(
         words=f"{name}: no node takes it: {said}; it starts when one has room, or when the pool's node_selector, tolerations "
-        "and sizes are those of your nodes"
+        "and sizes (of the conductor: what its `pod` says) are those of your nodes"
     )
 
 
