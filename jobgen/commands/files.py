@@ -46,7 +46,9 @@ def validate(given: argparse.Namespace) -> int:
     pipeline = spec.load(given.pipeline)
     workspace = local_workspace(given)
     steps = plan(pipeline, str(Path(workspace).absolute()) if workspace else None)
-    templates = {} if workspace else {step.name: _template(render.job(pipeline, step)) for step in steps}
+    if not workspace:
+        conductor.check(pipeline)
+    templates = {} if workspace else {name: _template(job) for name, job in render.jobs(pipeline, steps).items()}
     if given.output == "json":
         print(json.dumps([_row(step, templates.get(step.name)) for step in steps], indent=1))
         return 0

@@ -126,11 +126,16 @@ def check(pipeline: Pipeline) -> None:
     """Make all objects of a pipeline, of which some are only made later, in a pod.
 
     Raises:
-        UsageError: one of them would be wrong.
+        UsageError: one of them would be wrong; one line for each error of any.
     """
-    render.jobs(pipeline, plan(pipeline))
-    if pipeline.conductor:
-        objects(pipeline)
+    wrong = []
+    for make in (lambda: render.jobs(pipeline, plan(pipeline)), lambda: objects(pipeline) if pipeline.conductor else {}):
+        try:
+            make()
+        except UsageError as error:
+            wrong.append(str(error))
+    if wrong:
+        raise UsageError("\n".join(wrong))
 
 
 def rules(pipeline: Pipeline) -> list[dict[str, Any]]:

@@ -15,7 +15,10 @@ HARMLESS = re.compile(r"|0|1|true|false|yes|no|on|off|none|empty|\$\(\w+\)|\$\w+
 """Values that are a switch, say that there is none, as servers of one's own want it, or name a variable, whatever the name."""
 NOTES = re.compile(r".*(?:PASSWORD|PASSWD|PASSPHRASE|TOKEN|API_?KEY|ACCESS_KEY|SECRET_KEY|PRIVATE_KEY)")
 """Of annotations and attributes, fewer: others have names such as agent-inject-secret-config, and say where one is."""
-WORD = re.compile(r"(?:^|[\s;&|'\"])(?:--?)?([A-Za-z][\w-]*)[= ]['\"]?([^\s;&|'\"]+)")
+WORDS = (
+    re.compile(r"(?<![\w-])(?:--?)?([A-Za-z][\w-]*)=['\"]?([^\s;&|'\"]+)"),
+    re.compile(r"(?<![\w-])--?([A-Za-z][\w-]*)\s+['\"]?([^\s;&|'\"-][^\s;&|'\"]*)"),
+)
 """A name and its value in a command line."""
 IN_GIT = "a literal credential stands in Git for ever; a variable takes it from a Secret: `valueFrom: {secretKeyRef: …}`"
 VALUES = re.compile(
@@ -68,7 +71,7 @@ def _words(words: list[Any]) -> Iterator[int]:
     for number, word in enumerate(words):
         before = words[number - 1] if number and re.fullmatch(r"--?[A-Za-z][\w-]*", str(words[number - 1])) else ""
         pairs = [(before.lstrip("-"), word)] if before and not word.startswith("-") else []
-        pairs += WORD.findall(word)
+        pairs += [pair for pattern in WORDS for pair in pattern.findall(word)]
         if VALUES.search(word) or any(literal(_variable(name), text) and not text.startswith("$") for name, text in pairs):
             yield number
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from jobgen.pipeline import pools, profile, references, source, words
+from jobgen.pipeline import credentials, pools, profile, references, source, words
 from jobgen.pipeline.fragment import Fragment
 from jobgen.pipeline.pipeline import KEY_LENGTH, LONGEST_JOB, Input, Pipeline, Profile, Stage
 from jobgen.pipeline.pools import Pool
@@ -215,6 +215,8 @@ class _Reader(Reader):
         found_references, problems = references.of_stage(VERBS[verb], given, name, referable)
         for where, what in problems:
             self.error(what, *where)
+        for where in credentials.inside(given, (*path, "options")):
+            self.error("a literal credential stands in Git for ever; `env: {NAME: {secret: NAME, key: KEY}}` takes it", *where)
         if RESERVED in given:
             self.error("jobgen names the artifact's folder; remove it", *path, "options", RESERVED)
         try:

@@ -124,6 +124,12 @@ def security(value: Mapping[str, Any], path: Path_) -> Problems:
             yield (*path, "capabilities", "add"), f"found SYS_ADMIN {what}"
 
 
+def exit_codes(value: Mapping[str, Any], path: Path_) -> Problems:
+    codes = value.get("values") or []
+    for index in repeated(codes):
+        yield (*path, "values", str(index)), f"found {codes[index]} twice; once is valid"
+
+
 def container(value: Mapping[str, Any], path: Path_) -> Problems:
     if not value.get("image"):
         yield path, "image is missing"
@@ -168,5 +174,6 @@ RULES = {
     "SeccompProfile": seccomp,
     "AppArmorProfile": apparmor,
     "SecurityContext": security,
+    "ContainerRestartRuleOnExitCodes": exit_codes,
     "Container": container,
 }

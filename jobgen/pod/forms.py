@@ -225,6 +225,7 @@ FIELDS: dict[tuple[str, str], Form] = {
     ("Container", "restartPolicy"): one_of("Always", "OnFailure", "Never"),
     ("ContainerRestartRule", "action"): one_of("Restart", "RestartAllContainers"),
     ("ContainerRestartRuleOnExitCodes", "operator"): one_of("In", "NotIn"),
+    ("ContainerRestartRuleOnExitCodes", "values"): _within(0, 255),
     ("EnvVar", "name"): variable,
     ("EnvFromSource", "prefix"): or_empty(variable),
     ("ConfigMapEnvSource", "name"): _config_map,

@@ -31,6 +31,16 @@ def test_a_pipeline_that_no_config_map_holds_is_refused() -> None:
             conductor.objects(spec.parse(text + "#", "p.yaml"))
 
 
+def test_a_value_of_the_conductors_pod_is_judged_too() -> None:
+    document = yaml.safe_load(SHORT)
+    more = {"requests": {"memory": "4Gi"}}
+    document["conductor"] = {"image": "x", "pod": {"spec": {"containers": [{"name": "conductor", "resources": more}]}}}
+    with pytest.raises(
+        UsageError, match=r"conductor\.pod\.spec\.containers\.0\.resources\.requests\.memory: found '4Gi', above the"
+    ):
+        conductor.check(spec.parse(yaml.safe_dump(document), "p.yaml"))
+
+
 def test_queues_may_be_looked_at_only_where_a_pool_names_one() -> None:
     """An admin of a namespace may not give away rights to Kueue's objects that they lack."""
     document = yaml.safe_load(SHORT)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from jobgen.pipeline.credentials import literal
+from jobgen.pipeline.credentials import inside, literal, noted
 
 PEM = "-----BEGIN {} KEY-----\nMIIB…"
 # Made of parts: scanners of repositories would report whole ones.
@@ -82,3 +82,50 @@ def test_a_value_that_is_a_credential(value: str) -> None:
 )
 def test_what_only_looks_like_one(name: str, value: str) -> None:
     assert not literal(name, value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("vault.hashicorp.com/agent-inject-secret-config", "secret/data/config"),
+        ("vault.hashicorp.com/agent-inject-token", "true"),
+        ("eks.amazonaws.com/token-expiration", "86400"),
+        ("eks.amazonaws.com/token", "86400"),
+        ("example.com/secret", "registry"),
+        ("example.com/api-key-file", "abc"),
+        ("example.com/password", "$(PASSWORD)"),
+    ],
+)
+def test_an_annotation_that_only_says_where_one_is(name: str, value: str) -> None:
+    assert not noted(name, value)
+
+
+@pytest.mark.parametrize("name", ["password", "example.com/db-password", "a/api-key", "a/access_token", "a/private-key"])
+def test_an_annotation_that_is_one(name: str) -> None:
+    assert noted(name, "hunter2")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--token=abc"],
+        ["--token", "abc"],
+        ["-c", "export API_KEY=abc; run"],
+        ["TOKEN='abc' run"],
+        [f"hf_{LONG}"],
+        ["x", "--db-password=a"],
+    ],
+)
+def test_a_command_line_with_one(words: list[str]) -> None:
+    assert list(inside({"args": words}, ()))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        *(["--token=$(TOKEN)"], ["--token", "$TOKEN"], ["--token-file", "/run/token"], ["TOKEN=$(cat /run/token) run"]),
+        *(["--max-tokens=5"], ["--tokenizer", "a"], ["--token", "--verbose"], ["echo", "token"], ["--key-file=/run/key"]),
+    ],
+)
+def test_a_command_line_without_one(words: list[str]) -> None:
+    assert not list(inside({"args": words}, ()))

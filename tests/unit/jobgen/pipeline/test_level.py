@@ -13,6 +13,7 @@ from jobgen.pod import quantities
 from minima.errors import BUG, StageError, UsageError
 
 SMALL = (Path(__file__).parents[3] / "cluster" / "short.yaml").read_text(encoding="utf-8")
+OPTIONS = yaml.safe_load(SMALL)["stages"]["distill"]["options"]
 
 
 def pipeline(**changes: Any) -> Any:
@@ -319,6 +320,53 @@ IN_CONTAINER = {"spec": {"containers": [{"name": "pytorch", "command": ["sh"]}]}
         ({"labels": {"kueue.x-k8s.io/queue-name": "q"}}, "labels.kueue.x-k8s.io/queue-name", "a pool's `queue` says it"),
         ({"pod": {"metadata": {"labels": {"team": "a b"}}}}, "pod.metadata.labels.team", "a label's value, of"),
         ({"scheduling_policy": {"minAvailable": "x"}}, "scheduling_policy.minAvailable", "found 'x'"),
+        ({"scheduling_policy": {"minAvailable": 2**31}}, "scheduling_policy.minAvailable", "from -2^31"),
+        ({"scheduling_policy": {"minResources": {"cpu": "foo"}}}, "scheduling_policy.minResources.cpu", "a quantity such as"),
+        ({"pool": {"scheduling_policy": {"queue": 5}}}, "pools.mine.scheduling_policy.queue", "a string is valid"),
+        ({"labels": {"a..b/c": "d"}}, "labels.a..b/c", "such as team or example.com/team"),
+        ({"labels": {"a": "-"}}, "labels.a", "a label's value, of"),
+        ({"annotations": {"a b": "c"}}, "annotations.a b", "such as team"),
+        (
+            {"conductor": {"image": "x", "labels": {"kueue.x-k8s.io/queue-name": "Team.A"}}},
+            "conductor.labels.kueue",
+            "a LocalQueue",
+        ),
+        ({"labels": {"kueue.x-k8s.io/max-exec-time-seconds": "0"}}, "labels.kueue", "seconds above 0"),
+        ({"env": {"A": {"secret": "Bad_Name", "key": "k"}}}, "env.A", "found 'Bad_Name'; a name of a-z"),
+        ({"env": {"A": {"secret": "s", "key": "a b"}}}, "env.A", "a key of letters"),
+        ({"env": {"A": {"config_map": "a..b", "key": "k"}}}, "env.A", "found 'a..b'; a name of a-z"),
+        ({"env": {"A": {"field": "metadata.nonsense"}}}, "env.A", "valid: metadata.name"),
+        ({"env": {"A": {"resource": "limits.gpu"}}}, "env.A", "valid: limits.cpu"),
+        ({"image_pull_secrets": ["Bad_Name"]}, "image_pull_secrets", "a list of names of Secrets"),
+        ({"priority_class": "a..b"}, "priority_class", "the name of one"),
+        ({"workspace": {"claim": "data..v1", "path": "/workspace"}}, "workspace.claim", "found 'data..v1'; a name of a-z"),
+        ({"annotations": {"example.com/token": "abc123"}}, "annotations.example.com/token", "a literal credential"),
+        ({"pod": {"metadata": {"annotations": {"a": "hf_" + "a" * 34}}}}, "pod.metadata.annotations.a", "a literal credential"),
+        (
+            {"pod": {"spec": {"initContainers": [{"name": "i", "image": "x", "args": ["--password", "hunter2"]}]}}},
+            "pod.spec.initContainers.0.args.1",
+            "a literal credential",
+        ),
+        (
+            {"pod": {"spec": {"initContainers": [{"name": "i", "image": "x", "command": ["sh", "-c", "API_KEY=abc run"]}]}}},
+            "pod.spec.initContainers.0.command.2",
+            "a literal credential",
+        ),
+        (
+            {"pod": fragment_of(lifecycle={"postStart": {"exec": {"command": ["login", "--token=abc"]}}})},
+            "lifecycle.postStart.exec.command.1",
+            "a literal credential",
+        ),
+        (
+            {"pod": {"spec": {"volumes": [{"name": "d", "csi": {"driver": "a.b", "volumeAttributes": {"password": "x"}}}]}}},
+            "pod.spec.volumes.0.csi.volumeAttributes.password",
+            "a literal credential",
+        ),
+        (
+            {"stage": {"options": {**OPTIONS, "teacher_model_name_or_path": "/workspace/hf_" + "a" * 34}}},
+            "stages.distill.options.teacher_model_name_or_path",
+            "a literal credential",
+        ),
         ({"env": {"RANK": "1"}}, "env.RANK", "set by jobgen, the operator or torchrun"),
         ({"env": {"A-B": "1"}}, "env.A-B", "letters, digits and _"),
         ({"env": {"A": 1}}, "env.A", "found 1; a string, or one of"),

@@ -420,6 +420,10 @@ REFUSED: dict[str, tuple[str, str]] = {
         "action",
         "Restart",
     ),
+    "init: {restartPolicy: Never, restartPolicyRules: [{action: Restart, exitCodes: {operator: In, values: [5, 5]}}]}": (
+        "exitCodes.values.1",
+        "5 twice",
+    ),
     "init: {restartPolicy: Never, restartPolicyRules: [{action: Restart}]}": ("restartPolicyRules.0", "exitCodes is missing"),
     "init: {restartPolicy: Sometimes}": ("initContainers.0.restartPolicy", "Always"),
     "init: {livenessProbe: {exec: {command: [a]}}}": ("initContainers.0.livenessProbe", "without restartPolicy: Always"),
