@@ -10,10 +10,14 @@ import yaml
 
 from jobgen.manifests import render
 from jobgen.pipeline import fragment as fragments
-from jobgen.pipeline import spec
+from jobgen.pipeline import level, spec
+from jobgen.pipeline.pipeline import CONTAINER
 from jobgen.pipeline.plan import plan
+from jobgen.pipeline.source import Place
+from jobgen.pod import forms
 from tests.cluster.conftest import wait
 from tests.unit.jobgen.pod.cases import REFUSED, STRICTER, TAKEN, fragment
+from tests.unit.jobgen.pod.odd import changed
 from tests.unit.jobgen.pod.test_values import SHORT
 
 pytestmark = pytest.mark.cluster
@@ -73,3 +77,79 @@ def test_the_server_refuses_too(judge: Judge, case: str) -> None:
 @pytest.mark.parametrize("case", [*STRICTER, *TAKEN])
 def test_the_server_takes_it(judge: Judge, case: str) -> None:
     assert judge.refuses(case) == ""
+
+
+JOBS: dict[str, bool] = {
+    "labels: {kueue.x-k8s.io/queue-name: Team.A}": False,
+    "labels: {kueue.x-k8s.io/queue-name: team.a}": True,
+    "labels: {kueue.x-k8s.io/prebuilt-workload-name: A_b}": False,
+    "labels: {kueue.x-k8s.io/max-exec-time-seconds: '0'}": False,
+    "labels: {kueue.x-k8s.io/max-exec-time-seconds: '60'}": True,
+    "labels: {kueue.x-k8s.io/priority-class: A_b}": True,
+    "scheduling_policy: {minResources: {cpu: foo}}": False,
+    "scheduling_policy: {minResources: {cpu: 5, nvidia.com/gpu: '8'}, minAvailable: 2, queue: a, priorityClass: b}": True,
+    "scheduling_policy: {minAvailable: 2147483648}": False,
+    "scheduling_policy: {scheduleTimeoutSeconds: 5s}": False,
+}
+"""What a level says of the job itself, and whether it is taken."""
+
+
+@pytest.mark.parametrize(("case", "taken"), JOBS.items())
+def test_the_words_for_the_job_itself(judge: Judge, case: str, taken: bool) -> None:
+    from kubernetes.client import ApiException
+
+    said = yaml.safe_load(case)
+    _, problems = level.read(said, (), Place("p.yaml", {}), container=CONTAINER)
+    job = copy.deepcopy(judge.job)
+    job["metadata"]["labels"] |= said.get("labels", {})
+    if "scheduling_policy" in said:
+        job["spec"]["runPolicy"]["schedulingPolicy"] = said["scheduling_policy"]
+    where = ("kubeflow.org", "v1", judge.namespace, "pytorchjobs")
+    try:
+        judge.cluster.custom.create_namespaced_custom_object(*where, job, dry_run="All", field_validation="Strict")
+        found = True
+    except ApiException as error:
+        if error.status not in {400, 403, 422}:
+            raise
+        found = False
+    # A queue is said by a pool's `queue`, by the same form.
+    queue = said.get("labels", {}).get(level.QUEUE)
+    ours = not forms.queue_name(queue) if queue else not problems
+    assert (found, ours) == (taken, taken)
+
+
+STRICT = (
+    *(
+        "a name of a-z",
+        "found no source",
+        "an image such as",
+        "a key of letters",
+        "an absolute path without :",
+        "HugePages-2Mi",
+    ),
+    *("AUDIT_READ", "SYS_ADMIN", "twice in this list", "is missing", "found ''; valid: ", "found without runtimeClassName"),
+    *("found no name, by which", "one of name and signerName", "a relative path is valid", "does not begin with .."),
+    *("twice; once is valid", "from 0 to 255", "no emptyDir"),
+)
+"""Why ours may refuse what the server takes: what can name nothing, what no kubelet runs, what the published schema says."""
+
+
+@pytest.mark.long
+def test_every_field_with_odd_values(judge: Judge) -> None:
+    """Nothing is refused by the server that ours takes; and the other way round with a reason."""
+    from kubernetes.client import ApiException
+
+    missed, strict = [], []
+    for what, template in changed():
+        found = [said for _, said in fragments.lacks(template)]
+        body = {"metadata": {"name": "odd"}, "template": template}
+        try:
+            judge.cluster.core.create_namespaced_pod_template(judge.namespace, body, dry_run="All", field_validation="Strict")
+            if found and not all(any(reason in said for reason in STRICT) for said in found):
+                strict.append((what, found))
+        except ValueError:  # The client's own models.
+            assert found, what
+        except ApiException as error:
+            if not found:
+                missed.append((what, error.body))
+    assert (missed, strict) == ([], [])

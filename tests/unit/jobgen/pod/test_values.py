@@ -7,9 +7,11 @@ import pytest
 import yaml
 
 from jobgen.manifests import conductor
+from jobgen.pipeline import fragment as fragments
 from jobgen.pipeline import spec
 from minima.errors import UsageError
 from tests.unit.jobgen.pod.cases import REFUSED, STRICTER, TAKEN, fragment
+from tests.unit.jobgen.pod.odd import EVERYTHING
 
 SHORT = yaml.safe_load((Path(__file__).parents[3] / "cluster" / "short.yaml").read_text(encoding="utf-8"))
 
@@ -38,3 +40,7 @@ def test_what_is_refused(case: str) -> None:
 @pytest.mark.parametrize("case", TAKEN)
 def test_what_is_taken(case: str) -> None:
     made(fragment(case))
+
+
+def test_a_template_that_says_everything_is_taken() -> None:
+    assert list(fragments.lacks(EVERYTHING)) == []
