@@ -338,7 +338,7 @@ IN_CONTAINER = {"spec": {"containers": [{"name": "pytorch", "command": ["sh"]}]}
         ({"env": {"A": {"field": "metadata.nonsense"}}}, "env.A", "valid: metadata.name"),
         ({"env": {"A": {"resource": "limits.gpu"}}}, "env.A", "valid: limits.cpu"),
         ({"image_pull_secrets": ["Bad_Name"]}, "image_pull_secrets", "a list of names of Secrets"),
-        ({"priority_class": "a..b"}, "priority_class", "the name of one"),
+        ({"priority_class": "a..b"}, "priority_class", "the name of a PriorityClass"),
         ({"workspace": {"claim": "data..v1", "path": "/workspace"}}, "workspace.claim", "found 'data..v1'; a name of a-z"),
         ({"annotations": {"example.com/token": "abc123"}}, "annotations.example.com/token", "a literal credential"),
         ({"pod": {"metadata": {"annotations": {"a": "hf_" + "a" * 34}}}}, "pod.metadata.annotations.a", "a literal credential"),
