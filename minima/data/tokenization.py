@@ -38,6 +38,7 @@ NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
 _BPE = 2
 _PLAIN = ("PreTrainedTokenizerFast", "TokenizersBackend")
 """What folders call "tokenizer.json as it is"; every version of transformers and vLLM reads the first."""
+_RANKS = re.compile(rb"[A-Za-z0-9+/]+=* \d+\r?\n")
 _CONTROL_FORM = re.compile(r"\s*▁?(<\S+>|\[\S+\])\s*")
 PROBES = (
     "  The quick brown fox,\tdon't \"stop\"; it's 3.14 (or 1,234,567)?\n\n    def f(x): return x ** 2  # 中文 and ENGLISH",
@@ -65,10 +66,10 @@ def load(folder: str | Path) -> PreTrainedTokenizerBase:
     if not folder.is_dir():
         raise DataError(f"{folder}: not a folder; a tokenizer is the folder of a model")
     if not (folder / TOKENIZER_FILE).is_file() and not (folder / MODEL_FILE).is_file():
-        raise DataError(
-            f"{folder}: no tokenizer; a model folder has {TOKENIZER_FILE} or {MODEL_FILE} "
-            "(copy those of the model it was made of, or make the folder with `minima expand-vocab`)"
-        )
+        remedy = "copy those of the model it was made of, or make the folder with `minima expand-vocab`"
+        if (folder / "vocab.json").is_file():
+            remedy = f"`AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)` makes {TOKENIZER_FILE} of vocab.json"
+        raise DataError(f"{folder}: no tokenizer; a model folder has {TOKENIZER_FILE} or {MODEL_FILE} ({remedy})")
     # from_pretrained answers a missing or broken file with whatever its guess about the file's kind ends in.
     described = {name: _object(folder / name) for name in _JSON_FILES}
     written = _written(folder, described[CONFIG_FILE])
@@ -133,6 +134,8 @@ def _check_rows(tokenizer: PreTrainedTokenizerBase, folder: Path, rows: Any) -> 
     backend: Any = tokenizer.backend_tokenizer
     ids = [*backend.get_vocab(with_added_tokens=False).values(), *words(tokenizer).values()]
     most = max([*ids, tokenizer.bos_token_id, tokenizer.eos_token_id])
+    if type(rows) is int and (tokenizer.pad_token_id or 0) >= rows:
+        tokenizer.pad_token = tokenizer.eos_token  # What pads is never looked at, but it is looked up.
     if type(rows) is int and most >= rows:
         raise DataError(
             f"{folder}: its tokenizer has the id {most}, and the model {rows} rows (vocab_size of config.json); copy the "
@@ -319,6 +322,8 @@ def parse_model(content: bytes, place: str) -> Any:
     """
     _check_pointer(content, place)
     remedy = "a SentencePiece model (tokenizer.model, *.model) is needed here; fetch the file again"
+    if _RANKS.match(content):
+        remedy = f"these are ranks for tiktoken, as of LLaMA-3: fetch {TOKENIZER_FILE} and {CONFIG_FILE} of that model"
     proto = sentencepiece_model.ModelProto()  # type: ignore[attr-defined]
     try:
         proto.ParseFromString(content)

@@ -91,18 +91,12 @@ def _run(options: Evaluate, output: artifact.Output, found: list[Data], asked: d
     folder = Path(split_digest(options.model_name_or_path)[0])
     config = models.config(folder)
     tokenizer = tokenization.load(folder)
-    beyond = sorted(row for row in tokenizer.get_vocab().values() if row >= config.vocab_size)
-    if beyond:
-        names = listed([repr(tokenizer.convert_ids_to_tokens(row)) for row in beyond], 3)
-        raise DataError(
-            f"--model_name_or_path: {folder}: the tokenizer has {len(beyond)} pieces without a row in the model, which has "
-            f"{config.vocab_size} ({names}); take tokenizer and model from one place, or add rows: "
-            f"model.resize_token_embeddings({beyond[-1] + 1}) before save_pretrained"
-        )
     if options.apply_chat_template and not tokenizer.chat_template:
         raise UsageError(f"--apply_chat_template: {folder} has no chat template; leave it out for a base model")
     asks = bool(options.apply_chat_template or options.question or asked)
     takes_system = not (asks and tokenizer.chat_template) or chat.takes_system(tokenizer)
+    if asks and tokenizer.chat_template:
+        _check_rows(tokenizer, folder, config.vocab_size)
     if options.apply_chat_template and not takes_system:
         _say("the chat template takes no system message, and none is sent: what a benchmark says first of all is left out")
     held_out = None
@@ -236,6 +230,18 @@ def _stay_offline(cache: str) -> None:
     """No library may ask the network, nor write outside /tmp; only what is set before their import counts."""
     os.environ |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_HOME": cache}
     os.environ["TQDM_DISABLE"] = "1"
+
+
+def _check_rows(tokenizer: "PreTrainedTokenizerBase", folder: Path, rows: int) -> None:
+    """Refuse a chat template with tokens that the model has no rows for; those of text have been looked at."""
+    asked: Any = tokenizer.apply_chat_template([{"role": "user", "content": "?"}], add_generation_prompt=True, return_dict=True)
+    if beyond := sorted({row for row in asked["input_ids"] if row >= rows}):
+        names = listed([repr(tokenizer.convert_ids_to_tokens(row)) for row in beyond], 3)
+        raise DataError(
+            f"--model_name_or_path: {folder}: its chat template has {names}, and the model {rows} rows, none for that; take "
+            f"tokenizer and model from one place, or add rows: model.resize_token_embeddings({beyond[-1] + 1}) before "
+            "save_pretrained"
+        )
 
 
 def _prompt(tokenizer: "PreTrainedTokenizerBase", question: str, positions: int) -> list[int]:

@@ -431,6 +431,15 @@ def test_a_tokenizer_with_more_ids_than_the_model_has_rows(model: bytes, tmp_pat
         tokenization.load(folder)
 
 
+def test_tokenizers_in_older_and_in_other_forms(tmp_path: Path) -> None:
+    (tmp_path / "vocab.json").write_text("{}")
+    with pytest.raises(DataError, match=r"no tokenizer; .*`AutoTokenizer\.from_pretrained\(FOLDER\)\.save_pretrained"):
+        tokenization.load(tmp_path)
+    (tmp_path / tokenization.MODEL_FILE).write_bytes(b"IQ== 0\nIg== 1\n")
+    with pytest.raises(DataError, match=r"not a SentencePiece model .*ranks for tiktoken, as of LLaMA-3: fetch tokenizer"):
+        tokenization.load(tmp_path)
+
+
 def test_marks_of_an_editor_in_a_folder_of_a_tokenizer_alone(model: bytes, tmp_path: Path) -> None:
     for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"):
         folder = write_model(tmp_path / name.partition(".")[0], model)

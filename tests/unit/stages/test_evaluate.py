@@ -555,19 +555,19 @@ def test_broken_weights_have_no_perplexity(tmp_path: Path, folder: Path) -> None
 
 
 def test_a_tokenizer_with_more_pieces_than_the_model_has_rows(tmp_path: Path, folder: Path) -> None:
-    """A `<pad>` that somebody added: its id would end the run in the first batch that is padded."""
-    broken = tmp_path / "broken"
-    shutil.copytree(folder, broken)
-    words = tokenization.load(broken)
+    """A `<pad>` that somebody added: what pads is `</s>` then; a chat template that has it is refused."""
+    padded = tmp_path / "padded"
+    shutil.copytree(folder, padded)
+    words = tokenization.load(padded)
     words.add_special_tokens({"pad_token": "<pad>"})
-    words.save_pretrained(broken)
-    message = (
-        rf"has 1 pieces without a row in the model, which has {VOCAB} \('<pad>'\); .*resize_token_embeddings\({VOCAB + 1}\)"
-    )
+    words.save_pretrained(padded)
+    shutil.copy(folder / "config.json", padded)
+    found, plain = (evaluated(tmp_path, one, Reporter(), tasks=("smoke_english",), limit=4) for one in (padded, folder))
+    assert found["smoke_english"] == plain["smoke_english"]
+    (padded / "chat_template.jinja").write_text("<pad>{{ messages[0].content }}", encoding="utf-8")
+    message = rf"its chat template has '<pad>', and the model {VOCAB} rows.*resize_token_embeddings\({VOCAB + 1}\)"
     with pytest.raises(DataError, match=message):
-        evaluated(tmp_path, broken, Reporter(), tasks=("smoke_english",))
-    tiny.llama(vocab=VOCAB + 100).save_pretrained(broken)  # Rows without a piece are usual.
-    assert evaluated(tmp_path, broken, Reporter(), tasks=("smoke_english",), limit=1)["smoke_english_items"] == 1
+        evaluated(tmp_path, padded, Reporter(), question="Who?")
 
 
 REFUSES_SYSTEM = (
