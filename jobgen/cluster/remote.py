@@ -67,7 +67,7 @@ def run_remote(
             )
         confirm()
         if other:
-            say(f"{other} is at work for another version of {pipeline.name}, and ends; its stages that run go on by themselves")
+            say(f"{other} is at work for {pipeline.name}, and ends, since the newest conducts; its stages that run go on")
     if there and verdict(there):
         say(f"delete {name}, which has ended")
         _delete_conductor(cluster, pipeline.name, name)

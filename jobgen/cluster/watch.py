@@ -1,5 +1,6 @@
 """Watching a conductor at its work, by what it says as data."""
 
+import math
 import threading
 import time
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ from jobgen.cluster.state import (
     State,
     read_state,
 )
+from jobgen.manifests.render import CONDUCTOR
 from jobgen.report import headline, report, titled
 from jobgen.screen import Screen
 from minima.errors import BUG, LostPeerError, UsageError
@@ -37,7 +39,7 @@ def watch(cluster: Cluster, pipeline: str, name: str, *, verbose: bool = False) 
     """Say what the conductor's state says until its Job has a verdict, with the report at its end; its exit code."""
     screen = Screen()
     teller = _Teller(screen)
-    not_begun = NotBegun(cluster, screen.say)
+    not_begun, unheard = NotBegun(cluster, screen.say), _Unheard(cluster, screen)
     failures = 0
     heard, heard_at = 0.0, time.monotonic()
     ended = threading.Event()
@@ -59,6 +61,8 @@ def watch(cluster: Cluster, pipeline: str, name: str, *, verbose: bool = False) 
                 screen.show()
                 screen.say(f"waiting does not help; {name} stays, and begins when that is mended")
                 return code
+            if silent and not over and pods and pods[-1].status.phase == "Running":
+                unheard.look(pods[-1])
             failures = 0
         except LostPeerError as error:
             failures += 1
@@ -81,6 +85,29 @@ def watch(cluster: Cluster, pipeline: str, name: str, *, verbose: bool = False) 
             screen.show()
             return _end(screen, name, over, now, pods)
         time.sleep(POLL)
+
+
+class _Unheard:
+    """Tells the end of the log of a conductor that runs, and whose state nobody can read: it may not reach the cluster."""
+
+    def __init__(self, cluster: Cluster, screen: Screen) -> None:
+        self.cluster, self.screen = cluster, screen
+        self.said = ""
+        self.asked = -math.inf
+
+    def look(self, pod: Any) -> None:
+        """Read it now and then, and tell what is new."""
+        if time.monotonic() - self.asked < QUIET_SECONDS:
+            return
+        self.asked = time.monotonic()
+        try:
+            found = [*self.cluster.lines(pod.metadata.name, container=CONDUCTOR, tail_lines=1)]
+            end = f"its log ends with: {found[-1]}" if found else "its log is empty"
+        except UsageError as error:
+            end = str(error)
+        if end != self.said:
+            self.said = end
+            self.screen.say(f"{pod.metadata.name} runs, but nothing new is heard of it; {end}")
 
 
 def _end(screen: Screen, name: str, over: str, now: State | None, pods: list[Any]) -> int:

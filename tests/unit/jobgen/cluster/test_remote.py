@@ -118,4 +118,4 @@ def test_a_part_does_not_end_another_run(
     # All of a pipeline takes over from a part of it, or from an older version, which may be somebody else's.
     capsys.readouterr()
     assert run(monkeypatch, Namespace(), True, from_stage=None) == ["asked", "applied", "watched"]
-    assert "c is at work for another version of short, and ends; its stages that run go on" in capsys.readouterr().err
+    assert "c is at work for short, and ends, since the newest conducts; its stages that run go on" in capsys.readouterr().err

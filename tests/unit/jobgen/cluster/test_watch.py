@@ -127,6 +127,22 @@ def test_what_the_conductor_itself_waits_for_is_said_once(capsys: pytest.Capture
     assert capsys.readouterr().err.count("conductor: waits for a cluster that answers") == 1
 
 
+def test_a_conductor_that_runs_and_is_not_heard_of_is_known_by_its_log(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As one that a NetworkPolicy keeps from the API server: it cannot say so itself."""
+    monkeypatch.setattr(watch, "QUIET_SECONDS", -1.0)
+    script = Script([None, None, None, BEGIN, replace(BEGIN, state="finished", time=1001.0)], "Complete")
+    status = SimpleNamespace(phase="Running", init_container_statuses=[], container_statuses=[], conditions=[])
+    meta = SimpleNamespace(name="c-pod", uid="u", creation_timestamp=datetime.now(UTC), deletion_timestamp=None)
+    running = SimpleNamespace(metadata=meta, status=status, spec=SimpleNamespace(node_name="n"))
+    script.pods = lambda selector: [running]  # type: ignore[method-assign]
+    script.log = ["12:00:00 no cluster answers; tried again"]
+    assert watch.watch(script, "p", "c") == 0  # type: ignore[arg-type]
+    said = [line for line in capsys.readouterr().err.splitlines() if "c-pod" in line]
+    assert said == ["c-pod runs, but nothing new is heard of it; its log ends with: 12:00:00 no cluster answers; tried again"]
+
+
 def test_a_deleted_one_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     script = Script([BEGIN, BEGIN], "")
     monkeypatch.setattr(script, "conductors", lambda pipeline: [])
