@@ -6,6 +6,7 @@ import os
 import shutil
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +38,8 @@ ANSWER_TOKENS = 128
 JUDGED_TOKENS = 1024
 """Of an answer that is judged, at most."""
 Asked = tuple[list[Question], int]
+Scored = tuple[dict[str, Any], list[dict[str, Any]]]
+"""A benchmark's part of the results, and its samples."""
 TEMPERATURE, TOP_P = 0.7, 0.9
 
 
@@ -146,18 +149,23 @@ def _run(options: Evaluate, output: artifact.Output, found: list[Data], asked: d
                 benchmarks.shots(options.num_fewshot, data.benchmark),
                 options.apply_chat_template,
             )
-            lm.task = name
-            torch.manual_seed(options.seed)
-            score = harness.score(lm, data, protocol, seed=options.seed, judge=_passes)
-            results["benchmarks"][name] = _described(data, protocol, score)
-            metrics |= {name: score.value, f"{name}_items": data.items}
-            samples += [{"benchmark": name, **sample} for sample in score.samples]
-            partial = " (partial)" if data.partial else ""
-            error = "" if score.stderr is None else f" ± {100 * score.stderr:.2f}"
-            _say(f"{name}: {100 * score.value:.2f}{error} % on {data.items} items{partial}")
-            if score.cut_prompts:
-                metrics[f"{name}_cut_prompts"] = score.cut_prompts
-                _say(f"{name}: {table.cut(results['benchmarks'][name])}")
+
+            def score(data: Data = data, protocol: "Protocol" = protocol) -> Scored:
+                lm.task = data.benchmark.name
+                torch.manual_seed(options.seed)
+                score = harness.score(lm, data, protocol, seed=options.seed, judge=_passes)
+                return _described(data, protocol, score), [{"benchmark": lm.task, **sample} for sample in score.samples]
+
+            part, lines = _once(name, score, output)
+            results["benchmarks"][name] = part
+            metrics |= {name: part["score"], f"{name}_items": part["items"]}
+            samples += lines
+            partial = " (partial)" if part["partial"] else ""
+            error = "" if part["stderr"] is None else f" ± {100 * part['stderr']:.2f}"
+            _say(f"{name}: {100 * part['score']:.2f}{error} % on {part['items']} items{partial}")
+            if part["cut_prompts"]:
+                metrics[f"{name}_cut_prompts"] = part["cut_prompts"]
+                _say(f"{name}: {table.cut(part)}")
         for name, (questions, left_out) in asked.items():
             part, lines = _judged(lm, name, questions, left_out, options, output)
             results["judged"][name] = part
@@ -180,6 +188,22 @@ def _run(options: Evaluate, output: artifact.Output, found: list[Data], asked: d
     _write(output.folder / RESULTS, json.dumps(results, indent=1, ensure_ascii=False, sort_keys=True) + "\n")
     _write(output.folder / TABLE, table.markdown(results))
     return metrics
+
+
+def _once(name: str, score: Callable[[], Scored], output: artifact.Output) -> Scored:
+    """What `score` gives; kept beside the artifact for an attempt that follows a stop, as long as the inputs are the same."""
+    file = f"scored-{name}.json"
+    if (output.place / file).is_file():
+        kept = json.loads((output.place / file).read_text(encoding="utf-8"))
+        if kept["inputs"] == output.inputs:
+            _say(f"{name} was scored by an earlier attempt")
+            return kept["part"], kept["samples"]
+    # As it is read again, so that both ways give the same.
+    part, samples = json.loads(json.dumps(score()))
+    if output.lease is not None:
+        kept = {"inputs": output.inputs, "part": part, "samples": samples}
+        output.lease.write(file, json.dumps(kept, ensure_ascii=False))
+    return part, samples
 
 
 def _judge(options: Evaluate) -> Judge:

@@ -530,6 +530,52 @@ def test_answers_are_judged(
         assert not place.is_file() or KEY not in place.read_text(encoding="utf-8")
 
 
+def test_a_benchmark_is_scored_once(
+    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Hours of one are not lost to a stop in the next; unless an input from outside has changed."""
+    settings = Evaluate(
+        output_dir=str(tmp_path / "out"),
+        model_name_or_path=str(folder),
+        tasks=("smoke_english", "mmlu"),
+        data_dir=str(FIXTURES),
+    )
+    whole = evaluated(tmp_path / "whole", folder, Reporter(), tasks=settings.tasks, data_dir=str(FIXTURES))
+    asked: list[str] = []
+    score: Any = harness.score
+
+    def attempt(ends: str, inputs: dict[str, Any]) -> dict[str, Any]:
+        asked.clear()
+
+        def stopped(lm: Any, data: copies.Data, *args: Any, **kwargs: Any) -> Any:
+            asked.append(data.benchmark.name)
+            if data.benchmark.name == ends:
+                raise NotReadyError("stopped")
+            return score(lm, data, *args, **kwargs)
+
+        monkeypatch.setattr(harness, "score", stopped)
+        with Lease(tmp_path / "out") as lease:
+            made = artifact.Output(lease.making, settings, inputs, lease)
+            metrics = evaluate.run(settings, made)
+            made.commit(metrics)
+        return metrics
+
+    for inputs, then in (
+        ({"data_dir": {"path": "1"}}, ["smoke_english", "mmlu"]),
+        ({}, ["smoke_english", "mmlu"]),
+        ({}, ["mmlu"]),
+    ):
+        with pytest.raises(NotReadyError, match="stopped"):
+            attempt("mmlu", inputs)
+        assert asked == then
+    assert attempt("", {}) == whole
+    assert asked == ["mmlu"]
+    assert "evaluate: smoke_english was scored by an earlier attempt" in capsys.readouterr().err
+    for name in ("results.json", "samples.jsonl"):
+        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    assert not list((tmp_path / "out").glob("scored-*"))
+
+
 def test_the_judge_is_asked_before_the_model_is_loaded(tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JUDGE_KEY", "wrong")
     server.usual = fail(401)
