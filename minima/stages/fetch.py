@@ -102,7 +102,7 @@ def _fetch(options: Fetch, output: Output, connections: contextlib.ExitStack) ->
         for stranger in there - {one.name for one in wanted}:
             output.lease.take(stranger)
     told = _Told(output, threading.Lock())
-    mine = told.begin(wanted[pod::pods])
+    mine = told.begin(wanted[pod::pods], options.num_connections)
     if options.shape and mine and mine[0].name == CONFIGURATION:  # A wrong one is said before the weights come.
         _bring(mine.pop(0), output, told, options)
     _share(partial(_bring, output=output, told=told, options=options), mine, options.num_connections, told.failed)
@@ -162,7 +162,7 @@ class _Told:
     failed: threading.Event = field(default_factory=threading.Event)
     """That another thread met what nobody here can mend."""
 
-    def begin(self, wanted: list[Wanted]) -> list[Wanted]:
+    def begin(self, wanted: list[Wanted], connections: int) -> list[Wanted]:
         """Those that are not there yet, whole and right; checks that there is room for them."""
         place = self.output.place
         there = [one for one in wanted if _in_place(place, one)]
@@ -175,10 +175,14 @@ class _Told:
             print(f"fetch: {len(wanted) - len(rest)} of {len(wanted)} files are there already", file=sys.stderr)
         sizes = [one.file.size for one in rest]
         needed = sum(size or 0 for size in sizes)
+        sliced = sorted((one.file.size or 0 for one in rest if _slices(one)), reverse=True)
+        beside = sum(sliced[:connections])  # A large file is put together while its slices still lie there.
         free = shutil.disk_usage(place).free + sum(part.stat().st_size for part in (place / CHECKPOINTS).glob(f"{SLICE}*"))
-        if needed > free:
+        if needed + beside > free:
+            slices = f" and {beside / 1e6:,.1f} of slices for a while" if beside else ""
             raise DiskFullError(
-                f"{place}: {needed / 1e6:,.1f} MB are to come, {free / 1e6:,.1f} are free; make room, the same command goes on"
+                f"{place}: {needed / 1e6:,.1f} MB are to come{slices}, {free / 1e6:,.1f} are free; make room, the same command "
+                "goes on"
             )
         self.total = 0 if None in sizes else needed
         self.output.progress.phase("fetching", self.total, "bytes")

@@ -383,6 +383,11 @@ class TestWeb:
         monkeypatch.setattr(shutil, "disk_usage", lambda place: shutil._ntuple_diskusage(10**9, 10**9, 1000))
         told = said(tmp_path, f"{site.url}/big.bin@sha256:{sha(BIG)}", kind=DiskFullError)
         assert "0.3 MB are to come, 0.0 are free; make room, the same command goes on" in told
+        monkeypatch.setattr(shutil, "disk_usage", lambda place: shutil._ntuple_diskusage(10**9, 10**9, 500_000))
+        monkeypatch.setattr(stage, "SLICE_BYTES", 100_000)
+        told = said(tmp_path, f"{site.url}/big.bin@sha256:{sha(BIG)}", kind=DiskFullError)
+        assert "0.3 MB are to come and 0.3 of slices for a while, 0.5 are free" in told
+        assert not any(asked != "bytes=0-0" for _, asked in site.asked)
 
 
 class TestHub:
@@ -793,7 +798,7 @@ class TestDigest:
     """`minima digest` prints the pin that errors ask for."""
 
     def test_of_the_hub_a_commit(self, hub: HubSite, capsys: pytest.CaptureFixture[str]) -> None:
-        for text in ("hf://org/name", "hf://org/name@v1", "hf://datasets/org/name@main"):
+        for text in ("hf://org/name", "hf://org/name@v1", "hf://datasets/org/name@main", "hf://spaces/org/name"):
             assert cli.run(["digest", text]) == 0
             assert capsys.readouterr().out == f"{text.split('@')[0]}@{COMMIT}\n"
         assert cli.run(["digest", "hf://org/name@gone"]) == 75
