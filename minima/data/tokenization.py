@@ -1,9 +1,9 @@
-"""Tokenizers: loading the one of a model folder, and writing one that gives exactly SentencePiece's ids.
+"""Tokenizers: loading the one of a model folder as its files have it, and writing one that gives exactly SentencePiece's ids.
 
 transformers 5 rebuilds a LLaMA's tokenizer from vocabulary order and drops the dummy prefix before a leading space, so a
-folder with only `tokenizer.model` is tokenised differently from what SentencePiece (and LLaMA's training) did. `write`
-therefore spells the model out as a `tokenizer.json` that AutoTokenizer, any other user of the tokenizers library, and
-vLLM load as it is.
+folder with only `tokenizer.model` is tokenised differently from what SentencePiece (and LLaMA's training) did. `write` and
+`make_plain` therefore spell the model out as a `tokenizer.json` that AutoTokenizer, any other user of the tokenizers
+library, and vLLM load as it is.
 """
 
 import functools
@@ -11,19 +11,18 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import sentencepiece
-from google.protobuf.message import DecodeError
-from sentencepiece import sentencepiece_model_pb2 as sentencepiece_model
-from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, processors
+from tokenizers import Tokenizer, processors
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from minima.data import piece_model
 from minima.errors import DataError
 from minima.workspace.marker import artifact_folder, read_marker
-from minima.workspace.model_folder import POINTER, check_mark
+from minima.workspace.model_folder import check_mark
 
 MODEL_FILE = "tokenizer.model"
 TOKENIZER_FILE = "tokenizer.json"
@@ -31,14 +30,8 @@ CONFIG_FILE = "tokenizer_config.json"
 _JSON_FILES = ("config.json", CONFIG_FILE, TOKENIZER_FILE, "special_tokens_map.json", "added_tokens.json")
 ENDS = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"}
 """Names that transformers has for special tokens, and what they are in LLaMAs."""
-
-SPACE = "▁"
-NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
-"""Types of a SentencePiece piece (sentencepiece_model.proto)."""
-_BPE = 2
 _PLAIN = ("PreTrainedTokenizerFast", "TokenizersBackend")
 """What folders call "tokenizer.json as it is"; every version of transformers and vLLM reads the first."""
-_RANKS = re.compile(rb"[A-Za-z0-9+/]+=* \d+\r?\n")
 _CONTROL_FORM = re.compile(r"\s*▁?(<\S+>|\[\S+\])\s*")
 PROBES = (
     "  The quick brown fox,\tdon't \"stop\"; it's 3.14 (or 1,234,567)?\n\n    def f(x): return x ** 2  # 中文 and ENGLISH",
@@ -102,10 +95,10 @@ def _written(folder: Path, described: Mapping[str, Any]) -> Tokenizer | None:
             return Tokenizer.from_file(str(folder / TOKENIZER_FILE))
         except Exception as error:  # noqa: BLE001 - the tokenizers library raises nothing narrower
             raise DataError(f"{folder / TOKENIZER_FILE}: not a tokenizer ({error}); copy it again") from None
-    proto = read_model(folder / MODEL_FILE)
+    proto = piece_model.read_model(folder / MODEL_FILE)
     if described.get("add_prefix_space") is False:
         proto.normalizer_spec.add_dummy_prefix = False
-    return spelled_out(proto) if not list(_unlike_llama(proto)) else None
+    return piece_model.spelled_out(proto) if not list(piece_model.unlike_llama(proto)) else None
 
 
 def _spelled_anew(folder: Path, described: Mapping[str, Any]) -> bool:
@@ -196,13 +189,13 @@ def _processor(tokenizer: PreTrainedTokenizerBase) -> Any:
     if place.with_name(TOKENIZER_FILE).is_file() and not _is_llama(described):
         return None
     try:
-        proto = parse_model(place.read_bytes(), str(place))
+        proto = piece_model.parse_model(place.read_bytes(), str(place))
     except DataError:
         return None  # Llama 3's file of that name is something else.
     ids = tokenizer.get_vocab()
     if any(ids.get(piece.piece) != number for number, piece in enumerate(proto.pieces)):
         return None
-    if words(tokenizer).keys() - {piece.piece for piece in proto.pieces if piece.type == USER_DEFINED}:
+    if words(tokenizer).keys() - {piece.piece for piece in proto.pieces if piece.type == piece_model.USER_DEFINED}:
         return None
     if described.get("add_prefix_space") is False:
         proto.normalizer_spec.add_dummy_prefix = False
@@ -301,40 +294,6 @@ def check_same(one: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase, opt
         )
 
 
-def read_model(place: str | Path) -> Any:
-    """The ModelProto in a SentencePiece model file.
-
-    Raises:
-        DataError: there is no such file, or it is something else.
-    """
-    try:
-        content = Path(place).read_bytes()
-    except OSError as error:
-        raise DataError(f"{place}: cannot be read ({error.strerror}); a SentencePiece model file is needed here") from None
-    return parse_model(content, str(place))
-
-
-def parse_model(content: bytes, place: str) -> Any:
-    """The ModelProto in `content`; `place` names it in errors.
-
-    Raises:
-        DataError: `content` is no SentencePiece model.
-    """
-    _check_pointer(content, place)
-    remedy = "a SentencePiece model (tokenizer.model, *.model) is needed here; fetch the file again"
-    if _RANKS.match(content):
-        remedy = f"these are ranks for tiktoken, as of LLaMA-3: fetch {TOKENIZER_FILE} and {CONFIG_FILE} of that model"
-    proto = sentencepiece_model.ModelProto()  # type: ignore[attr-defined]
-    try:
-        proto.ParseFromString(content)
-        sentencepiece.SentencePieceProcessor(model_proto=content)
-    except (DecodeError, RuntimeError):
-        raise DataError(f"{place}: not a SentencePiece model ({len(content)} bytes); {remedy}") from None
-    if not proto.pieces:
-        raise DataError(f"{place}: a SentencePiece model without pieces; {remedy}")
-    return proto
-
-
 def write(model: bytes | str | Path, folder: str | Path) -> None:
     """Write the tokenizer files of a LLaMA: `tokenizer.model` and what makes AutoTokenizer give exactly its ids.
 
@@ -346,11 +305,11 @@ def write(model: bytes | str | Path, folder: str | Path) -> None:
         DataError: not a SentencePiece model, or one of a kind that LLaMAs do not have and that is not reproduced.
     """
     place = "the SentencePiece model" if isinstance(model, bytes) else str(model)
-    proto = parse_model(model, place) if isinstance(model, bytes) else read_model(model)
-    check_kind(proto, place)
+    proto = piece_model.parse_model(model, place) if isinstance(model, bytes) else piece_model.read_model(model)
+    piece_model.check_kind(proto, place)
     folder = Path(folder)
-    unknown, bos, eos = (proto.pieces[i].piece for i in _special_ids(proto))
-    tokenizer = spelled_out(proto)
+    unknown, bos, eos = (proto.pieces[i].piece for i in piece_model.special_ids(proto))
+    tokenizer = piece_model.spelled_out(proto)
 
     (folder / MODEL_FILE).write_bytes(model if isinstance(model, bytes) else Path(model).read_bytes())
     tokenizer.save(str(folder / TOKENIZER_FILE))
@@ -366,30 +325,6 @@ def write(model: bytes | str | Path, folder: str | Path) -> None:
     (folder / CONFIG_FILE).write_text(json.dumps(description, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     for stale in ("special_tokens_map.json", "added_tokens.json"):
         (folder / stale).unlink(missing_ok=True)
-
-
-def spelled_out(proto: Any) -> Tokenizer:
-    """The tokenizers library's form of a SentencePiece model of LLaMA's kind, with its ids."""
-    unknown, bos, _ = (proto.pieces[i].piece for i in _special_ids(proto))
-    special = [AddedToken(p.piece, normalized=False, special=True) for p in proto.pieces if p.type in {UNKNOWN, CONTROL}]
-    made = Tokenizer(
-        models.BPE(
-            vocab={p.piece: i for i, p in enumerate(proto.pieces)},
-            merges=list(merges(proto)),
-            unk_token=unknown,
-            fuse_unk=True,
-            byte_fallback=True,
-        )
-    )
-    spaces: list[Any] = [normalizers.Prepend(SPACE)] if proto.normalizer_spec.add_dummy_prefix else []
-    made.normalizer = normalizers.Sequence([*spaces, normalizers.Replace(" ", SPACE)])
-    strip: list[Any] = [decoders.Strip(" ", 1, 0)] if spaces else []
-    made.decoder = decoders.Sequence([decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse(), *strip])
-    made.add_special_tokens(special)
-    made.post_processor = processors.TemplateProcessing(  # transformers takes it from here, whatever add_bos_token says.
-        single=f"{bos} $A", pair=f"{bos} $A {bos}:1 $B:1", special_tokens=[(bos, proto.trainer_spec.bos_id)]
-    )
-    return made
 
 
 def make_plain(folder: str | Path) -> None:
@@ -422,71 +357,11 @@ def make_plain(folder: str | Path) -> None:
             place.write_bytes(content)
 
 
-def check_kind(proto: Any, place: str) -> None:
-    """Check that a SentencePiece model is of LLaMA's kind.
-
-    Raises:
-        DataError: it is not BPE with byte pieces, changes the text by more than spaces, or has pieces that are always kept
-            whole; or it lacks `<unk>`, `<s>` or `</s>`.
-    """
-    if found := list(_unlike_llama(proto)):
-        raise DataError(
-            f"{place}: not a SentencePiece model of LLaMA's kind: it has {', '.join(found)}; valid: BPE with 256 byte pieces, "
-            "<unk>, <s> and </s>, that changes nothing but spaces"
-        )
-
-
-def _unlike_llama(proto: Any) -> Iterator[str]:
-    """What a SentencePiece model has that those of LLaMAs have not."""
-    normalizer, types = proto.normalizer_spec, [p.type for p in proto.pieces]
-    wrong = {
-        f"model_type {proto.trainer_spec.model_type}, not {_BPE} (BPE)": proto.trainer_spec.model_type != _BPE,
-        "no byte pieces": types.count(BYTE) != 256 or not proto.trainer_spec.byte_fallback,
-        f"a normaliser ({normalizer.name or 'unnamed'})": bool(normalizer.precompiled_charsmap),
-        "remove_extra_whitespaces": normalizer.remove_extra_whitespaces,
-        "no escape_whitespaces": not normalizer.escape_whitespaces,
-        "treat_whitespace_as_suffix": proto.trainer_spec.treat_whitespace_as_suffix,
-        "user-defined pieces": USER_DEFINED in types,
-        "unused pieces": UNUSED in types,
-        "no <unk>, <s> or </s>": min(_special_ids(proto)) < 0 or max(_special_ids(proto)) >= len(types),
-    }
-    yield from (name for name, there in wrong.items() if there)
-
-
-def merges(proto: Any) -> Iterator[tuple[str, str]]:
-    """The merges of a BPE model in the order in which SentencePiece prefers them: by falling score of the result.
-
-    SentencePiece may also merge a character that is no piece; tokenizers cannot. `spelled` tells such a piece.
-    """
-    normal = {p.piece: p.score for p in proto.pieces if p.type == NORMAL}
-    # Equal scores keep the order of the pieces; equal results are taken from the left in the text by both libraries.
-    for piece in sorted(normal, key=lambda piece: -normal[piece]):
-        for split in range(1, len(piece)):
-            left, right = piece[:split], piece[split:]
-            if left in normal and right in normal:
-                yield left, right
-
-
-def spelled(piece: str, characters: set[str]) -> bool:
-    """Whether each character of `piece` is in `characters`, the pieces of one character."""
-    return all(character in characters for character in piece)
-
-
-def _check_pointer(content: bytes, place: str) -> None:
-    if content.startswith(POINTER):
-        raise DataError(f"{place}: a Git LFS pointer, not the file; `git lfs pull` there fetches it")
-
-
-def _special_ids(proto: Any) -> tuple[int, int, int]:
-    spec = proto.trainer_spec
-    return spec.unk_id, spec.bos_id, spec.eos_id
-
-
 def _object(place: Path) -> dict[str, Any]:
     """The object in a JSON file of a tokenizer; an empty one where there is no such file."""
     try:
         content = place.read_bytes()
-        _check_pointer(content, str(place))
+        piece_model.check_pointer(content, str(place))
         check_mark(content, place)
         value = json.loads(content.decode())
     except FileNotFoundError:

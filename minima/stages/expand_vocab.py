@@ -17,7 +17,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from minima.data import tokenization
+from minima.data import piece_model, tokenization
 from minima.errors import DataError, UsageError
 from minima.models import pretrained
 from minima.options import ExpandVocab, split_digest
@@ -45,7 +45,7 @@ def run(options: ExpandVocab, output: Output) -> dict[str, Any]:
     source = Path(split_digest(options.llama_tokenizer_dir)[0])
     shape = pretrained.config(source)
     old = _llama_pieces(source)
-    chinese = tokenization.read_model(split_digest(options.chinese_sp_path)[0])
+    chinese = piece_model.read_model(split_digest(options.chinese_sp_path)[0])
     pieces, theirs = [p.piece for p in old.pieces], [p.piece for p in chinese.pieces]
     added = select(pieces, theirs, published_rule=options.published_rule)
     if options.vocab_size:
@@ -86,12 +86,12 @@ def select(old: list[str], chinese: list[str], *, published_rule: bool) -> list[
     have = set(old)
     candidates = [piece for piece in dict.fromkeys(chinese) if piece not in have]
     if not published_rule:
-        candidates = [p for p in candidates if not any(c.isascii() for c in p) and p.strip(tokenization.SPACE)]
+        candidates = [p for p in candidates if not any(c.isascii() for c in p) and p.strip(piece_model.SPACE)]
     main = [p for p in candidates if is_chinese(p)]
     spare = [p for p in candidates if not is_chinese(p) and not any(c.isdigit() for c in p)]
     characters = {p for p in (*old, *main) if len(p) == 1}
-    main = [p for p in main if tokenization.spelled(p, characters)]
-    spare = [p for p in spare if len(p) == 1 or tokenization.spelled(p, characters)]
+    main = [p for p in main if piece_model.spelled(p, characters)]
+    spare = [p for p in spare if len(p) == 1 or piece_model.spelled(p, characters)]
 
     missing = -(len(old) + len(main)) % MULTIPLE
     added = main + spare[:missing]
@@ -136,9 +136,9 @@ def fitted(old: list[str], chinese: list[str], added: list[str], size: int, *, p
         for piece in dict.fromkeys(chinese)
         if piece not in have
         and (published_rule or not any(c.isascii() for c in piece))
-        and piece.strip(tokenization.SPACE)
+        and piece.strip(piece_model.SPACE)
         and not any(c.isdigit() for c in piece)
-        and (len(piece) == 1 or tokenization.spelled(piece, characters))
+        and (len(piece) == 1 or piece_model.spelled(piece, characters))
         and piece not in set(surplus)
     ]
     kept += spare[: room - len(kept)]
@@ -167,7 +167,7 @@ def extend(old: Any, added: Iterable[str], *, published_rule: bool) -> Any:
     score = np.float32(old.pieces[-1].score if published_rule else min(p.score for p in old.pieces))
     for piece in added:
         score = min(score - np.float32(1), np.nextafter(score, np.float32(-np.inf)))
-        grown.pieces.add(piece=piece, score=float(score), type=tokenization.NORMAL)
+        grown.pieces.add(piece=piece, score=float(score), type=piece_model.NORMAL)
     grown.trainer_spec.vocab_size = len(grown.pieces)
     return grown
 
@@ -185,8 +185,8 @@ def _llama_pieces(source: Path) -> Any:
             f"{source}: no {tokenization.MODEL_FILE} (found {', '.join(sorted(p.name for p in source.iterdir()))}); "
             "new pieces go into the SentencePiece model: copy it from where the weights come from"
         )
-    proto = tokenization.read_model(place)
-    tokenization.check_kind(proto, str(place))
+    proto = piece_model.read_model(place)
+    piece_model.check_kind(proto, str(place))
     return proto
 
 
@@ -196,7 +196,7 @@ def _splits(old: Any, added: list[str]) -> list[list[int]]:
     bare.CopyFrom(old)
     bare.normalizer_spec.add_dummy_prefix = False
     processor = sentencepiece.SentencePieceProcessor(model_proto=bare.SerializeToString())
-    ids: list[list[int]] = processor.encode([piece.replace(tokenization.SPACE, " ") for piece in added])
+    ids: list[list[int]] = processor.encode([piece.replace(piece_model.SPACE, " ") for piece in added])
     return ids
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer
 
-from minima.data import chat, sample, tokenization
+from minima.data import chat, piece_model, sample, tokenization
 from minima.errors import DataError
 from minima.stages import init_model
 from minima.workspace.marker import FORMAT, MARKER
@@ -139,9 +139,9 @@ def test_write_refuses_what_it_cannot_reproduce(tmp_path: Path, model: bytes) ->
         tokenization.write(tmp_path / "nowhere.model", tmp_path)
     with pytest.raises(DataError, match=r"no byte pieces"):
         tokenization.write(train("english", byte_fallback=False), tmp_path)
-    proto = tokenization.parse_model(model, "")
+    proto = piece_model.parse_model(model, "")
     proto.normalizer_spec.remove_extra_whitespaces = True
-    proto.pieces[300].type = tokenization.USER_DEFINED
+    proto.pieces[300].type = piece_model.USER_DEFINED
     with pytest.raises(DataError, match=r"remove_extra_whitespaces, user-defined pieces; valid: BPE"):
         tokenization.write(proto.SerializeToString(), tmp_path)
     assert not list(tmp_path.iterdir())
@@ -291,11 +291,11 @@ def test_no_space_in_front_where_the_folder_says_so(model: bytes, tmp_path: Path
 
 def test_pieces_of_equal_score_as_in_chinese_llama(model: bytes, tmp_path: Path) -> None:
     """Its pieces were appended with the score 0: SentencePiece takes the leftmost first, whatever their order."""
-    proto = tokenization.parse_model(model, "")
+    proto = piece_model.parse_model(model, "")
     there = {piece.piece for piece in proto.pieces}
     for text in ("人", "国", "中", "人民", "国人", "中国", "中国人民"):
         if text not in there:
-            proto.pieces.add(piece=text, score=0.0, type=tokenization.NORMAL)
+            proto.pieces.add(piece=text, score=0.0, type=piece_model.NORMAL)
     grown = proto.SerializeToString()
     judge = sentencepiece.SentencePieceProcessor(model_proto=grown)
     loaded = tokenization.load(hub_folder(tmp_path / "hub", grown, tokenizer_class="LlamaTokenizer"))
@@ -391,9 +391,9 @@ def edit(folder: Path, **changes: Any) -> None:
 
 def test_ids_that_no_tokenizer_json_gives_keep_their_folder_as_it_is(model: bytes, tmp_path: Path) -> None:
     """Chinese-LLaMA's pieces of equal scores: merges have an order, SentencePiece takes the leftmost."""
-    proto = tokenization.parse_model(model, "")
+    proto = piece_model.parse_model(model, "")
     for text in ("人", "国", "中", "民", "国人", "中国", "人民", "中国人民"):
-        proto.pieces.add(piece=text, score=0.0, type=tokenization.NORMAL)
+        proto.pieces.add(piece=text, score=0.0, type=piece_model.NORMAL)
     hub = hub_folder(tmp_path / "hub", proto.SerializeToString(), **LLAMA)
     before = {place.name: place.read_bytes() for place in hub.iterdir()}
     tokenization.make_plain(hub)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
-from minima.data import sample, tokenization
+from minima.data import piece_model, sample, tokenization
 from minima.errors import DataError, UsageError
 from minima.models import pretrained
 from minima.options import ExpandVocab
@@ -78,7 +78,7 @@ def test_english_is_unchanged_and_chinese_is_shorter(
 
 def test_old_pieces_keep_ids_and_scores_and_new_scores_fall_below(source: Path, options: ExpandVocab, tmp_path: Path) -> None:
     expand(tmp_path / "a", options)
-    old, new = (tokenization.read_model(p / "tokenizer.model") for p in (source / "llama", tmp_path / "a"))
+    old, new = (piece_model.read_model(p / "tokenizer.model") for p in (source / "llama", tmp_path / "a"))
     assert list(new.pieces)[:VOCAB] == list(old.pieces)
     scores = [p.score for p in new.pieces][VOCAB:]
     lowest = min(p.score for p in old.pieces)
@@ -86,7 +86,7 @@ def test_old_pieces_keep_ids_and_scores_and_new_scores_fall_below(source: Path, 
     added = [p.piece for p in new.pieces][VOCAB:]
     assert not any(c.isascii() for piece in added for c in piece)
     assert len(new.pieces) % 64 == 0
-    theirs = [p.piece for p in tokenization.read_model(source / "chinese.model").pieces if p.piece in added]
+    theirs = [p.piece for p in piece_model.read_model(source / "chinese.model").pieces if p.piece in added]
     spare = [piece for piece in theirs if not expand_vocab.is_chinese(piece)]
     assert added == [piece for piece in theirs if piece not in spare] + spare
 
@@ -96,7 +96,7 @@ def test_the_published_rule_takes_ascii_pieces_which_change_english(
 ) -> None:
     options = dataclasses.replace(options, chinese_sp_path=str(source / "mixed.model"), published_rule=True)
     expand(tmp_path / "a", options)
-    added = [p.piece for p in tokenization.read_model(tmp_path / "a/tokenizer.model").pieces][VOCAB:]
+    added = [p.piece for p in piece_model.read_model(tmp_path / "a/tokenizer.model").pieces][VOCAB:]
     assert len(added) % 64 == -VOCAB % 64
     spare = [p for p in added if not expand_vocab.is_chinese(p)]
     assert added[-len(spare) :] == spare
@@ -143,7 +143,7 @@ def test_select_keeps_its_promises(chinese: list[str], count: int, published_rul
     assert len(set(added)) == len(added)
     assert set(added) <= set(chinese) - set(OLD[:count])
     characters = {piece for piece in added if len(piece) == 1}
-    assert all(tokenization.spelled(piece, characters) for piece in added if expand_vocab.is_chinese(piece))
+    assert all(piece_model.spelled(piece, characters) for piece in added if expand_vocab.is_chinese(piece))
     if not published_rule:
         assert not any(c.isascii() for piece in added for c in piece)
 
@@ -151,11 +151,11 @@ def test_select_keeps_its_promises(chinese: list[str], count: int, published_rul
 def test_scores_are_distinct_below_the_minus_1e9_that_llama_gives_to_spaces(
     source: Path, chinese: list[str], tmp_path: Path
 ) -> None:
-    old = tokenization.read_model(source / "llama/tokenizer.model")
-    spaces = old.pieces.add(piece="▁▁", score=-1e9, type=tokenization.NORMAL)
-    old.pieces.add(piece="▁▁▁▁", score=-1e9, type=tokenization.NORMAL)
-    last = old.pieces.add(piece="é", score=-31740, type=tokenization.NORMAL)
-    theirs = [p.piece for p in tokenization.read_model(source / "chinese.model").pieces]
+    old = piece_model.read_model(source / "llama/tokenizer.model")
+    spaces = old.pieces.add(piece="▁▁", score=-1e9, type=piece_model.NORMAL)
+    old.pieces.add(piece="▁▁▁▁", score=-1e9, type=piece_model.NORMAL)
+    last = old.pieces.add(piece="é", score=-31740, type=piece_model.NORMAL)
+    theirs = [p.piece for p in piece_model.read_model(source / "chinese.model").pieces]
     added = expand_vocab.select([p.piece for p in old.pieces], theirs, published_rule=False)
     for published_rule, start in ((False, spaces.score), (True, last.score)):
         grown = expand_vocab.extend(old, added, published_rule=published_rule)
@@ -184,7 +184,7 @@ def test_old_rows_are_bit_identical_and_new_ones_are_means(
         assert new[name].dtype == dtype
         assert torch.equal(new[name][:VOCAB] if name in grown else new[name], old[name])
 
-    pieces = [p.piece for p in tokenization.read_model(tmp_path / "a/tokenizer.model").pieces]
+    pieces = [p.piece for p in piece_model.read_model(tmp_path / "a/tokenizer.model").pieces]
     judge = sentencepiece.SentencePieceProcessor(model_file=str(llama / "tokenizer.model"))
     for name in grown:
         assert new[name].shape == (metrics["vocab_size"], 32)

@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from minima import flags
-from minima.data import conversations, tokenization
+from minima.data import conversations, piece_model, tokenization
 from minima.errors import UsageError
 from minima.models import pretrained
 from minima.options import InitModel
@@ -81,8 +81,8 @@ def test_the_folder_holds_a_model_that_loads_and_generates_and_real_input(tmp_pa
 
 def test_the_chinese_model_has_pieces_of_several_characters_all_reachable(tmp_path: Path) -> None:
     make(tmp_path / "a")
-    proto = tokenization.read_model(tmp_path / "a/chinese_sp.model")
-    pieces = [p.piece for p in proto.pieces if p.type == tokenization.NORMAL]
+    proto = piece_model.read_model(tmp_path / "a/chinese_sp.model")
+    pieces = [p.piece for p in proto.pieces if p.type == piece_model.NORMAL]
     assert len(proto.pieces) == 500
     assert {"经济", "中国", "发展"} <= set(pieces)
     judge = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / "a/chinese_sp.model"))
