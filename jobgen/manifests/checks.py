@@ -86,9 +86,7 @@ def _replica(replica: Mapping[str, Any], kind: str, path: Path_) -> Problems:
     template = replica.get("template", {})
     path = (*path, "template")
     yield from (((*path, *where), what) for where, what in fragment.lacks(template))
-    annotations = (template.get("metadata") or {}).get("annotations") or {}
-    if isinstance(pods, int) and not any(kueue.annotations(annotations)):
-        yield from (((*path, "metadata", "annotations", key), what) for key, what in kueue.annotations(annotations, pods))
+    yield from (((*path, *where), what) for where, what in kueue.too_large(template, pods if isinstance(pods, int) else 0))
     containers = template.get("spec", {}).get("containers", [])
     if [c.get("name") for c in containers] != [CONTAINER]:
         names = ", ".join(str(c.get("name")) for c in containers)

@@ -13,6 +13,7 @@ from jobgen.pipeline.fragment import Layer
 from jobgen.pipeline.pipeline import Pipeline
 from jobgen.pipeline.plan import ALL, Part, plan
 from jobgen.pipeline.pools import DISK
+from jobgen.pod import kueue
 from minima.errors import PERMANENT, UsageError
 
 FOLDER, FILE = "/etc/minima", "pipeline.yaml"
@@ -209,7 +210,8 @@ def _job_spec(pipeline: Pipeline, labels: dict[str, str], held: str, words: list
     template, wrong = levels.over({"metadata": {"labels": dict(labels)}, "spec": pod}, layers, CONDUCTOR)
     if not wrong:
         render.complete(template["spec"])
-        wrong = [levels.located(layers, template, path, what) for path, what in fragment.lacks(template)]
+        found = [*fragment.lacks(template)] or [*kueue.too_large(template, 1)]
+        wrong = [levels.located(layers, template, path, what) for path, what in found]
     if wrong:
         lines = dict.fromkeys(f"{place or pipeline.place('conductor')}: {what}" for place, what in wrong)
         raise UsageError("\n".join(f"{line} (in the pod of the conductor)" for line in lines))

@@ -158,6 +158,11 @@ def medium(value: str) -> str:
     )
 
 
+def words(value: str) -> str:
+    """Stricter than the server: no program can be given others."""
+    return "text without a NUL character is valid" if "\0" in value else ""
+
+
 def hosts(value: str) -> str:
     good = all(re.fullmatch(r"[^\[\]:]*:[^\[\]:]*|\[[^\[\]]*\]:[^\[\]:]*", each) for each in value.split(","))
     return "" if good else "HOST:PORT, or some of them with , between, is valid"
@@ -227,6 +232,10 @@ FIELDS: dict[tuple[str, str], Form] = {
     ("ContainerRestartRuleOnExitCodes", "operator"): one_of("In", "NotIn"),
     ("ContainerRestartRuleOnExitCodes", "values"): _within(0, 255),
     ("EnvVar", "name"): variable,
+    ("EnvVar", "value"): words,
+    ("Container", "command"): words,
+    ("Container", "args"): words,
+    ("ExecAction", "command"): words,
     ("EnvFromSource", "prefix"): or_empty(variable),
     ("ConfigMapEnvSource", "name"): _config_map,
     ("SecretEnvSource", "name"): _secret,

@@ -493,6 +493,8 @@ STRICTER: dict[str, tuple[str, str]] = {
     "volume: {secret: {secretName: a, items: [{key: a b, path: c}]}}": ("items.0.key", "a key of letters"),
     "main: {resources: {limits: {rdma/ib: 0.9999}}}": ("resources.limits.rdma/ib", "a whole number"),
     "main: {lifecycle: {stopSignal: SIGFOO}}": ("lifecycle.stopSignal", "SIGIO"),
+    'init: {args: ["a\\0b"]}': ("initContainers.0.args.0", "without a NUL"),
+    'init: {env: [{name: A, value: "a\\0b"}]}': ("initContainers.0.env.0.value", "without a NUL"),
     "volume: {emptyDir: {medium: Disk}}": ("emptyDir.medium", "Memory"),
     "volume: {persistentVolumeClaim: {claimName: data..v1}}": ("claimName", "a name of a-z"),
     "volume: {secret: {secretName: Bad_Name}}": ("secretName", "a name of a-z"),
