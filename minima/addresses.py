@@ -4,6 +4,7 @@ What an artifact is made of must follow from its options alone, so an address th
 as a branch, is none: it ends in `@` and a commit, or in `@sha256:` and the digest that `minima digest` prints.
 """
 
+import ipaddress
 import re
 from dataclasses import dataclass
 from typing import Literal
@@ -23,6 +24,22 @@ _INTO = re.compile(r"(?P<into>[A-Za-z0-9][A-Za-z0-9_.-]*)=(?P<rest>[a-z0-9]+://.
 _DIGEST = re.compile(r"(?P<rest>.+)@sha256:(?P<digest>[0-9a-f]{64})")
 _COMMIT = re.compile(r"(?P<rest>.+)@(?P<commit>[^/@:]+)")
 _HUB = re.compile(r"(?:datasets/|spaces/)?(?:[\w.-]+/)?[\w.-]+")
+_REPOSITORY = re.compile(r"(?!.*(?:--|\.\.))(?!.*\.git$)[A-Za-z0-9_](?:[\w.-]{0,94}[A-Za-z0-9_])?", re.ASCII)
+"""As the hub's own client checks it (`huggingface_hub.utils.validate_repo_id`)."""
+_LIKE_IP = re.compile(r"[0-9.]+")
+_LABEL = "[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
+_HOST = re.compile(rf"(?=.{{1,253}}$){_LABEL}(?:\.{_LABEL})*")
+_BUCKETS = {
+    "s3": (re.compile(rf"(?=.{{3,63}}$){_LABEL}(?:\.{_LABEL})*"), "of 3 to 63 characters a-z, 0-9, - and ."),
+    "gs": (
+        re.compile(r"(?=.{3,222}$)(?!goog|.*google)[a-z0-9](?:[a-z0-9_.-]*[a-z0-9])?"),
+        "of a-z, 0-9, -, _ and ., and not Google's",
+    ),
+}
+"""What S3 and GCS have as names of buckets (docs.aws.amazon.com/AmazonS3/latest/userguide/bucketnamingrules.html,
+cloud.google.com/storage/docs/buckets#naming)."""
+ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
+"""Ends of the names of archives that `unpack` reads."""
 _SECRET = re.compile(r"(?i).*(?:signature|credential|token|secret|password|passwd|apikey|api_key|access_?key).*|sig|key|pwd")
 _HOW = "HF_TOKEN, AWS_* or a NETRC file from a Secret, by `env` and `pod` of the stage, say who asks"
 
@@ -108,6 +125,11 @@ def parse(text: str, *, pinned: bool = True) -> Address:
                 f"found {text!r}; of the hub hf://ORG/NAME, hf://datasets/ORG/NAME and hf://spaces/ORG/NAME are valid, "
                 "files by `include`"
             )
+        if wrong := [part for part in place.split("/") if not _REPOSITORY.fullmatch(part)]:
+            raise UsageError(
+                f"found {text!r}: the hub has no name {wrong[0]!r}; letters, digits, -, _ and . are valid, at most 96, and "
+                "neither -- nor .. nor one of - and . at an end"
+            )
     elif kind != "folder":
         _check_url(rest)
     if kind != "web" and any(part in {"", ".", ".."} for part in place.strip("/").split("/")):
@@ -133,6 +155,29 @@ def _check_url(url: str) -> None:
         raise UsageError(f"found a credential in {where}/…, where Git and logs would keep it; {_HOW}")
     if not parts.hostname or port_is_wrong or parts.fragment:
         raise UsageError(f"found {url!r}; valid: {FORMS}")
+    if parts.scheme in _BUCKETS:
+        pattern, valid = _BUCKETS[parts.scheme]
+        if not pattern.fullmatch(parts.netloc) or _is_ip(parts.netloc):
+            raise UsageError(
+                f"found {url!r}: {parts.netloc!r} is no bucket's name; one {valid}, a letter or digit at both ends, is valid"
+            )
+    elif not is_host(parts.hostname):
+        raise UsageError(
+            f"found {url!r}: {parts.hostname!r} is no host's name; one of a-z, 0-9, - and ., or an IP address, is valid"
+        )
+
+
+def is_host(name: str) -> bool:
+    """Whether a name, in small letters, can be that of a host (RFC 1123), or is an IP address."""
+    return _is_ip(name) or (_HOST.fullmatch(name.removesuffix(".")) is not None and not _LIKE_IP.fullmatch(name))
+
+
+def _is_ip(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _unpinned(address: Address, text: str) -> str:

@@ -210,14 +210,22 @@ class Fetch(Options):
     def problems(self) -> Iterator[tuple[str, str]]:
         if not self.source:
             yield "source", f"no source; valid: {addresses.FORMS}"
+        names = []
         for text in self.source:
             try:
-                addresses.parse(text)
+                address = addresses.parse(text)
+                names.append(urlsplit(address.url).path if address.kind == "web" else "*")
             except UsageError as error:
                 yield "source", str(error)
         for name in ("include", "exclude"):
             for pattern in getattr(self, name):
                 yield from ((name, what) for _, what in _leads_out(pattern, "the source"))
+        asked = self.include or ("*",)
+        if all(any(_covers(pattern, one) for pattern in self.exclude) for one in asked):
+            yield "exclude", f"{', '.join(self.exclude)} leaves nothing of {', '.join(asked)}; take out what is wanted"
+        for where, each in (("`include`", asked), ("the source", names)):
+            if self.unpack and each and not any(one.endswith(("*", "?", "]", *addresses.ARCHIVES)) for one in each):
+                yield "unpack", f"{where} names no archive ({', '.join(addresses.ARCHIVES)}); take it out"
         said = self.shape
         if missing := [name for name, size in said.items() if not size and name != "kv_head"]:
             yield missing[0], f"a model's shape needs {', '.join(missing)} too"
@@ -641,6 +649,15 @@ def _leads_out(pattern: str, of: str = "input_dir") -> Iterator[tuple[str, str]]
         yield "input_regex", f"{pattern!r} leads out of {of}; valid: a glob below it, such as '*.jsonl'"
 
 
+def _covers(pattern: str, other: str) -> bool:
+    """Whether one glob matches all that another one does, as far as the sight of them says."""
+    if pattern == other or pattern in {"**", "**/*"}:
+        return True
+    if set(pattern) & set("?[") or "**" in pattern + other:
+        return False
+    return re.fullmatch("[^/]*".join(map(re.escape, pattern.split("*"))), other) is not None
+
+
 def web_port(url: str) -> int:
     """The port of an address of the web; 0 where it is none, or holds a login."""
     try:
@@ -648,7 +665,8 @@ def web_port(url: str) -> int:
         port = parts.port or {"http": 80, "https": 443}.get(parts.scheme, 0)
     except ValueError:
         return 0
-    return port if parts.hostname and parts.scheme in {"http", "https"} and "@" not in parts.netloc else 0
+    good = addresses.is_host(parts.hostname or "") and parts.scheme in {"http", "https"} and "@" not in parts.netloc
+    return port if good else 0
 
 
 VERBS: dict[str, type[Options]] = {

@@ -9,15 +9,16 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import IO
 
+from minima.addresses import ARCHIVES
 from minima.errors import DataError
 
-ENDS = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
+VALID = f"an archive's name ends in {', '.join(ARCHIVES)}"
 Opens = Callable[[], IO[bytes] | None]
 
 
 def is_one(name: str) -> bool:
     """Whether a file of this name is an archive."""
-    return name.endswith(ENDS)
+    return name.endswith(ARCHIVES)
 
 
 def unpack(place: Path, name: str, folder: Path) -> Iterator[str]:
@@ -61,7 +62,9 @@ def _read_as(name: str) -> Iterator[None]:
     try:
         yield
     except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
-        raise DataError(f"--source: {name} cannot be unpacked ({error}); valid: {', '.join(ENDS)} without a password") from None
+        raise DataError(
+            f"--source: {name} cannot be unpacked ({error}); valid: {', '.join(ARCHIVES)} without a password"
+        ) from None
     except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
         raise DataError(f"--source: {name} holds a file and a folder of one name ({Path(str(error.filename)).name})") from None
     except OSError as error:

@@ -93,6 +93,8 @@ def _fetch(options: Fetch, output: Output, connections: contextlib.ExitStack) ->
     by_address = [(address, *_listed(address, options, connections)) for address in map(addresses.parse, options.source)]
     wanted = [one for _, _, files in by_address for one in files]
     _check_patterns(wanted, options)
+    if options.unpack and not any(one.unpack for one in wanted):
+        raise UsageError(f"--unpack: no archive among {listed([one.name for one in wanted])}; take it out ({archive.VALID})")
     transfer.check_names([one.name for one in wanted], RESERVED)
     wanted.sort(key=lambda one: (one.name != CONFIGURATION, one.name))
     if options.shape and not options.unpack and not any(one.name == CONFIGURATION for one in wanted):

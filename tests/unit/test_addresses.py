@@ -28,6 +28,22 @@ def test_an_address_is_taken_apart(text: str, kind: str, identity: str) -> None:
     assert (found.kind, found.identity) == (kind, identity)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"s3://my.bucket-1/x@sha256:{DIGEST}",
+        f"gs://my_bucket/x@sha256:{DIGEST}",
+        f"hf://org_1/Name.v2-chat@{COMMIT}",
+        f"https://10.0.0.5:8443/x@sha256:{DIGEST}",
+        f"https://[2001:db8::1]/x@sha256:{DIGEST}",
+        f"http://Files.default.svc.cluster.local.:80/x@sha256:{DIGEST}",
+        f"https://xn--mnchen-3ya.de/x@sha256:{DIGEST}",
+    ],
+)
+def test_names_that_may_be(text: str) -> None:
+    assert addresses.parse(text)
+
+
 def test_a_mirror_of_the_same_content_is_the_same_identity() -> None:
     one, other = (addresses.parse(f"{url}@sha256:{DIGEST}") for url in ("s3://bucket/x", "https://mirror/y"))
     assert one.identity == other.identity
@@ -55,6 +71,39 @@ def test_a_mirror_of_the_same_content_is_the_same_identity() -> None:
         (f"https://@sha256:{DIGEST}", "valid: hf://"),
         (f"https://host:99999/x@sha256:{DIGEST}", "valid: hf://"),
         (f"s3:///x@sha256:{DIGEST}", "valid"),
+        *(
+            (f"s3://{name}/x@sha256:{DIGEST}", f"'{name}' is no bucket's name; one of 3 to 63 characters")
+            for name in ("Bucket_", "my_bucket", "ab", "-ab", "ab-", "a..b", "a.-b", "192.168.5.4", "b" * 64, "bucket:9000")
+        ),
+        (f"gs://Bucket/x@sha256:{DIGEST}", "'Bucket' is no bucket's name; one of a-z, 0-9, -, _ and ."),
+        (f"gs://goog-x/y@sha256:{DIGEST}", "and not Google's"),
+        *(
+            (f"hf://{name}@{COMMIT}", "the hub has no name")
+            for name in (
+                "org/-name",
+                "org/name.",
+                "org/a--b",
+                "org/a..b",
+                "org/name.git",
+                ".org/name",
+                f"org/{'n' * 97}",
+                "org/né",
+            )
+        ),
+        *(
+            (f"https://{host}/x@sha256:{DIGEST}", "is no host's name; one of a-z, 0-9, - and ., or an IP address, is valid")
+            for host in (
+                "-a",
+                "a-.example.com",
+                "a..b",
+                "my_host",
+                "münchen.de",
+                "1.2.3",
+                "999.1.1.1",
+                "a" * 64,
+                "*.example.com",
+            )
+        ),
     ],
 )
 def test_what_is_wrong_with_an_address_is_said(text: str, said: str) -> None:
