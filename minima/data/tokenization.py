@@ -213,14 +213,14 @@ def _without_control(tokenizer: PreTrainedTokenizerBase) -> Tokenizer | None:
 
     None where it calls all of them special: then transformers keeps them as text.
     """
-    backend: Any = tokenizer.backend_tokenizer
-    raw = json.loads(backend.to_str())
     known = words(tokenizer)
-    hidden = [token for token in raw["added_tokens"] if not token["special"] and token["content"] not in known]
+    hidden = {token.content for token in tokenizer.added_tokens_decoder.values() if not token.special} - known.keys()
     if not hidden:
         return None
-    for token in hidden:
-        token["special"] = True
+    backend: Any = tokenizer.backend_tokenizer
+    raw = json.loads(backend.to_str())
+    for token in raw["added_tokens"]:
+        token["special"] |= token["content"] in hidden
     made = Tokenizer.from_str(json.dumps(raw))
     made.encode_special_tokens = True
     made.no_truncation()

@@ -334,7 +334,7 @@ def _check_weights(folder: Path, found: Mapping[str, Tensor], implied: Mapping[s
             f"{folder}: its weights hold {listed(adapters, 2)}: PEFT adapters that were not merged; "
             "`model.merge_and_unload().save_pretrained(NEW)` where they were trained writes the model"
         )
-    if missing == [HEAD]:
+    if missing == [HEAD] and not strange:
         raise DataError(
             f"{folder}: its weights lack {HEAD}; where the embeddings are the output layer too, {CONFIG} needs "
             '"tie_word_embeddings": true, else fetch the folder again'
@@ -359,13 +359,16 @@ def _check_weights(folder: Path, found: Mapping[str, Tensor], implied: Mapping[s
 
 def _way_to_names(missing: set[str], strange: set[str]) -> str:
     """How weights under other names get the right ones; empty where they have nothing in common."""
+    within = missing - {HEAD}
+    if not within:
+        return ""
     for wrapping in _WRAPPINGS:
-        if missing - {HEAD} <= {name.removeprefix(wrapping) for name in strange if name.startswith(wrapping)}:
+        if within <= {name.removeprefix(wrapping) for name in strange if name.startswith(wrapping)}:
             pattern = "^" + wrapping.replace(".", r"\.")
             return (
                 f"{wrapping!r} stands before their names: `AutoModelForCausalLM.from_pretrained(FOLDER, "
                 f'key_mapping={{r"{pattern}": ""}}).save_pretrained(NEW, save_original_format=False)` takes it away'
             )
-    if missing - {HEAD} <= {f"model.{name}" for name in strange} and HEAD not in missing:
+    if within <= {f"model.{name}" for name in strange} and HEAD not in missing:
         return f"'model.' is gone from their names: {_TO_SAFETENSORS} writes it"
     return ""

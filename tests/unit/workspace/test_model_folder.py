@@ -205,6 +205,10 @@ REFUSED: dict[str, tuple[Damage, str]] = {
         lambda f: (change(architectures=["LlamaForSequenceClassification"])(f), weigh(lambda t: t.pop(HEAD))(f)),
         r"architectures LlamaForSequenceClassification: a LLaMA that scores .*valid: LlamaForCausalLM: take the model",
     ),
+    "scores text, and does not say it": (
+        weigh(lambda t: t.update({"score.weight": t.pop(HEAD)})),
+        r"lack lm_head\.weight \(but hold score\.weight\), which config\.json implies; fetch the folder again",
+    ),
     "embeds text": (
         change(model_type="mistral", architectures=["MistralModel"], num_key_value_heads=1),
         "architectures MistralModel: a Mistral that scores or embeds .*valid: MistralForCausalLM",
