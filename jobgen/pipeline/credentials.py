@@ -69,6 +69,8 @@ def inside(value: Any, path: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
 def _words(words: list[Any]) -> Iterator[int]:
     """The numbers of the words of a command line that hold a credential: --token=…, --token …, export TOKEN=…."""
     for number, word in enumerate(words):
+        if not isinstance(word, str):
+            continue  # Whoever reads the list says so.
         before = words[number - 1] if number and re.fullmatch(r"--?[A-Za-z][\w-]*", str(words[number - 1])) else ""
         pairs = [(before.lstrip("-"), word)] if before and not word.startswith("-") else []
         pairs += [pair for pattern in WORDS for pair in pattern.findall(word)]

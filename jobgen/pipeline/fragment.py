@@ -162,6 +162,8 @@ def _of_mapping(value: Mapping[str, Any], node: Mapping[str, Any], path: Path_, 
         if key == DIRECTIVE and not whole:
             if item not in DIRECTIVES:
                 yield here, f"found {told(item)}; {did_you_mean(str(item), DIRECTIVES)}"
+        elif key == DIRECTIVE:
+            yield here, "found in a list without merge key, which takes the place of the other as a whole; take it out"
         elif key.startswith("$"):
             yield here, f"unknown directive; {DIRECTIVE} is valid"
         elif properties is not None and key not in properties:

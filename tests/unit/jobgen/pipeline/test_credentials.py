@@ -118,6 +118,7 @@ def test_an_annotation_that_is_one(name: str) -> None:
 )
 def test_a_command_line_with_one(words: list[str]) -> None:
     assert list(inside({"args": words}, ()))
+    assert list(inside({"args": [5, None, *words]}, ()))
 
 
 @pytest.mark.parametrize(

@@ -159,6 +159,16 @@ def test_merging_again_changes_nothing_more(below: list[tuple[str, str]], above:
         ),
         ({"metadata": {"name": "x"}}, "metadata.name", "unknown; valid: annotations, labels"),
         ({"metadata": {"labels": {"a": 1}}}, "metadata.labels.a", "found 1; a string is valid"),
+        (
+            {"spec": {"tolerations": [{"$patch": "replace"}, {"key": "a"}]}},
+            "spec.tolerations.0.$patch",
+            "takes the place of the other as a whole",
+        ),
+        (
+            {"spec": {"tolerations": [{"key": "a", "tolerationSeconds": 5}]}},
+            "spec.tolerations.0.tolerationSeconds",
+            "NoExecute",
+        ),
         ({"spec": {"$retainKeys": []}}, "spec.$retainKeys", "unknown directive; $patch is valid"),
         ({"spec": {"nodeSelector": {"$patch": "remove"}}}, "spec.nodeSelector.$patch", "valid: delete, merge, replace"),
         ([], "", "found []; a mapping is valid"),
