@@ -205,6 +205,12 @@ def container(job: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
+def alone(job: dict[str, Any]) -> None:
+    """Leave a job one pod: another one would cost seconds and show nothing."""
+    job["spec"]["pytorchReplicaSpecs"]["Worker"]["replicas"] = 1
+    job["spec"]["elasticPolicy"] |= {"minReplicas": 1, "maxReplicas": 1}
+
+
 def test_a_wrong_option_is_64(cluster: Any, base: dict[str, str]) -> None:
     job, _ = distill(cluster, base)
     container(job)["containers"][0]["args"] += ["--learning_rat", "1"]
@@ -241,6 +247,7 @@ place.write_text("raise RuntimeError('planted')")
     execute(cluster, "minima:cpu", ["python", "-c", program])
     job, _ = distill(cluster, base)
     container(job)["containers"][0]["env"].append({"name": "PYTHONPATH", "value": "/workspace/broken"})
+    alone(job)
     code, words = failed(cluster, job)
     assert (code, "unexpected RuntimeError: planted; this is a bug of minima" in words) == (70, True), words
     said = [line for pod in pods(cluster, job["metadata"]["name"]) for line in cluster.lines(pod.metadata.name)]
@@ -259,8 +266,7 @@ def test_a_full_volume_is_74(cluster: Any, base: dict[str, str]) -> None:
     pod = container(job)
     pod["volumes"].append({"name": "full", "emptyDir": {"medium": "Memory", "sizeLimit": "96Ki"}})
     pod["containers"][0]["volumeMounts"].append({"name": "full", "mountPath": str(Path(folder).parent)})
-    job["spec"]["pytorchReplicaSpecs"]["Worker"]["replicas"] = 1
-    job["spec"]["elasticPolicy"] |= {"minReplicas": 1, "maxReplicas": 1}
+    alone(job)
     code, words = failed(cluster, job)
     assert (code, "no space left" in words) == (74, True)
 
