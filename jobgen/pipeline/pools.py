@@ -14,8 +14,9 @@ from jobgen.pipeline.speed import KINDS
 from jobgen.pod import forms, quantities
 from minima.errors import UsageError, did_you_mean, told
 
-UNITS = {"": 1.0, "m": 1e-3, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
-QUANTITY = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,6})?)(m|[kMGT]|[KMGT]i)?")
+UNITS = ("", "m", "k", "M", "G", "T", "Ki", "Mi", "Gi", "Ti")
+QUANTITY = re.compile(rf"[0-9]{{1,12}}(\.[0-9]{{1,6}})?({'|'.join(UNITS)})")
+"""What people write of the forms that Kubernetes takes."""
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 OURS = re.compile(r"PET_.*|MINIMA_.*|MASTER_(ADDR|PORT)|(LOCAL_)?RANK|(LOCAL_)?WORLD_SIZE")
 """Variables that the operator, torchrun, jobgen and minima set."""
@@ -96,10 +97,9 @@ def amount(quantity: str) -> float:
     Raises:
         UsageError: it is none.
     """
-    match = QUANTITY.fullmatch(quantity)
-    if not match:
+    if not quantities.QUANTITY.fullmatch(quantity):
         raise UsageError(f"found {quantity!r}; a quantity such as 16, 500m or 64Gi is valid")
-    return float(match[1]) * UNITS[match[2] or ""]
+    return float(quantities.number(quantity))
 
 
 def find(name: str, pools: Mapping[str, Pool]) -> Pool:

@@ -7,7 +7,9 @@ from typing import Any
 from jobgen.pod import forms
 from minima.errors import told
 
-QUANTITY = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([KMGTPE]i|[numkMGTPE]|[eE][+-]?[0-9]+)?")
+_DIGITS = "[0-9]{1,99}"
+"""More say nothing, and Python reads no number of thousands."""
+QUANTITY = re.compile(rf"[+-]?({_DIGITS}(\.[0-9]{{0,99}})?|\.{_DIGITS})([KMGTPE]i|[numkMGTPE]|[eE][+-]?{_DIGITS})?")
 UNITS = {
     **{unit: Fraction(1000) ** power for power, unit in enumerate(("n", "u", "m", "", "k", "M", "G", "T", "P", "E"), -3)},
     **{unit: Fraction(1024) ** power for power, unit in enumerate(("Ki", "Mi", "Gi", "Ti", "Pi", "Ei"), 1)},

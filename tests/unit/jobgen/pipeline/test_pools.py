@@ -53,7 +53,8 @@ def test_numbers_are_quantities() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "number"), [("100m", 0.1), ("2", 2.0), ("1.5", 1.5), ("3k", 3000.0), ("2Ki", 2048.0), ("80Gi", 85899345920.0)]
+    ("text", "number"),
+    [("100m", 0.1), ("2", 2.0), ("1.5", 1.5), ("3k", 3000.0), ("2Ki", 2048.0), ("80Gi", 85899345920.0), ("1e3", 1e3)],
 )
 def test_amounts(text: str, number: float) -> None:
     assert pools.amount(text) == pytest.approx(number)

@@ -44,3 +44,12 @@ def test_what_is_taken(case: str) -> None:
 
 def test_a_template_that_says_everything_is_taken() -> None:
     assert list(fragments.lacks(EVERYTHING)) == []
+
+
+@pytest.mark.parametrize(
+    "quantity", ["9" * 5000, "1e" + "9" * 5000, f"0.{'0' * 5000}1"], ids=["digits", "exponent", "fraction"]
+)
+def test_thousands_of_digits_are_no_quantity(quantity: str) -> None:
+    """Python refuses to read them as a number."""
+    with pytest.raises(UsageError, match="a quantity such as"):
+        made({"spec": {"containers": [{"name": "pytorch", "resources": {"limits": {"rdma/ib": quantity}}}]}})
