@@ -57,7 +57,9 @@ def refusal(event: Any, what: str) -> Wait:
         "failed calling webhook": ("the program behind that webhook does not answer; its admin can start it", 0),
         "exceeded quota": ("it starts when others of the namespace end", 0),
         "violates PodSecurity": ("jobgen's pods meet `restricted`: find what changes them, such as a mutating webhook", USAGE),
-        "error looking up service account": ("make it, or run `jobgen run` again, which does", NOT_READY),
+        "error looking up service account": ("make it; the conductor's own is made by `jobgen run`", NOT_READY),
+        "no PriorityClass with name": ("its admin can make it, or correct `priority_class`", NOT_READY),
+        "pod rejected: RuntimeClass": ("its admin can make it, or correct `runtimeClassName`", NOT_READY),
     }
     default = ("it is tried again; if it stays so, ask the cluster's admin", 0)
     if any(words in event.message for words in HOPELESS):

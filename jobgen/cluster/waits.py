@@ -120,12 +120,24 @@ def of_pod(pod: Any, events: Iterable[Any], *, now: float, container: str = CONT
     if status.phase != "Pending":
         return None
     unplaced = next((c for c in status.conditions or [] if c.type == "PodScheduled" and c.status == "False"), None)
+    if unplaced and unplaced.reason == "SchedulingGated":
+        return Wait(words=f"{name}: {unplaced.message}; it starts when who put them there (`schedulingGates`) takes them away")
     if unplaced:
         return _unplaced(name, unplaced.message or unplaced.reason, events)
     if age > SILENT and not containers:
-        silent = f"{name}: no scheduler has looked at it; `kubectl get pods --namespace kube-system` shows whether one runs"
-        return Wait(words=lost if node else silent)
+        return Wait(words=lost if node else _unseen(pod, own))
     return None
+
+
+def _unseen(pod: Any, own: list[Any]) -> str:
+    """Of a pod that no scheduler took up: something else may have to come first."""
+    name, scheduler = pod.metadata.name, pod.spec.scheduler_name or "default-scheduler"
+    warned = max((event for event in own if event.type == "Warning"), key=when, default=None)
+    if warned:
+        return f"{name}: {warned.reason}: {warned.message}; make it in the namespace, or mend what asks for it"
+    if scheduler != "default-scheduler":
+        return f"{name}: no scheduler called {scheduler} has looked at it; start that one, or correct `schedulerName`"
+    return f"{name}: no scheduler has looked at it; `kubectl get pods --namespace kube-system` shows whether one runs"
 
 
 def _kept(name: str, container: str, over: Any, left: list[str], now: float) -> Wait | None:

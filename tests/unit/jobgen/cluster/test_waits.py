@@ -133,16 +133,18 @@ def test_the_words_and_whether_waiting_can_help(case: str, exit_code: int, words
         ),
         ('pods "x" is forbidden: exceeded quota: q, requested: a=1e3x, used: a=1, limited: a=2', 0, "it starts when others"),
         ('pods "x" is forbidden: exceeded quota: words of a later version', 0, "it starts when others"),
+        ('pods "x" is forbidden: no PriorityClass with name high was found', 75, "correct `priority_class`"),
+        ('pods "x" is forbidden: pod rejected: RuntimeClass "nvidia" not found', 75, "correct `runtimeClassName`"),
+        (
+            'pods "x" is forbidden: error looking up service account ns/trainer: serviceaccount "trainer" not found',
+            75,
+            "make it; the conductor's own is made by `jobgen run`",
+        ),
         ('pods "x" is forbidden: failed quota: q: must specify limits.cpu', 64, "its pods are refused: failed quota: q: must"),
         (
             'admission webhook "w" denied the request: no',
             64,
             'its pods are refused: admission webhook "w" denied the request: no;',
-        ),
-        (
-            'pods "x" is forbidden: no PriorityClass with name p was found',
-            64,
-            "refused: no PriorityClass with name p was found;",
         ),
         ('Pod "x" is invalid: spec.priority: Required value', 64, "its pods are refused: Pod"),
         ("etcdserver: request timed out", 0, "its pods are refused: etcdserver: request timed out; it is tried again"),
@@ -284,6 +286,27 @@ def test_a_volume_that_not_all_pods_can_have() -> None:
     assert found is not None
     assert found.exit_code == 0  # The other pod may end.
     assert "already used by pod(s) other; its volume is on one node at a time" in found.words
+
+
+def test_what_no_scheduler_takes_up() -> None:
+    """A gate, a scheduler that is not there, and a resource claim that cannot be made: as a cluster of 1.36 showed them."""
+    (pod,) = recorded("claim")["pods"]
+    pod.status.conditions[0].reason = "SchedulingGated"
+    pod.status.conditions[0].message = "Scheduling is blocked due to non-empty scheduling gates"
+    said = [of("claim", pods=[pod], events=[])]
+    pod.status.conditions = []
+    for scheduler in (None, "volcano"):
+        pod.spec.scheduler_name = scheduler
+        said.append(of("claim", pods=[pod], events=[]))
+    (*_, event) = (each for each in recorded("claim")["events"] if each.involved_object.kind == "Pod")
+    event.reason, event.message = "FailedResourceClaimCreation", 'resourceclaimtemplate.resource.k8s.io "gpu" not found'
+    said.append(of("claim", pods=[pod], events=[event]))
+    ends = ("takes them away", "shows whether one runs", "start that one, or correct `schedulerName`", "mend what asks for it")
+    for found, end in zip(said, ends, strict=True):
+        assert found is not None
+        assert found.words.endswith(end), found.words
+    assert "no scheduler called volcano has looked at it" in said[2].words  # type: ignore[union-attr]
+    assert 'FailedResourceClaimCreation: resourceclaimtemplate.resource.k8s.io "gpu" not found' in said[3].words  # type: ignore[union-attr]
 
 
 def test_an_hour_old_refusal_is_forgotten() -> None:
