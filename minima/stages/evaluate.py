@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from minima import benchmarks
 from minima.benchmarks import BENCHMARKS, JUDGED, PAPER, STANDARD, Benchmark
 from minima.errors import DataError, UsageError, listed
-from minima.evaluation import copies, judged, paper, sandbox, table
+from minima.evaluation import answer, copies, judged, paper, sandbox, table
 from minima.evaluation.copies import Data
 from minima.evaluation.judge import Judge
 from minima.evaluation.judged import Question
@@ -34,13 +34,11 @@ if TYPE_CHECKING:
 RESULTS, TABLE, SAMPLES, ANSWER = "results.json", "results.md", "samples.jsonl", "answer.txt"
 LOGIT_TOKENS = 1024
 """Tokens whose logits exist at once in perplexity."""
-ANSWER_TOKENS = 128
 JUDGED_TOKENS = 1024
 """Of an answer that is judged, at most."""
 Asked = tuple[list[Question], int]
 Scored = tuple[dict[str, Any], list[dict[str, Any]]]
 """A benchmark's part of the results, and its samples."""
-TEMPERATURE, TOP_P = 0.7, 0.9
 
 
 def run(options: Evaluate, output: artifact.Output) -> dict[str, Any]:
@@ -113,7 +111,7 @@ def _run(options: Evaluate, output: artifact.Output, found: list[Data], asked: d
                 f"--dev_record_path_or_regex: a record holds {longest} tokens, the model has {config.max_position_embeddings} "
                 "positions (max_position_embeddings); build records with a --max_seq_length of at most that"
             )
-    prompt = _prompt(tokenizer, options.question, config.max_position_embeddings) if options.question else []
+    prompt = answer.prompt(tokenizer, options.question, config.max_position_embeddings) if options.question else []
     output.progress.phase("loading")
     model = models.load(
         folder,
@@ -181,7 +179,7 @@ def _run(options: Evaluate, output: artifact.Output, found: list[Data], asked: d
         _say(f"perplexity {metrics['dev_perplexity']:.4g} on {results['perplexity']['tokens']} tokens")
     if prompt:
         output.progress.phase("answering")
-        metrics["answer"] = sampled(model, tokenizer, prompt, options.seed)
+        metrics["answer"] = answer.sampled(model, tokenizer, prompt, options.seed)
         results["answer"] = {"question": options.question, "answer": metrics["answer"]}
         _write(output.folder / ANSWER, f"Question: {options.question}\n\nAnswer: {metrics['answer']}\n")
     metrics |= placement.of(model)
@@ -266,41 +264,6 @@ def _check_rows(tokenizer: "PreTrainedTokenizerBase", folder: Path, rows: int) -
             f"tokenizer and model from one place, or add rows: model.resize_token_embeddings({beyond[-1] + 1}) before "
             "save_pretrained"
         )
-
-
-def _prompt(tokenizer: "PreTrainedTokenizerBase", question: str, positions: int) -> list[int]:
-    """The ids of `question` by the chat template, or as plain text where the tokenizer has none."""
-    if tokenizer.chat_template:
-        coded: Any = tokenizer.apply_chat_template(
-            [{"role": "user", "content": question}], add_generation_prompt=True, return_dict=True
-        )
-    else:
-        coded = tokenizer(question)
-    ids: list[int] = coded["input_ids"]
-    if len(ids) >= positions:
-        raise UsageError(f"--question: {len(ids)} tokens with its chat template; the model has {positions} positions")
-    return ids
-
-
-def sampled(model: "Model", tokenizer: "PreTrainedTokenizerBase", prompt: list[int], seed: int) -> str:
-    """One answer to the ids of `prompt`, drawn with `seed`: at most ANSWER_TOKENS tokens, as many as positions allow."""
-    import torch
-
-    torch.manual_seed(seed)
-    ids = torch.tensor([prompt], device=model.device)
-    generate: Any = model.generate
-    made = generate(
-        ids,
-        attention_mask=torch.ones_like(ids),
-        do_sample=True,
-        temperature=TEMPERATURE,
-        top_p=TOP_P,
-        top_k=0,
-        max_new_tokens=min(ANSWER_TOKENS, model.config.max_position_embeddings - len(prompt)),
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.eos_token_id,
-    )
-    return str(tokenizer.decode(made[0, len(prompt) :], skip_special_tokens=True)).strip()
 
 
 def _perplexity(model: "Model", held_out: "Records", options: Evaluate, progress: Reporter) -> dict[str, Any]:

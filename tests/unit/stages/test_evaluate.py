@@ -27,7 +27,7 @@ from minima import flags
 from minima.benchmarks import BENCHMARKS, OWN_TASKS, PAPER, STANDARD
 from minima.data import records, tokenization
 from minima.errors import DataError, NotReadyError, UsageError
-from minima.evaluation import copies, harness, judge, judged, paper, sandbox
+from minima.evaluation import answer, copies, harness, judge, judged, paper, sandbox
 from minima.evaluation.model import LanguageModel
 from minima.evaluation.protocol import Protocol
 from minima.models import placement, pretrained
@@ -720,9 +720,9 @@ def test_the_chat_template_is_used(folder: Path) -> None:
     from minima.data import chat
 
     words = tokenization.load(folder)
-    plain = evaluate._prompt(words, "Who?", 256)
+    plain = answer.prompt(words, "Who?", 256)
     chat.install(words)
-    templated = evaluate._prompt(words, "Who?", 256)
+    templated = answer.prompt(words, "Who?", 256)
     assert chat.ASSISTANT not in str(words.decode(plain))
     assert str(words.decode(templated)).endswith(chat.ASSISTANT)
     assert templated.count(words.bos_token_id) == 1
