@@ -6,6 +6,7 @@ What a file holds is told by the end of its name, and where that says nothing by
 import bz2
 import codecs
 import contextlib
+import functools
 import gzip
 import io
 import json
@@ -59,6 +60,10 @@ def kind(place: Path) -> str:
 
     Which of both sorts of JSON it is, its content tells: either is found under the name of the other.
     """
+    return _told(_kind, place)
+
+
+def _kind(place: Path) -> str:
     ends = _ends(place.name)
     found = ends[-1] if ends and ends[-1] in KINDS else ""
     start = b"" if found in {TEXT, PARQUET, ARROW} else head(place, 4096).removeprefix(BOM).lstrip()
@@ -68,6 +73,17 @@ def kind(place: Path) -> str:
     if found == JSON_LINES and not re.match(rb"\[|\{\s*\n", start):
         return found  # However bad its lines are.
     return JSON_LINES if found in {JSON, JSON_LINES} and _is_lines(place) else JSON if found == JSON_LINES else found
+
+
+def _told(ask: Callable[[Path], str], place: Path) -> str:
+    """What a file says; it is opened once for all who ask, while it does not change: a million small files lie far away."""
+    stat = place.stat()
+    return _answer(ask, place, stat.st_size, stat.st_mtime_ns, stat.st_ino)
+
+
+@functools.lru_cache(1 << 16)
+def _answer(ask: Callable[[Path], str], place: Path, *_: int) -> str:
+    return ask(place)
 
 
 def _ends(name: str) -> list[str]:
@@ -81,8 +97,11 @@ def packed(place: Path) -> str:
 
     The end of its name says so, or its first bytes: some downloads are compressed and do not say it (`a.jsonl`).
     """
-    if (end := place.suffix.lower()) in PACKED:
-        return end
+    end = place.suffix.lower()
+    return end if end in PACKED else _told(_packed, place)
+
+
+def _packed(place: Path) -> str:
     with open(place, "rb") as file:
         start = file.read(16)
     found = next((end for magic, end in _MAGIC.items() if re.match(magic, start)), "")

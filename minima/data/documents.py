@@ -81,7 +81,11 @@ def parts(folder: Path, name: str, size: int, document: str = LINE) -> Iterator[
                 share = total * (group + 1 - begin) // max(1, metadata.num_row_groups)
                 yield Part(name, begin, group + 1, share)
                 begin, groups = group + 1, 0
-    elif containers.packed(place) or not (kind == JSON_LINES or (kind == TEXT and document != FILE and not _is_wiki(place))):
+    elif (
+        total <= size
+        or containers.packed(place)
+        or not (kind == JSON_LINES or (kind == TEXT and document != FILE and not _is_wiki(place)))
+    ):
         yield Part(name, 0, total, total)
     else:
         with open(place, "rb") as file:

@@ -6,6 +6,7 @@ import json
 import lzma
 import random
 import re
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -328,6 +329,23 @@ def test_what_lies_beside_data_is_left_out_and_said(tmp_path: Path, capsys: pyte
     assert found(tmp_path, "licence.txt") == ["no text of the corpus"]
     assert found(tmp_path, "a.jsonl") == ["a.jsonl"]
     assert capsys.readouterr().err == ""
+
+
+def test_small_files_are_opened_few_times(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A million of them may lie far away."""
+    opened = Counter[str]()
+
+    def count(place: Path, *words: Any, **named: Any) -> Any:
+        opened[Path(place).name] += 1
+        return open(place, *words, **named)
+
+    monkeypatch.setattr(containers, "open", count, raising=False)
+    for name in ("a.jsonl", "b.txt", "c.json", "d"):
+        (tmp_path / name).write_bytes(b"text\n" if name == "b.txt" else LINES)
+    assert found(tmp_path) == [*TEXTS, "text", *TEXTS, *TEXTS]
+    assert max(opened.values()) <= 6
+    (tmp_path / "d").write_bytes(b"now text of another size\n")
+    assert found(tmp_path, "d") == ["now text of another size"]
 
 
 def test_a_file_that_goes_while_it_is_read(tmp_path: Path) -> None:
