@@ -46,9 +46,8 @@ def validate(given: argparse.Namespace) -> int:
     pipeline = spec.load(given.pipeline)
     workspace = local_workspace(given)
     steps = plan(pipeline, str(Path(workspace).absolute()) if workspace else None)
-    if not workspace:
-        conductor.check(pipeline)
-    templates = {} if workspace else {name: _template(job) for name, job in render.jobs(pipeline, steps).items()}
+    checked = conductor.check(pipeline, steps)  # For this machine too: a file that is valid is one that `render` takes.
+    templates = {} if workspace else checked
     if given.output == "json":
         print(json.dumps([_row(step, templates.get(step.name)) for step in steps], indent=1))
         return 0
@@ -69,8 +68,6 @@ def validate(given: argparse.Namespace) -> int:
     elif line := _fits(steps):
         print(line)
     if templates:
-        if pipeline.conductor:
-            templates[render.CONDUCTOR] = conductor.objects(pipeline)[-1]["spec"]["template"]
         print("\n".join(_security(templates, {step.name: step.pool.name for step in steps})))
     return 0
 
@@ -126,11 +123,6 @@ def _fits(steps: list[Step]) -> str:
     pools = [step.pool for step in steps if step.memory]
     sizes = {f"{pool.gpu or 'GPUs'} of {round(amount(pool.gpu_memory) / 2**30)} GB" for pool in pools}
     return f"every stage fits its GPUs, {', '.join(sorted(sizes))}" if sizes else ""
-
-
-def _template(job: Mapping[str, Any]) -> dict[str, Any]:
-    (replica,) = job["spec"]["pytorchReplicaSpecs"].values()
-    return dict(replica["template"])
 
 
 def _security(templates: Mapping[str, Any], pools: Mapping[str, str]) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +12,7 @@ from jobgen.pipeline import fragment
 from jobgen.pipeline import layers as levels
 from jobgen.pipeline.fragment import Layer
 from jobgen.pipeline.pipeline import Pipeline
-from jobgen.pipeline.plan import ALL, Part, plan
+from jobgen.pipeline.plan import ALL, Part, Step, plan
 from jobgen.pipeline.pools import DISK
 from jobgen.pod import kueue
 from minima.errors import PERMANENT, UsageError
@@ -123,20 +124,35 @@ def objects(
     return made
 
 
-def check(pipeline: Pipeline) -> None:
+def check(pipeline: Pipeline, steps: Sequence[Step] | None = None) -> dict[str, dict[str, Any]]:
     """Make all objects of a pipeline, of which some are only made later, in a pod.
+
+    Args:
+        pipeline: from `spec.load`.
+        steps: of it; None for those in the cluster.
+
+    Returns:
+        The templates of all its pods, by their stages; the conductor's, if it has one, as the last.
 
     Raises:
         UsageError: one of them would be wrong; one line for each error of any.
     """
+    made: dict[str, dict[str, Any]] = {}
     wrong = []
-    for make in (lambda: render.jobs(pipeline, plan(pipeline)), lambda: objects(pipeline) if pipeline.conductor else {}):
-        try:
-            make()
-        except UsageError as error:
-            wrong.append(str(error))
+    try:
+        for name, job in render.jobs(pipeline, plan(pipeline) if steps is None else steps).items():
+            (replica,) = job["spec"]["pytorchReplicaSpecs"].values()
+            made[name] = replica["template"]
+    except UsageError as error:
+        wrong.append(str(error))
+    try:
+        if pipeline.conductor:
+            made[CONDUCTOR] = objects(pipeline)[-1]["spec"]["template"]
+    except UsageError as error:
+        wrong.append(str(error))
     if wrong:
         raise UsageError("\n".join(wrong))
+    return made
 
 
 def rules(pipeline: Pipeline) -> list[dict[str, Any]]:

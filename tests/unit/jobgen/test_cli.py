@@ -153,6 +153,23 @@ def test_validate_says_what_must_be_there_before(
     assert "or let a stage fetch it" in told[1]
 
 
+@pytest.mark.parametrize("words", [[], ["--local"], ["--output", "json"], ["--local", "--output", "json"]])
+def test_validate_says_all_that_render_would(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    document = yaml.safe_load(spec.read("smoke"))
+    lacking = {"spec": {"volumes": [{"name": "site", "persistentVolumeClaim": {}}]}}
+    document["stages"]["adapt"]["pod"] = lacking
+    document["conductor"] = {"image": "minima:jobgen", "pod": lacking}
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
+    assert cli.run(["validate", "mine.yaml", *words]) == USAGE
+    told = capsys.readouterr()
+    assert told.out == ""
+    found = re.findall(r"mine\.yaml:\d+: (\S+): claimName is missing", told.err)
+    assert found == [f"{at}.pod.spec.volumes.0.persistentVolumeClaim" for at in ("stages.adapt", "conductor")]
+
+
 def wanted(shown: str) -> list[str]:
     return [line for line in shown.splitlines() if line.startswith("wants ")]
 

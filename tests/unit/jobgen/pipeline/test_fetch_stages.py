@@ -47,6 +47,47 @@ def steps(old: str = "", new: str = "") -> dict[str, Step]:
     return {step.name: step for step in plan(spec.parse(PIPELINE.replace(old, new), "p.yaml"))}
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ('exclude: ["*"]', "exclude: * leaves nothing of *; take out what is wanted"),
+        ('exclude: ["**/*"]\n      include: ["a/*.json"]', "exclude: **/* leaves nothing of a/*.json"),
+        (
+            'exclude: ["*.json", "*.txt"]\n      include: ["a.json", "*.txt"]',
+            "exclude: *.json, *.txt leaves nothing of a.json, *.txt",
+        ),
+        ('unpack: true\n      include: ["*.json"]', "unpack: `include` names no archive (.zip, .tar, "),
+    ],
+)
+def test_what_leaves_nothing_is_said(options: str, said: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        steps("      layer: 32\n", f"      {options}\n      layer: 32\n")
+    (line,) = str(caught.value).splitlines()
+    assert f"stages.llama.options.{said}" in line
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        'exclude: ["*.bin"]',
+        'exclude: ["*"]\n      include: ["data/*"]',
+        'exclude: ["?.json"]\n      include: ["*.json"]',
+        'exclude: ["*/a.json"]\n      include: ["**/a.json"]',
+        "unpack: true",
+        'unpack: true\n      include: ["a.zip", "*.json"]',
+    ],
+)
+def test_what_may_leave_something_is_taken(options: str) -> None:
+    assert steps("      layer: 32\n", f"      {options}\n      layer: 32\n")
+
+
+def test_a_file_of_the_web_that_is_no_archive_is_not_unpacked() -> None:
+    old = f'source: [https://host:8443/a.tfrecord@sha256:{DIGEST}, "b=s3://bucket/b@sha256:{DIGEST}"]'
+    with pytest.raises(UsageError, match=r"options\.unpack: the source names no archive"):
+        steps(old, f"source: https://host/a.tfrecord@sha256:{DIGEST}\n      unpack: true")
+    assert steps(old, f"source: [https://host/a.tar.gz@sha256:{DIGEST}, 'b=s3://bucket/b@sha256:{DIGEST}']\n      unpack: true")
+
+
 def test_its_shape_is_known_and_its_artifact_read_at_any_path() -> None:
     found = steps()
     assert found["adapt"].memory
