@@ -740,6 +740,12 @@ class TestArchives:
         assert found == {"a/data/a.csv": b"a", "a/b.txt": BIG}
         assert fetched(tmp_path / "whole", f"{site.url}/{name}@sha256:{sha(made)}") == {name: made}
 
+    def test_without_one_there_is_nothing_to_unpack(self, tmp_path: Path) -> None:
+        (tmp_path / "there").mkdir()
+        (tmp_path / "there" / "b.txt").write_bytes(BIG)
+        found = said(tmp_path, f"{tmp_path}/there@sha256:{'0' * 64}", kind=UsageError, unpack=True)
+        assert "--unpack: no archive among b.txt; take it out (an archive's name ends in .zip, .tar, .tar.gz" in found
+
     @pytest.mark.parametrize(
         ("name", "made", "words"),
         [
