@@ -11,7 +11,7 @@ from typing import Any
 
 from minima.data.batch import special
 from minima.data.mixture import Mixture
-from minima.errors import StageError, TerminatedError
+from minima.errors import DataError, StageError, TerminatedError
 from minima.models import placement, pretrained
 from minima.options import Training
 from minima.process import stop
@@ -69,7 +69,7 @@ def train(
 
     Raises:
         UsageError: options that cannot work together.
-        DataError: records or checkpoints that cannot be used.
+        DataError: records, weights or checkpoints that cannot be used.
         StageError: the loss or its gradient is not finite.
         TerminatedError: a process was told to stop, after a checkpoint was saved.
     """
@@ -180,6 +180,8 @@ class _Run:
         if not (epoch_ends or state.step == 0 or (interval and state.step % interval == 0)):
             return False
         found = self.evaluate()
+        if not math.isfinite(found.value) and not state.step:
+            raise DataError("the held-out loss is not finite before any step: the model's weights are broken; fetch them again")
         if not math.isfinite(found.value):
             raise StageError(f"the held-out loss is not finite at step {state.step}; a lower --learning_rate may help")
         self.log({"dev_perplexity": found.value})

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from minima.data import order
 from minima.data.batch import Batch, collate
 from minima.data.mixture import Mixture
-from minima.errors import StageError
+from minima.errors import DataError, StageError
 from minima.options import Training
 from minima.training import engine
 from minima.training.group import Group
@@ -58,7 +58,7 @@ class Steps:
         """Make step `step` (from 0); the only message between processes besides DeepSpeed's is one sum.
 
         Raises:
-            DataError: a record cannot be used.
+            DataError: a record, or the model's weights, cannot be used.
             StageError: the loss or its gradient is not finite.
             TerminatedError: a process was told to stop; nothing has changed.
         """
@@ -87,6 +87,11 @@ class Steps:
             self.engine.backward(sums[0] * factor, scale_wrt_gas=False)
             self._sums += torch.stack([s.detach() for s in sums])
             self.engine.step()
+        if self.engine.skipped_steps and not step:
+            raise DataError(
+                "the loss or its gradient is not finite at step 1, before any weight was changed: a model's weights are "
+                "broken; fetch them again"
+            )
         if self.engine.skipped_steps:
             raise StageError(
                 f"the loss or its gradient is not finite at step {step + 1} (learning rate {rate:g}); a lower "

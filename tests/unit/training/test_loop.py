@@ -288,12 +288,18 @@ def test_early_stopping_ends_with_the_best_weights_and_survives_a_break(tmp_path
     assert all(torch.equal(again[name], unbroken[name]) for name in unbroken)
 
 
-def test_steps_after_a_loss_that_is_not_finite_are_not_made(tmp_path: Path) -> None:
+@pytest.mark.parametrize("changes", [{"dev_records": None}, {}])
+def test_weights_that_are_broken_from_the_beginning_are_no_matter_of_rates(tmp_path: Path, changes: dict[str, Any]) -> None:
     llama = runs.model()
     with torch.no_grad():
         llama.lm_head.weight[0, 0] = math.inf
-    with pytest.raises(StageError, match="not finite at step 1"):
-        runs.run(runs.options(tmp_path), llama=llama, dev_records=None)
+    with pytest.raises(DataError, match=r"not finite (at step 1, before|before any step).* weights are broken; fetch them"):
+        runs.run(runs.options(tmp_path), llama=llama, **changes)
+
+
+def test_steps_after_a_loss_that_is_not_finite_are_not_made(tmp_path: Path) -> None:
+    with pytest.raises(StageError, match=r"not finite at step 2 .*a lower --learning_rate"):
+        runs.run(runs.options(tmp_path, learning_rate=1e38, warmup_proportion=0.0), dev_records=None)
 
 
 @pytest.mark.parametrize(
