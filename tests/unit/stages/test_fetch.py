@@ -632,7 +632,7 @@ class TestNetwork:
 
     @pytest.mark.parametrize("value", ["minio:9000", "mirror.example.com", "ftp://x", "http://joe:hunter2@x", "https://"])
     @pytest.mark.parametrize(
-        ("name", "source"), [("HF_ENDPOINT", TestHub.SOURCE), ("AWS_ENDPOINT_URL", f"s3://b@sha256:{ZEROS}")]
+        ("name", "source"), [("HF_ENDPOINT", TestHub.SOURCE), ("AWS_ENDPOINT_URL", f"s3://bucket@sha256:{ZEROS}")]
     )
     def test_a_mirror_that_is_none(
         self, tmp_path: Path, name: str, source: str, value: str, monkeypatch: pytest.MonkeyPatch
