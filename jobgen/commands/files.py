@@ -10,7 +10,7 @@ from typing import Any
 
 from jobgen.artifacts import outside
 from jobgen.commands.arguments import VALIDATE_KEYS, local_workspace
-from jobgen.manifests import conductor, network, render, security
+from jobgen.manifests import conductor, document, network, render, security
 from jobgen.pipeline import spec
 from jobgen.pipeline.pipeline import NAME, Pipeline
 from jobgen.pipeline.plan import Step, plan
@@ -173,7 +173,7 @@ def _files(given: argparse.Namespace, pipeline: Pipeline) -> dict[str, str]:
         options += f" --api-server {given.api_server}"
     else:
         objects = conductor.objects(pipeline, given.namespace)
-    return {f"{pipeline.name}-{given.format}.yaml": render.text(pipeline, objects, options)}
+    return {f"{pipeline.name}-{given.format}.yaml": document.text(pipeline, objects, options)}
 
 
 def write_manifests(given: argparse.Namespace) -> int:
@@ -215,7 +215,7 @@ def _form(place: Path, pipeline: str) -> str | None:
         return None
     with open(place, encoding="utf-8", errors="replace") as file:
         first, command = file.readline().rstrip("\n"), file.readline()
-    if first != render.heading(pipeline):
+    if first != document.heading(pipeline):
         return None
     stated = re.search(r" --output DIR --format (\w+)", command)
     return stated[1] if stated else "files"

@@ -1,24 +1,18 @@
-"""Steps to PyTorchJobs as plain dicts, and those to YAML: the same bytes everywhere. Shapes of Training Operator 1.9.4."""
+"""Steps to PyTorchJobs as plain dicts, the same everywhere. Shapes of Training Operator 1.9.4."""
 
 import copy
 import hashlib
 import json
 import math
-import re
-import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from fractions import Fraction
-from pathlib import Path
 from typing import Any
 
-import yaml
-
-from jobgen.manifests import checks
+from jobgen.manifests import checks, document
 from jobgen.pipeline import fragment, layers
 from jobgen.pipeline.pipeline import CONTAINER, KEY_LENGTH, NAMESPACE, Pipeline
 from jobgen.pipeline.plan import Step, plan
 from jobgen.pipeline.pools import DISK, GPU, amount
-from jobgen.pipeline.spec import shipped
 from jobgen.pod.quantities import number
 from minima import options
 from minima.errors import StageError, UsageError, listed
@@ -62,7 +56,7 @@ def files(pipeline: Pipeline, namespace: str | None = None) -> dict[str, str]:
     options = f"--namespace {namespace}" if namespace else ""
     width = max(2, len(str(len(steps) - 1)))
     return {
-        f"{number:0{width}}-{name}.yaml": text(pipeline, [made], options)
+        f"{number:0{width}}-{name}.yaml": document.text(pipeline, [made], options)
         for number, (name, made) in enumerate(jobs(pipeline, steps, namespace).items())
     }
 
@@ -124,20 +118,6 @@ def check_namespace(name: str | None) -> None:
     """Raises UsageError for what cannot be the name of a namespace."""
     if name is not None and not NAMESPACE.fullmatch(name):
         raise UsageError(f"--namespace: found {name!r}; a name of a-z, 0-9 and -, of at most 63 characters, is valid")
-
-
-def text(pipeline: Pipeline, objects: list[dict[str, Any]], options: str = "") -> str:
-    """Objects as one YAML file, under a comment that says how to make it again, with `options`."""
-    # Only the file's own name: the bytes must not depend on the folder.
-    source = pipeline.source if pipeline.source in shipped() else Path(pipeline.source).name
-    command = f"jobgen render {_shown(source)} --output DIR {options}".rstrip()
-    dumped = yaml.dump_all(objects, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=2**31, default_flow_style=False)
-    return f"{heading(pipeline.name)}\n# {command}\n{dumped}"
-
-
-def heading(pipeline: str) -> str:
-    """The first line of every file that was rendered from the pipeline of this name."""
-    return f"# Made by jobgen from the pipeline {pipeline}. Change that, not this:"
 
 
 def labels(pipeline: str, component: str) -> dict[str, str]:
@@ -324,28 +304,3 @@ def pull_policy(image: str) -> str:
     A bare name, such as minima:cpu, is in no registry of ours: it was loaded into the nodes.
     """
     return "Always" if "/" in image and "@" not in image else "IfNotPresent"
-
-
-class _Dumper(yaml.SafeDumper):
-    """No anchors; a string is plain only where YAML 1.1 and 1.2 both read it as one."""
-
-    def ignore_aliases(self, data: Any) -> bool:
-        return True
-
-
-_PLAIN = re.compile(r"(?:--)?[A-Za-z/][A-Za-z0-9_./@=-]*(?::[A-Za-z0-9_./@-]+)?")
-_WORDS = {"y", "n", "yes", "no", "on", "off", "true", "false", "null"}
-
-
-def _string(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
-    plain = _PLAIN.fullmatch(value) and value.lower() not in _WORDS
-    style = None if plain else "'" if value.isprintable() else '"'
-    return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=style)
-
-
-_Dumper.add_representer(str, _string)
-
-
-def _shown(word: str) -> str:
-    """A word of a command in a comment, on one line."""
-    return shlex.quote(word) if word.isprintable() else repr(word)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from jobgen.manifests import conductor, network, render
+from jobgen.manifests import conductor, document, network, render
 from jobgen.pipeline import spec
 
 HERE = Path(__file__).parent
@@ -17,9 +17,9 @@ def of(name: str, form: str) -> dict[str, bytes]:
     pipeline = spec.load(name)
     made = render.files(pipeline)
     if form == "conductor":
-        made = {"conductor.yaml": render.text(pipeline, conductor.objects(pipeline, "minima"))}
+        made = {"conductor.yaml": document.text(pipeline, conductor.objects(pipeline, "minima"))}
     if form == "network":
-        made = {"network.yaml": render.text(pipeline, network.objects(pipeline, "minima", "10.0.0.1:6443"))}
+        made = {"network.yaml": document.text(pipeline, network.objects(pipeline, "minima", "10.0.0.1:6443"))}
     return {file: text.encode() for file, text in made.items()}
 
 

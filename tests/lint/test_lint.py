@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from jobgen.cluster import garbage
-from jobgen.manifests import conductor, network, render
+from jobgen.manifests import conductor, document, network, render
 from jobgen.pipeline import profile, spec
 from jobgen.pipeline.plan import plan
 
@@ -57,7 +57,7 @@ def objects(tmp_path_factory: pytest.TempPathFactory) -> Path:
             (replica,) = job["spec"]["pytorchReplicaSpecs"].values()
             metadata = {**replica["template"]["metadata"], "name": job["metadata"]["name"], "namespace": "minima"}
             made.append({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": replica["template"]["spec"]})
-        (folder / f"{name}.yaml").write_text(render.text(pipeline, made), encoding="utf-8")
+        (folder / f"{name}.yaml").write_text(document.text(pipeline, made), encoding="utf-8")
     return folder
 
 

@@ -15,7 +15,7 @@ import yaml
 import jobgen
 from jobgen import cli
 from jobgen.commands import arguments
-from jobgen.manifests import render
+from jobgen.manifests import document, render
 from jobgen.pipeline import plan, spec
 from jobgen.pipeline.pipeline import Pipeline
 from minima.errors import USAGE
@@ -462,7 +462,7 @@ def test_a_closed_pipe_is_no_traceback() -> None:
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(["bash", "-c", command], env=env, capture_output=True, text=True, check=True)
     assert done.stderr == ""
-    assert done.stdout.splitlines()[0] == render.heading("minima-3b")
+    assert done.stdout.splitlines()[0] == document.heading("minima-3b")
     assert done.stdout.splitlines()[1] in {"0", "141"}
 
 

@@ -14,7 +14,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jobgen.manifests import conductor, render
+from jobgen.manifests import conductor, document, render
 from jobgen.pipeline import spec
 from jobgen.pipeline.plan import plan
 from jobgen.pipeline.pools import amount
@@ -189,7 +189,7 @@ def test_the_kubelet_expands_nothing_in_a_command_line() -> None:
 
 @pytest.mark.parametrize("job", [job for _, _, job in JOBS], ids=IDS)
 def test_yaml_gives_the_object_back(job: dict[str, Any]) -> None:
-    text = render.text(spec.load("smoke"), [job])
+    text = document.text(spec.load("smoke"), [job])
     assert yaml.safe_load(text) == job
     assert text.endswith("\n")
     assert not re.search(r"[&*]id\d", text)
@@ -200,7 +200,7 @@ def test_yaml_gives_the_object_back(job: dict[str, Any]) -> None:
 @settings(deadline=None)
 def test_strings_stay_strings_in_yaml_1_1_and_1_2(value: str) -> None:
     value = value.encode("utf-8", "ignore").decode()
-    text = yaml.dump({"k": [value]}, Dumper=render._Dumper, allow_unicode=True, width=2**31)
+    text = yaml.dump({"k": [value]}, Dumper=document._Dumper, allow_unicode=True, width=2**31)
     assert yaml.safe_load(text) == {"k": [value]}
     if not re.search(r"""^- ['"]""", text, re.MULTILINE):
         # Plain: no number, boolean or null of YAML 1.2's core schema, which PyYAML does not know.
