@@ -51,13 +51,9 @@ def jobgen(cluster: Any) -> Callable[..., subprocess.CompletedProcess[str]]:
 
 
 def short(folder: Path, name: str = "short", **distill: Any) -> Path:
-    """The short pipeline as a file, under another name and with other options of `distill`.
-
-    One pod trains: what two do is the matter of the faults, of the queue and of the whole pipeline, and each costs seconds.
-    """
+    """The short pipeline as a file, under another name and with other options of `distill`."""
     document = yaml.safe_load(SHORT.read_text(encoding="utf-8"))
     document["name"] = name
-    document["stages"]["distill"]["pool"] = "small"
     document["stages"]["distill"]["options"] |= distill
     place = folder / f"{name}.yaml"
     place.write_text(yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
