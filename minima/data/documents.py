@@ -119,6 +119,8 @@ def _read(place: Path, part: Part, form: Form) -> Iterator[str | Bad | Left]:
         found: Iterable[tuple[int, Any]] = _rows(place, part, form, kind)
     elif containers.packed(place) in containers.WIDE.values():
         form = replace(form, encoding="utf-8")
+    elif containers.packed(place) and containers.head(place, 4).startswith(tuple(containers.WIDE)):
+        raise DataError(f"{place}: UTF-16 or UTF-32 within what is compressed; unpack it, and it is read")
     convert: Callable[[Any], str | Left] = partial(of_object, form=form)
     if kind == TEXT:
         _check_text(place, part, form)

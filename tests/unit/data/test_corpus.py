@@ -188,6 +188,9 @@ def test_wide_characters_with_a_mark_are_read_whatever_the_encoding_of_the_other
     (tmp_path / "a.txt").write_bytes((mark + "one").encode(encoding)[:-1])
     with pytest.raises(DataError, match=r"a\.txt: damaged .*truncated"):
         found(tmp_path)
+    (tmp_path / "f.jsonl.gz").write_bytes(gzip.compress((mark + LINES.decode()).encode(encoding)))
+    with pytest.raises(DataError, match=r"f\.jsonl\.gz: UTF-16 or UTF-32 within what is compressed; unpack it"):
+        found(tmp_path, "*.gz")
 
 
 def test_folders_of_the_library_datasets(tmp_path: Path) -> None:
