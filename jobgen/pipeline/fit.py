@@ -32,7 +32,9 @@ def fit(stage: Stage, made: Options, pool: Pool, model: Shape | None, teacher: S
     if pool.gpus > 1 and not made.elastic:
         raise UsageError(f"{stage.verb} uses one GPU, pool {pool.name} has {pool.gpus} a pod; choose a pool with gpus: 1")
     if not pool.gpus and getattr(made, "attn_implementation", "") == "flash_attention_2":
-        raise UsageError(f"attn_implementation flash_attention_2 needs GPUs, pool {pool.name} has none; auto or sdpa is valid")
+        raise UsageError(
+            f"--attn_implementation: flash_attention_2 needs GPUs, pool {pool.name} has none; auto or sdpa is valid"
+        )
     known = bool(model and pool.gpu_memory and (teacher or not isinstance(made, Distill)))
     match made:
         case Training():

@@ -1,5 +1,6 @@
 """A pipeline to steps in the order they can run: paths, keys, command lines, and whether each fits its pool."""
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
@@ -81,11 +82,10 @@ def plan(pipeline: Pipeline, workspace: str | None = None) -> list[Step]:
     while waiting:
         stage = next(s for s in waiting if all(r.name in steps or r.name in pipeline.inputs for r in s.references.values()))
         waiting.remove(stage)
-        place = pipeline.place("stages", stage.name)
         try:
             step = _step(pipeline, stage, steps, root)
         except UsageError as error:
-            raise UsageError("\n".join([*errors, f"{place}: {error}"])) from None
+            raise UsageError("\n".join([*errors, str(error)])) from None
         found = [
             f"{pipeline.place('stages', stage.name, 'options', option)}: {what}"
             for option, what in lineage.problems(pipeline, stage, shapes)
@@ -101,7 +101,10 @@ def plan(pipeline: Pipeline, workspace: str | None = None) -> list[Step]:
             if isinstance(step.options, Training):
                 step = replace(step, options=replace(step.options, zero_stage=zero_stage))
         except UsageError as error:
-            errors += [f"{place}: {line}" for line in str(error).splitlines()]
+            for line in str(error).splitlines():
+                option = re.match(r"--(\w+): ", line)
+                key = ("options", option[1]) if option else ("pool",) if "choose a pool" in line else ()
+                errors.append(f"{pipeline.place('stages', stage.name, *key)}: {line[option.end() if option else 0 :]}")
         steps[stage.name] = step
     if errors:
         raise UsageError("\n".join(errors))
@@ -124,7 +127,8 @@ def _step(pipeline: Pipeline, stage: Stage, steps: Mapping[str, Step], root: str
         value = _place(value, root)
         path, digest = split_digest(value)
         if f"{path}/".startswith(f"{root}/{pipeline.name}/"):
-            raise UsageError(f"{option}: {path} lies among this pipeline's own artifacts; refer to a stage, as ${{name}}")
+            place = pipeline.place("stages", stage.name, "options", options.option_of(option))
+            raise UsageError(f"{place}: {path} lies among this pipeline's own artifacts; refer to a stage, as ${{name}}")
         paths[option] = value
         keys[option] = f"sha256:{digest}" if digest else outside_input_key(path, root)
     others = {option: _place(getattr(stage.options, option), root) for option in _other_paths(stage.options)}

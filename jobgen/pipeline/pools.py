@@ -5,7 +5,7 @@ or the pipeline's `pools`, as `node_selector` and `resources`.
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
@@ -144,8 +144,8 @@ def build(below: Pool, values: Mapping[str, Any], place: Callable[..., str]) -> 
     if kind and "gpu_memory" in checked and "gpu" not in checked and not kind.has(amount(checked["gpu_memory"])):
         checked["gpu"] = ""
     pool = replace(below, **checked)
-    if problem := _problem(pool):
-        raise UsageError(f"{place()}: {problem}")
+    for key, problem in _problems(pool):
+        raise UsageError(f"{place(*([key] if key in values else []))}: {problem}")
     return pool
 
 
@@ -154,20 +154,23 @@ def settled(pool: Pool) -> Pool:
     return replace(pool, processes=pool.processes or pool.gpus or 1)
 
 
-def _problem(pool: Pool) -> str:
+def _problems(pool: Pool) -> Iterator[tuple[str, str]]:
+    """What does not go together, by the field that a person would change."""
     for key in ("cpu", "memory"):
         if not getattr(pool, key):
             such = f"{key}: {'64Gi' if key == 'memory' else 16}"
-            return f"{key} is missing; how much each pod asks for, such as {such}, or `like: POOL`, a pool to begin as"
+            yield key, f"{key} is missing; how much each pod asks for, such as {such}, or `like: POOL`, a pool to begin as"
     if pool.gpus and pool.processes not in (0, pool.gpus):
-        return f"{pool.processes} processes on {pool.gpus} GPUs; one process per GPU is valid, leave `processes` out"
+        yield (
+            "processes",
+            f"{pool.processes} processes on {pool.gpus} GPUs; one process per GPU is valid, leave `processes` out",
+        )
     if amount(pool.cpu_limit or pool.cpu) < amount(pool.cpu):
-        return f"cpu_limit {pool.cpu_limit} is below cpu {pool.cpu}; it is at least as much"
+        yield "cpu_limit", f"cpu_limit {pool.cpu_limit} is below cpu {pool.cpu}; it is at least as much"
     if amount(pool.disk_request or pool.disk) > amount(pool.disk):
-        return f"disk_request {pool.disk_request} is above disk {pool.disk}; it is at most as much"
+        yield "disk_request", f"disk_request {pool.disk_request} is above disk {pool.disk}; it is at most as much"
     if amount(pool.shm) >= amount(pool.memory):
-        return f"shm {pool.shm} counts against memory {pool.memory}; it must be smaller"
-    return ""
+        yield "shm", f"shm {pool.shm} counts against memory {pool.memory}; it must be smaller"
 
 
 def _checked(key: str, value: Any) -> Any:

@@ -197,7 +197,7 @@ CASES: dict[str, tuple[str, str, str]] = {
     "batch": (
         "global_batch_size: 4",
         "global_batch_size: 5",
-        "p.yaml:9: stages.adapt: --global_batch_size: 5 sequences do not divide among 2 processes; nearest that do: 4",
+        "p.yaml:14: stages.adapt.options.global_batch_size: 5 sequences do not divide among 2 processes; nearest that do: 4",
     ),
     "micro-batch": (
         "global_batch_size: 4",
