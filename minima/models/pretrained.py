@@ -45,6 +45,8 @@ FAMILIES: dict[str, tuple[type[Config], Any]] = {
 }
 """What is made of a folder, by its `model_type`; `model_folder` says what the folder must hold."""
 GENERATION = "generation_config.json"
+_RETURNED = ("return_dict_in_generate", "output_hidden_states", "output_attentions", "output_scores", "output_logits")
+"""What `generate` gives back beside the ids: whoever calls it says so, no folder."""
 
 
 def attention(name: str, dtype: torch.dtype = torch.bfloat16) -> str:
@@ -151,6 +153,8 @@ def generation(folder: str | Path, found: Config) -> GenerationConfig:
             what = " ".join(str(error).split())[:300]
             print(f"{Path(folder) / GENERATION}: left out, it contradicts itself ({what})", file=sys.stderr, flush=True)
             made = GenerationConfig()
+    for name in _RETURNED:
+        setattr(made, name, False)
     if found.eos_token_id is not None:
         for name, value in generation_ids(made.to_dict(), found).items():
             setattr(made, name, value)

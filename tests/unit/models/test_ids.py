@@ -67,6 +67,12 @@ def test_more_ends_stay_in_generation(tmp_path: Path) -> None:
         assert model.generation_config.temperature == 0.6
 
 
+def test_no_folder_says_what_generate_returns(tmp_path: Path) -> None:
+    source = folder(tmp_path / "model", {}, {"output_hidden_states": "llama", "return_dict_in_generate": True})
+    model: Any = pretrained.load(source, dtype=torch.float32)
+    assert model.generate(torch.tensor([[1, 5]]), max_new_tokens=2, do_sample=False).shape == (1, 4)
+
+
 @pytest.mark.parametrize("begins", [True, False])
 def test_a_tokenizer_that_appends_an_end(tmp_path: Path, begins: bool) -> None:
     source = folder(tmp_path / "model", {})
