@@ -69,9 +69,9 @@ def _apply(client: DynamicClient, cluster: Cluster, each: dict[str, Any], **opti
 
 def _check(cluster: Cluster, pipeline: Pipeline, objects: Sequence[dict[str, Any]], refused: list[str]) -> None:
     """Check that the conductor has its rights though some of them could not be applied."""
-    (role,) = (each for each in objects if each["kind"] == "Role")
+    role, binding = (next(each for each in objects if each["kind"] == kind) for kind in ("Role", "RoleBinding"))
     try:
-        lacking = next(_lacking(cluster, role), None)
+        lacking = next(_lacking(cluster, role, binding["subjects"][0]["name"]), None)
     except RefusedError:
         say(f"{refused[0]}; if its rights are not there already, the conductor will say so")
         return
@@ -83,15 +83,14 @@ def _check(cluster: Cluster, pipeline: Pipeline, objects: Sequence[dict[str, Any
         )
 
 
-def _lacking(cluster: Cluster, role: dict[str, Any]) -> Iterator[str]:
-    """What a conductor may not do of all that its Role would let it: asked in its name.
+def _lacking(cluster: Cluster, role: dict[str, Any], account: str) -> Iterator[str]:
+    """What a conductor may not do of all that its Role would let it: asked in the name of its account.
 
     Raises:
         RefusedError: whoever asks may not.
     """
-    name = role["metadata"]["name"]
     client = ApiClient(cluster.core.api_client.configuration)
-    client.set_default_header("Impersonate-User", f"system:serviceaccount:{cluster.namespace}:{name}")
+    client.set_default_header("Impersonate-User", f"system:serviceaccount:{cluster.namespace}:{account}")
     api = AuthorizationV1Api(client)
     for rule in role["rules"]:
         for resource in rule["resources"]:
@@ -100,7 +99,7 @@ def _lacking(cluster: Cluster, role: dict[str, Any]) -> Iterator[str]:
                 asked = {"namespace": cluster.namespace, "verb": verb, "group": rule["apiGroups"][0], "resource": kind}
                 asked |= {"subresource": part} if part else {}
                 asked |= {"name": rule["resourceNames"][0]} if "resourceNames" in rule else {}
-                with told(f"ask what {name} may do in {cluster.namespace}"):
+                with told(f"ask what {account} may do in {cluster.namespace}"):
                     review = api.create_self_subject_access_review(
                         {"spec": {"resourceAttributes": asked}}, _request_timeout=TIMEOUT
                     )
