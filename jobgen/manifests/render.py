@@ -4,12 +4,13 @@ import copy
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
 from jobgen.manifests import checks, document
 from jobgen.pipeline import fragment, layers
+from jobgen.pipeline.level import SCHEDULING
 from jobgen.pipeline.pipeline import CONTAINER, KEY_LENGTH, NAMESPACE, Pipeline
 from jobgen.pipeline.plan import Step, plan
 from jobgen.pipeline.pools import DISK, GPU, amount
@@ -98,6 +99,7 @@ def _job(pipeline: Pipeline, step: Step, namespace: str | None) -> tuple[dict[st
             "annotations": {**metadata["annotations"], **each.annotations},
         }
     template, wrong = _template(pipeline, step, own)
+    wrong += _gang(step)
     spec = _spec(step, template)
     rendered = {"apiVersion": "kubeflow.org/v1", "kind": "PyTorchJob", "metadata": metadata, "spec": spec}
     # Without the namespace: `kubectl apply -n` of a file that names none makes the very job that `jobgen run` makes.
@@ -160,7 +162,7 @@ def _spec(step: Step, template: dict[str, Any]) -> dict[str, Any]:
             "rdzvConf": [{"key": "read_timeout", "value": "10"}, {"key": "keep_alive_interval", "value": "2"}],
         }
     spec["runPolicy"] = {"cleanPodPolicy": "Running"}
-    if policy := {key: value for each in step.fragments for key, value in each.scheduling_policy.items()}:
+    if policy := _policy(step):
         spec["runPolicy"]["schedulingPolicy"] = policy
     spec["pytorchReplicaSpecs"] = {
         # With a Master, the operator would give Workers an init container that `restricted` refuses.
@@ -171,6 +173,25 @@ def _spec(step: Step, template: dict[str, Any]) -> dict[str, Any]:
         }
     }
     return spec
+
+
+def _policy(step: Step) -> dict[str, Any]:
+    """Of all levels; null takes out what is said below."""
+    said = {key: value for each in step.fragments for key, value in each.scheduling_policy.items()}
+    return {key: value for key, value in said.items() if value is not None}
+
+
+def _gang(step: Step) -> Iterator[tuple[str, str]]:
+    """Numbers of the scheduling policy by which no pod would ever start: where, and what of them."""
+    pods = f"from 1 to {step.pods}, as many as the stage's pods, is valid"
+    for key, least, most, valid in (
+        ("minAvailable", 1, step.pods, pods),
+        ("scheduleTimeoutSeconds", 0, math.inf, "0 or more seconds are valid"),
+    ):
+        value = _policy(step).get(key, least)
+        if not least <= value <= most:
+            layer = next(each for each in reversed(step.fragments) if key in each.scheduling_policy).layers[0]
+            yield layer.place(*layer.words[()], SCHEDULING, key), f"found {value}; {valid}"
 
 
 def _template(pipeline: Pipeline, step: Step, labels: dict[str, str]) -> tuple[dict[str, Any], list[tuple[str, str]]]:

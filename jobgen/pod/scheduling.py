@@ -1,5 +1,6 @@
 """What the API server takes of where a pod may go: tolerations, affinity, spreading, selectors."""
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -36,8 +37,13 @@ def label_requirement(value: Mapping[str, Any], path: Path_) -> Problems:
 
 def node_requirement(value: Mapping[str, Any], path: Path_) -> Problems:
     yield from label_requirement(value, path)
-    if value.get("operator") in {"Gt", "Lt"} and len(value.get("values") or []) != 1:
-        yield path, f"found {len(value.get('values') or [])} values for operator {value['operator']}; one is valid"
+    operator, values = value.get("operator"), value.get("values") or []
+    if operator in {"Gt", "Lt"}:
+        if len(values) != 1:
+            yield path, f"found {len(values)} values for operator {operator}; one is valid"
+        # The server takes other words, and the scheduler then finds no node.
+        elif not re.fullmatch("[+-]?[0-9]{1,18}", values[0]):
+            yield (*path, "values", "0"), f"found {told(values[0])} for operator {operator}; a whole number is valid, in quotes"
 
 
 def node_selector_term(value: Mapping[str, Any], path: Path_) -> Problems:

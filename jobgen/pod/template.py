@@ -65,6 +65,7 @@ def _profiles(annotations: Mapping[str, str], spec: Mapping[str, Any], path: Pat
 
 def pod(value: Mapping[str, Any], path: Path_) -> Problems:
     yield from _containers(value, path)
+    yield from dict.fromkeys(_root(value, path))
     yield from _namespaces(value, path)
     yield from _scheduling(value, path)
     yield from _names(value, path)
@@ -145,6 +146,18 @@ def _namespaces(value: Mapping[str, Any], path: Path_) -> Problems:
         for here, each in options:
             if (each.get("securityContext") or {}).get("windowsOptions") is not None:
                 yield (*here, "securityContext", "windowsOptions"), "found in a pod of os linux; take it out"
+
+
+def _root(value: Mapping[str, Any], path: Path_) -> Problems:
+    """The server takes it; the kubelet makes no such container."""
+    whole = value.get("securityContext") or {}
+    for here, each in _each_container(value, path):
+        own = each.get("securityContext") or {}
+        user, place = (whole.get("runAsUser"), path) if own.get("runAsUser") is None else (own["runAsUser"], here)
+        refused = whole.get("runAsNonRoot") if own.get("runAsNonRoot") is None else own["runAsNonRoot"]
+        if user == 0 and refused:
+            what = "found 0, root, which runAsNonRoot: true refuses, as jobgen says it; another user, or"
+            yield (*place, "securityContext", "runAsUser"), f"{what} `runAsNonRoot: false` beside it, is valid"
 
 
 def _scheduling(value: Mapping[str, Any], path: Path_) -> Problems:

@@ -140,6 +140,39 @@ def test_gang_scheduling_and_kueues_priority() -> None:
     assert template(made)["metadata"]["annotations"]["kueue.x-k8s.io/podset-required-topology"] == "rack"
 
 
+@pytest.mark.parametrize(
+    ("changes", "place", "what"),
+    [
+        *(
+            (
+                {"stage": {"scheduling_policy": {"minAvailable": pods}}},
+                "stages.distill.scheduling_policy.minAvailable",
+                "1 to 2",
+            )
+            for pods in (3, 0, -1)
+        ),
+        ({"pool": {"scheduling_policy": {"minAvailable": 5}}}, "pools.mine.scheduling_policy.minAvailable", "found 5; from 1"),
+        ({"scheduling_policy": {"minAvailable": 2}}, "scheduling_policy.minAvailable", "found 2; from 1 to 1, as many"),
+        (
+            {"scheduling_policy": {"scheduleTimeoutSeconds": -5}},
+            "scheduling_policy.scheduleTimeoutSeconds",
+            "found -5; 0 or more",
+        ),
+    ],
+)
+def test_no_gang_is_larger_than_the_stages_pods(changes: dict[str, Any], place: str, what: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        conductor.check(pipeline(**changes))
+    (line,) = str(caught.value).splitlines()
+    assert place in line
+    assert what in line
+
+
+def test_null_takes_a_part_of_the_policy_out() -> None:
+    made = pipeline(scheduling_policy={"queue": "a", "minAvailable": 1}, stage={"scheduling_policy": {"queue": None}})
+    assert job(made)["spec"]["runPolicy"]["schedulingPolicy"] == {"minAvailable": 1}
+
+
 def test_what_a_pod_says_is_in_the_name_of_its_job() -> None:
     assert (
         job(pipeline())["metadata"]["name"] != job(pipeline(stage={"pod": {"spec": {"hostNetwork": True}}}))["metadata"]["name"]

@@ -511,6 +511,17 @@ STRICTER: dict[str, tuple[str, str]] = {
     "init: {resources: {limits: {cpu: 80Gi}}}": ("resources.limits.cpu", "a size of memory"),
     "init: {resources: {limits: {memory: 100m}}}": ("resources.limits.memory", "0.1 bytes"),
     "init: {resources: {limits: {cpu: 0.0001}}}": ("resources.limits.cpu", "the smallest part"),
+    "securityContext: {runAsUser: 0}": ("pod.spec.securityContext.runAsUser", "`runAsNonRoot: false` beside it"),
+    "main: {securityContext: {runAsUser: 0}}": ("containers.0.securityContext.runAsUser", "`runAsNonRoot: false` beside it"),
+    "init: {securityContext: {runAsUser: 0}}": ("initContainers.0.securityContext.runAsUser", "found 0, root"),
+    "{securityContext: {runAsNonRoot: false}, containers: [{name: pytorch, securityContext: {runAsUser: 0, runAsNonRoot: "
+    "true}}]}": ("containers.0.securityContext.runAsUser", "found 0, root"),
+    "node: {key: a, operator: Gt, values: [many]}": ("matchExpressions.0.values.0", "found 'many' for operator Gt"),
+    "node: {key: a, operator: Lt, values: ['1.5']}": ("matchExpressions.0.values.0", "found '1.5' for operator Lt"),
+    "preferred: {weight: 1, preference: {matchExpressions: [{key: a, operator: Lt, values: [x]}]}}": (
+        "preference.matchExpressions.0.values.0",
+        "a whole number is valid",
+    ),
 }
 """What the server takes, and no kubelet can run, or nobody can mean."""
 TAKEN = (
@@ -544,6 +555,9 @@ TAKEN = (
     "spread: {labelSelector: {matchLabels: {a: b}}, matchLabelKeys: [c], minDomains: 2, nodeTaintsPolicy: Honor}",
     "spread: {topologyKey: kubernetes.io/hostname, whenUnsatisfiable: ScheduleAnyway, maxSkew: 100}",
     "node: {key: a, operator: Gt, values: ['5']}",
+    "securityContext: {runAsUser: 0, runAsNonRoot: false}",
+    "main: {securityContext: {runAsUser: 0, runAsNonRoot: false}}",
+    "{securityContext: {runAsUser: 0}, containers: [{name: pytorch, securityContext: {runAsUser: 5}}]}",
     "node: {key: a, operator: DoesNotExist}",
     "field: {key: metadata.name, operator: NotIn, values: [node-1]}",
     "preferred: {weight: 100, preference: {matchExpressions: [{key: a, operator: In, values: [b c]}]}}",
