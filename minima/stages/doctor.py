@@ -174,6 +174,12 @@ def _devices() -> Iterator[Finding]:
         return
     import torch
 
+    from minima.training import link
+
+    why = link.unlockable()
+    there = any(link.DEVICES.glob("uverbs*"))
+    text = "devices are there, and may lock memory" if there else f"no devices in {link.DEVICES}"
+    yield Finding("InfiniBand, RoCE", why or text, errors.NOT_READY if why else 0, there)
     if not torch.cuda.is_available():
         yield Finding("GPU", f"not there; {os.cpu_count()} CPUs", there=False)
         yield Finding("NCCL", "not there: no GPU", there=False)

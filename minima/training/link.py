@@ -6,6 +6,7 @@ link 2 (n - 1) / n times, so the number does not depend on n and compares with t
 
 import os
 import re
+import resource
 import tempfile
 import time
 from collections.abc import Iterator
@@ -20,6 +21,10 @@ from minima.errors import StageError
 from minima.training.group import Group
 
 MEGABYTE = 10**6
+DEVICES = Path("/dev/infiniband")
+STATUS = Path("/proc/self/status")
+IPC_LOCK = 14
+"""Bit of the capability that lifts the limit of locked memory (linux/capability.h)."""
 SECONDS = 1.0
 """How long each size of message is measured, about."""
 CARRIER = re.compile(r"\bvia NET/(?P<name>[^/\n]+)(?P<rest>(?:/[^/\s]+)*)")
@@ -39,6 +44,24 @@ class Speed:
     megabytes: int
     seconds: float
     gigabytes_per_second: float
+
+
+def unlockable() -> str:
+    """Why this process cannot lock the memory that InfiniBand and RoCE want; empty if it can, or has none of their devices.
+
+    Kubernetes gives the capabilities of a `pod` to root alone (github.com/kubernetes/kubernetes/issues/56374): for any other
+    user the limit counts that the container has from its runtime's daemon.
+    """
+    limit = resource.getrlimit(resource.RLIMIT_MEMLOCK)[0]
+    if limit == resource.RLIM_INFINITY or not any(DEVICES.glob("uverbs*")):
+        return ""
+    status = STATUS.read_text(encoding="utf-8")
+    if int(status.partition("CapEff:")[2].split()[0], 16) >> IPC_LOCK & 1:
+        return ""
+    return (
+        f"this process may lock {limit >> 10} KiB of memory, and NCCL takes TCP where that is too little; pods that are not "
+        "root, IPC_LOCK or not, need `LimitMEMLOCK=infinity` of containerd or CRI-O on the node (docs/images.md)"
+    )
 
 
 @contextmanager

@@ -1,12 +1,14 @@
 """What every stage of training does around the loop, from its folders to its model folder."""
 
+import os
+import sys
 from collections.abc import Callable
 from typing import Any
 
 from minima.data.records import Records
 from minima.models import placement
 from minima.options import Training
-from minima.training import folders, loop
+from minima.training import folders, link, loop
 from minima.training.group import Group
 from minima.training.loss import BatchLoss
 from minima.workspace.artifact import Output
@@ -34,6 +36,8 @@ def run(
         num_patience_epochs: as in `loop.train`.
     """
     group = Group(placement.device())
+    if os.environ.get("LOCAL_RANK", "0") == "0" and (why := link.unlockable()):
+        print(why, file=sys.stderr, flush=True)
     output.progress.phase("loading")
     train_records, dev_records = folders.records(records, model, options)
     trained, batch_loss = begin()

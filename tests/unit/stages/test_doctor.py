@@ -1,6 +1,7 @@
 """Doctor on this machine, and on file systems that break one promise each."""
 
 import os
+import resource
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import pytest
 
 from minima.stages import doctor
+from minima.training import link
 
 
 def test_a_good_machine_and_workspace(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -70,3 +72,36 @@ def test_bad_file_systems(
     monkeypatch.undo()
     assert line in capsys.readouterr().out
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("limit", "capabilities", "devices", "expected"),
+    [
+        (8 << 20, 0, True, "FAIL InfiniBand, RoCE        this process may lock 8192 KiB of memory"),
+        (8 << 20, 0xA80425FB, True, "FAIL InfiniBand"),  # A runtime's defaults, of root without IPC_LOCK.
+        (8 << 20, 0xA80465FB, True, "ok   InfiniBand"),
+        (resource.RLIM_INFINITY, 0, True, "ok   InfiniBand"),
+        (8 << 20, 0, False, "-    InfiniBand"),
+    ],
+)
+def test_infiniband_locks_memory(
+    limit: int,
+    capabilities: int,
+    devices: bool,
+    expected: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """IPC_LOCK counts where the process has it, not where the pod asked for it."""
+    (tmp_path / "status").write_text(f"CapPrm:\t0000000000004000\nCapEff:\t{capabilities:016x}\nCapBnd:\t0000000000004000\n")
+    if devices:
+        (tmp_path / "uverbs0").touch()
+    monkeypatch.setattr(link, "DEVICES", tmp_path)
+    monkeypatch.setattr(link, "STATUS", tmp_path / "status")
+    monkeypatch.setattr(resource, "getrlimit", lambda which: (limit, limit))
+    failed = expected.startswith("FAIL")
+    assert doctor.look(None) == (75 if failed else 0)
+    out = capsys.readouterr().out
+    assert expected in out
+    assert ("`LimitMEMLOCK=infinity` of containerd or CRI-O" in out) == failed

@@ -5,13 +5,14 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from minima.errors import NotReadyError
 from minima.options import Doctor
 from minima.stages.doctor import check_link
-from minima.training import link
+from minima.training import link, stage
 
 IB = """node-0:7:7 [0] NCCL INFO NCCL version 2.29.7+cuda13.0
 node-0:7:19 [0] NCCL INFO NET/IB : Using [0]mlx5_0:1/IB [1]mlx5_1:1/IB [RO]; OOB eth0:10.0.0.2<0>
@@ -68,3 +69,19 @@ def test_two_processes_measure_their_link(tmp_path: Path) -> None:
         assert each["gigabytes_per_second"] == pytest.approx(each["megabytes"] / 1e3 / each["seconds"])
     assert json.loads((folder / "_SUCCESS.json").read_text())["metrics"]["network"] == "gloo"
     assert sorted(place.name for place in folder.iterdir() if place.name[0] not in "._") == ["report.json"]
+
+
+def test_training_says_once_in_a_pod_that_its_memory_is_not_locked(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def gone(*_: object) -> None:
+        raise NotReadyError("no records")
+
+    monkeypatch.setattr(link, "unlockable", lambda: "too little")
+    monkeypatch.setattr(stage, "Group", lambda device: None)
+    monkeypatch.setattr(stage.folders, "records", gone)
+    for rank in ("0", "1"):
+        monkeypatch.setenv("LOCAL_RANK", rank)
+        with pytest.raises(NotReadyError):
+            stage.run(SimpleNamespace(), SimpleNamespace(progress=SimpleNamespace(phase=print)), tuple)  # type: ignore[arg-type]
+    assert capsys.readouterr().err == "too little\n"
