@@ -31,6 +31,7 @@ def init(name: str, start: str, cluster: str | None) -> int:
         written = cluster if re.fullmatch(r"[./]?[A-Za-z0-9][\w./-]*", cluster) else json.dumps(cluster)
         text = re.sub(r"^image: .*$", lambda found: f"{found[0]}\ncluster: {written}", text, count=1, flags=re.MULTILINE)
     place = Path(f"{name}.yaml")
+    text = _without_what_is_said(text, spec.parse(text, str(place)))
     spec.parse(text, str(place))
     try:
         with open(place, "x", encoding="utf-8", newline="\n") as out:
@@ -39,6 +40,26 @@ def init(name: str, start: str, cluster: str | None) -> int:
         raise UsageError(f"{place}: there already; choose another name, or move it away") from None
     print(f"wrote {place}; next: jobgen validate {place}")
     return 0
+
+
+def _without_what_is_said(text: str, pipeline: Pipeline) -> str:
+    """The text of a pipeline to start from, without the lines that would replace what its cluster's profile says."""
+    profile = pipeline.profile
+    said = {key: value for key, value in vars(profile.workspace).items() if value}
+    unsaid = {key: value for key, value in vars(pipeline.workspace).items() if key not in said}
+    pools = [profile.pools.get(stage.pool.like) for stage in pipeline.stages.values()]
+    lines = {}
+    if said:
+        lines["workspace"] = (
+            f"workspace: {{{', '.join(f'{key}: {value}' for key, value in unsaid.items())}}}\n" if unsaid else ""
+        )
+    if profile.conductor.image:
+        lines["conductor"] = ""
+    if all(pool and pool.image for pool in pools):
+        lines["image"] = ""
+    for key, line in lines.items():  # No name or path holds a backslash.
+        text = re.sub(rf"^{key}: .*\n", line, text, count=1, flags=re.MULTILINE)
+    return text
 
 
 def validate(given: argparse.Namespace) -> int:
@@ -60,7 +81,7 @@ def validate(given: argparse.Namespace) -> int:
     for line in _wants(pipeline, steps, templates):
         print(line)
     print(": ".join(filter(None, (f"cluster {pipeline.profile.name}", pipeline.profile.about))))
-    for line in (*_own_pools(pipeline), *_replaced(pipeline, steps)) if templates else ():
+    for line in (*_own_pools(pipeline), *_unused_images(pipeline), *_replaced(pipeline, steps)) if templates else ():
         print(line)
     wanting = [step for step in steps if step.pool.gpus]
     if wanting and templates and not pipeline.profile.gpus:
@@ -99,6 +120,17 @@ def _own_pools(pipeline: Pipeline) -> Iterator[str]:
                 f"pool {pool.name} is your own: of what cluster {cluster.name} says of its pools it has nothing; begin with "
                 f"`like: {nearest.name}` in pools.{pool.name}, or say selectors, taints and devices there"
             )
+
+
+def _unused_images(pipeline: Pipeline) -> Iterator[str]:
+    """A line for each image of a pool of the cluster's profile that the pipeline's `image` takes the place of."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for stage in pipeline.stages.values():
+        below = pipeline.profile.pools.get(stage.pool.like)
+        if below and below.image and stage.image == pipeline.image != below.image:
+            found.setdefault((below.image, below.name), []).append(stage.name)
+    for (image, pool), names in found.items():
+        yield f"{pipeline.place('image')}: the profile's image {image} of pool {pool} is not used (for {', '.join(names)})"
 
 
 def _replaced(pipeline: Pipeline, steps: list[Step]) -> Iterator[str]:

@@ -118,6 +118,7 @@ class Pipeline:
 
     Attributes:
         profile: of its cluster.
+        image: of the stages that neither have one of their own nor are in a pool that has; empty if the file says none.
         conductor: None if neither file nor profile names an image for one.
         fragment: what the file adds to all objects.
         source: the file or shipped name it came from; `text` is its content, with the profile of a site as another document.
@@ -125,6 +126,7 @@ class Pipeline:
 
     name: str
     profile: Profile
+    image: str
     conductor: Conductor | None
     fragment: Fragment
     workspace: Workspace

@@ -131,6 +131,7 @@ class _Reader(Reader):
         return Pipeline(
             name=name,
             profile=below,
+            image=image,
             conductor=conductor,
             fragment=fragment,
             workspace=workspace,

@@ -212,6 +212,68 @@ def test_init_for_a_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cap
     assert (distill["pod_security"], distill["hindered_by"]) == ("restricted", [])
 
 
+WORKSPACE = {"claim": "minima-workspace", "path": "/workspace"}
+SITE: dict[str, Any] = {
+    "workspace": {"claim": "site", "path": "/site"},
+    "conductor": {"image": "reg.example.com/jobgen:1"},
+    "pools": {name: {"image": "reg.example.com/efa:1"} for name in ("small", "small-pair")},
+}
+
+
+@pytest.mark.parametrize(
+    ("profile", "left"),
+    [
+        (SITE, {}),
+        ({"about": "ours"}, {"image": "minima:cpu", "conductor": "minima:jobgen", "workspace": WORKSPACE}),
+        (
+            {"workspace": {"claim": "site"}},
+            {"image": "minima:cpu", "conductor": "minima:jobgen", "workspace": {"path": "/workspace"}},
+        ),
+        (
+            {"workspace": {"path": "/site"}, "conductor": SITE["conductor"]},
+            {"image": "minima:cpu", "workspace": {"claim": "minima-workspace"}},
+        ),
+        (
+            {"pools": {"small": SITE["pools"]["small"]}},
+            {"image": "minima:cpu", "conductor": "minima:jobgen", "workspace": WORKSPACE},
+        ),
+    ],
+)
+def test_init_leaves_to_a_profile_what_it_says(
+    here: Path, capsys: pytest.CaptureFixture[str], profile: dict[str, Any], left: dict[str, Any]
+) -> None:
+    (here / "site.yaml").write_text(yaml.safe_dump(profile), encoding="utf-8")
+    assert cli.run(["init", "mine", "--from", "smoke", "--cluster", "./site.yaml"]) == 0
+    written = yaml.safe_load((here / "mine.yaml").read_text(encoding="utf-8"))
+    assert written["cluster"] == "./site.yaml"
+    assert {key: written[key] for key in ("image", "conductor", "workspace") if key in written} == left
+    pipeline = spec.load("mine.yaml")
+    assert pipeline.workspace.claim == profile.get("workspace", {}).get("claim", "minima-workspace")
+    assert pipeline.conductor
+    assert pipeline.conductor.image == (profile["conductor"]["image"] if "conductor" in profile else "minima:jobgen")
+    assert cli.run(["validate", "mine.yaml"]) == 0
+
+
+def test_validate_says_which_image_of_a_profile_is_not_used(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "site.yaml").write_text(yaml.safe_dump(SITE), encoding="utf-8")
+    document = yaml.safe_load(spec.read("smoke")) | {"cluster": "./site.yaml"}
+    document["stages"]["prune"]["image"] = "reg.example.com/mine:1"  # Who says it there means it.
+    said = {}
+    for image in ("minima:cpu", "reg.example.com/efa:1", None):
+        document["image"] = image
+        text = yaml.safe_dump({key: value for key, value in document.items() if value}, sort_keys=False)
+        (here / "mine.yaml").write_text(text, encoding="utf-8")
+        assert cli.run(["validate", "mine.yaml"]) == 0
+        said[image] = [line for line in capsys.readouterr().out.splitlines() if "not used" in line]
+    first, second = said.pop("minima:cpu")
+    assert first.startswith(
+        "mine.yaml:2: image: the profile's image reg.example.com/efa:1 of pool small is not used (for init-model, "
+    )
+    assert second.endswith("of pool small-pair is not used (for adapt, distill, finetune, finetune-lora)")
+    assert "prune" not in first
+    assert list(said.values()) == [[], []]
+
+
 def test_validate_says_what_hinders_restricted_for_each_pool(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     document = yaml.safe_load(spec.read("smoke"))
     locked = {"securityContext": {"capabilities": {"add": ["IPC_LOCK"], "drop": ["ALL"]}}}
