@@ -201,8 +201,8 @@ def _files(given: argparse.Namespace, pipeline: Pipeline) -> dict[str, str]:
     render.check_namespace(given.namespace)
     options = f"--format {given.format}" + (f" --namespace {given.namespace}" if given.namespace else "")
     if given.format == "network":
-        objects = network.objects(pipeline, given.namespace, given.api_server or "")
-        options += f" --api-server {given.api_server}"
+        objects = network.objects(pipeline, given.namespace, given.api_server)
+        options += f" --api-server {given.api_server}" if given.api_server else ""
     else:
         objects = conductor.objects(pipeline, given.namespace)
     return {f"{pipeline.name}-{given.format}.yaml": document.text(pipeline, objects, options)}

@@ -1,6 +1,6 @@
 """NetworkPolicies of a pipeline: its pods talk to those of their own stage, to DNS, and to what their work is; nobody to them.
 
-Policies add up, so a site allows more (a mesh, a monitor, a proxy) by policies of its own. They bind nothing where the
+Policies add up, so a site allows more (a mesh, a monitor) by policies of its own. They bind nothing where the
 cluster's network has no engine for them, and never what goes past it: InfiniBand, EFA, pods in their node's network.
 """
 
@@ -17,18 +17,21 @@ from minima.options import Fetch, web_port
 
 DNS = [{"protocol": protocol, "port": port} for port in (53, 5353) for protocol in ("UDP", "TCP")]
 """OpenShift's servers listen on 5353. To any address, since a node's own cache of DNS is no pod that a selector finds."""
+PROXIES = ("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY")
+"""Variables that name the proxy of who asks; also in small letters, and with or without a scheme."""
 
 
-def objects(pipeline: Pipeline, namespace: str | None, api_server: str) -> list[dict[str, Any]]:
+def objects(pipeline: Pipeline, namespace: str | None, api_server: str | None) -> list[dict[str, Any]]:
     """The policies: one that closes all pods of the pipeline but for DNS, and one for each that needs more.
 
     Args:
         pipeline: what to render.
         namespace: written into the objects; None leaves it to whoever applies them.
-        api_server: addresses of the cluster's API server, as `ADDRESS[/LENGTH]:PORT`, with commas between them.
+        api_server: addresses of the cluster's API server, as `ADDRESS[/LENGTH]:PORT`, with commas between them; only
+            a conductor needs them.
 
     Raises:
-        UsageError: an address that is none.
+        UsageError: an address that is none, or is missing.
     """
     render.check_namespace(namespace)
     all_pods = {"minima/pipeline": pipeline.name}
@@ -43,9 +46,10 @@ def objects(pipeline: Pipeline, namespace: str | None, api_server: str) -> list[
         }
 
     made = [policy("closed", "network", {}, policyTypes=["Ingress", "Egress"], egress=[{"ports": DNS}])]
+    servers = _servers(api_server or "") if pipeline.conductor or api_server is not None else []
     if pipeline.conductor:
         who = {"app.kubernetes.io/component": CONDUCTOR}
-        made.append(policy(CONDUCTOR, CONDUCTOR, who, policyTypes=["Egress"], egress=_servers(api_server)))
+        made.append(policy(CONDUCTOR, CONDUCTOR, who, policyTypes=["Egress"], egress=servers))
     for step in plan(pipeline):
         stage = {"minima/stage": step.name}
         if step.pods > 1 and step.options.elastic:
@@ -53,21 +57,23 @@ def objects(pipeline: Pipeline, namespace: str | None, api_server: str) -> list[
             peers = [{"podSelector": {"matchLabels": {**all_pods, **stage}}}]
             types = {"policyTypes": ["Ingress", "Egress"], "ingress": [{"from": peers}], "egress": [{"to": peers}]}
             made.append(policy(f"{step.name}-rendezvous", step.verb, stage, **types))
-        if ports := step.options.asks() | _endpoints(pipeline, step):
-            egress = [{"ports": [{"protocol": "TCP", "port": port} for port in sorted(ports)]}]
+        if ports := step.options.asks():
+            open_too = _named(pipeline, step)
+            egress = [{"ports": [{"protocol": "TCP", "port": port} for port in sorted(ports | open_too)]}]
             made.append(policy(f"{step.name}-servers", step.verb, stage, policyTypes=["Egress"], egress=egress))
     return made
 
 
-def _endpoints(pipeline: Pipeline, step: Step) -> frozenset[int]:
-    """Ports of the servers that a stage's variables name in place of those of its addresses."""
-    if not isinstance(step.options, Fetch):
-        return frozenset()
-    schemes = {addresses.parse(text).url.partition("://")[0] for text in step.options.source}
+def _named(pipeline: Pipeline, step: Step) -> frozenset[int]:
+    """Ports of the servers that a stage's variables name: a proxy, and of fetch those in place of its addresses'."""
     (replica,) = render.job(pipeline, step)["spec"]["pytorchReplicaSpecs"].values()
-    env = {each["name"]: each.get("value", "") for each in replica["template"]["spec"]["containers"][0]["env"]}
-    named = (web_port(env.get(name, "")) for name, scheme in addresses.ENDPOINTS.items() if scheme in schemes)
-    return frozenset(port for port in named if port)
+    env = {each["name"]: each.get("value") or "" for each in replica["template"]["spec"]["containers"][0]["env"]}
+    proxies = [text.rpartition("://") for name, text in env.items() if name.upper() in PROXIES]
+    named = [f"{scheme or 'http'}://{rest.rpartition('@')[2]}" for scheme, _, rest in proxies]  # A login comes from a Secret.
+    if isinstance(step.options, Fetch):
+        schemes = {addresses.parse(text).url.partition("://")[0] for text in step.options.source}
+        named += [env.get(name, "") for name, scheme in addresses.ENDPOINTS.items() if scheme in schemes]
+    return frozenset(filter(None, map(web_port, named)))
 
 
 def _servers(words: str) -> list[dict[str, Any]]:

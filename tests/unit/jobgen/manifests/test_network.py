@@ -88,6 +88,18 @@ def test_an_address_of_the_api_server_that_is_none(wrong: str) -> None:
         network.objects(PIPELINES["smoke"], None, wrong)
 
 
+def test_without_a_conductor_an_address_is_read_and_none_is_needed() -> None:
+    text = PIPELINES["smoke"].text.replace("conductor: minima:jobgen\n", "")
+    pipeline = spec.parse(text, "p.yaml")
+    with pytest.raises(UsageError, match="--api-server: found 'foo'; ADDRESS:PORT is valid"):
+        network.objects(pipeline, None, "foo")
+    with pytest.raises(UsageError, match="--api-server: found ''"):
+        network.objects(pipeline, None, "")
+    assert network.objects(pipeline, None, None) == network.objects(pipeline, None, f"{API}:6443")
+    with pytest.raises(UsageError, match="--api-server: found ''"):
+        network.objects(PIPELINES["smoke"], None, None)
+
+
 def test_several_addresses_and_networks() -> None:
     policies = network.objects(PIPELINES["smoke"], None, "10.0.0.16/28:443, [2001:db8::1]:6443")
     conducting = labels(conductor.objects(PIPELINES["smoke"])[-1])
@@ -103,14 +115,24 @@ def test_several_addresses_and_networks() -> None:
         ("s3://bucket/x@sha256:" + "a" * 64, {"AWS_ENDPOINT_URL": "http://minio:9000"}, {9000}),
         ("s3://bucket/x@sha256:" + "a" * 64, {"HF_ENDPOINT": "https://hub.example.com:8443"}, set()),
         ("hf://org/name@" + "a" * 40, {"HF_ENDPOINT": {"config_map": "site", "key": "hub"}}, set()),
+        ("hf://org/name@" + "a" * 40, {"HTTPS_PROXY": "http://proxy.example.com:3128"}, {3128}),
+        (
+            "s3://bucket/x@sha256:" + "a" * 64,
+            {"https_proxy": "proxy:3128", "HTTP_PROXY": "https://[2001:db8::1]:9000"},
+            {3128, 9000},
+        ),
+        ("https://a.example.com/x@sha256:" + "a" * 64, {"all_proxy": "http://10.0.0.9"}, {80}),
+        ("hf://org/name@" + "a" * 40, {"HTTPS_PROXY": "http://$(WHO):$(KEY)@proxy:3128/"}, {3128}),
+        ("hf://org/name@" + "a" * 40, {"HTTPS_PROXY": {"secret": "site", "key": "proxy"}, "NO_PROXY": "a:3128"}, set()),
     ],
 )
-def test_the_port_of_a_mirror_is_open(source: str, variables: dict[str, Any], open_too: set[int]) -> None:
+def test_the_port_of_a_mirror_or_a_proxy_is_open(source: str, variables: dict[str, Any], open_too: set[int]) -> None:
     document: dict[str, Any] = {"name": "p", "image": "minima:cpu", "workspace": {"claim": "w", "path": "/w"}}
     stage = {"verb": "fetch", "pool": "cpu", "options": {"source": source}}
     document |= {"env": variables, "stages": {"get": stage}}
     pipeline = spec.parse(yaml.safe_dump(document), "p.yaml")
     policies = network.objects(pipeline, None, f"{API}:6443")
     pod = labels(render.job(pipeline, plan(pipeline)[0]))
-    assert {port for port in (8443, 9000) if connects(policies, pod, "192.0.2.1", port)} == open_too
+    open_too |= {80} if source.startswith("s3") else set()  # As to any bucket.
+    assert {port for port in (80, 3128, 8443, 9000) if connects(policies, pod, "192.0.2.1", port)} == open_too
     assert connects(policies, pod, "192.0.2.1", 443)
