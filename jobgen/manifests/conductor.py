@@ -226,7 +226,7 @@ def _job_spec(pipeline: Pipeline, labels: dict[str, str], held: str, words: list
     template, wrong = levels.over({"metadata": {"labels": dict(labels)}, "spec": pod}, layers, CONDUCTOR)
     if not wrong:
         render.complete(template["spec"])
-        found = [*fragment.lacks(template)] or [*kueue.too_large(template, 1)]
+        found = [*fragment.lacks(template)] or [*kueue.too_large(template, 1), *render.unseen(template["spec"])]
         wrong = [levels.located(layers, template, path, what) for path, what in found]
     if wrong:
         lines = dict.fromkeys(f"{place or pipeline.place('conductor')}: {what}" for place, what in wrong)

@@ -4,6 +4,8 @@ import copy
 import hashlib
 import json
 import math
+import posixpath
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from typing import Any
@@ -16,7 +18,7 @@ from jobgen.pipeline.plan import Step, plan
 from jobgen.pipeline.pools import DISK, GPU, amount
 from jobgen.pod.quantities import number
 from minima import options
-from minima.errors import StageError, UsageError, listed
+from minima.errors import StageError, UsageError, listed, told
 from minima.options import Fetch
 from minima.process.stop import SAVING_SECONDS
 
@@ -49,6 +51,10 @@ CONTAINER_SECURITY = {
     "capabilities": {"drop": ["ALL"]},
     "readOnlyRootFilesystem": True,
 }
+FILES = re.compile("NETRC|.*_(?:CA_BUNDLE|CERTS?|CERT_FILE|CREDENTIALS|CREDENTIALS_FILE|TOKEN_FILE|CONFIG_FILE)")
+"""Variables that name a file to programs which fail without it."""
+OF_IMAGE = ("/etc/pki", "/etc/ssl", "/opt", "/run/secrets", "/usr", "/var/run/secrets")
+"""Where an image has files of certificates, and a cluster's own webhooks mount tokens."""
 
 
 def files(pipeline: Pipeline, namespace: str | None = None) -> dict[str, str]:
@@ -110,8 +116,8 @@ def _job(pipeline: Pipeline, step: Step, namespace: str | None) -> tuple[dict[st
         found = checks.problems(rendered)
         inside = ("spec", "pytorchReplicaSpecs", *spec["pytorchReplicaSpecs"], "template")
         if found and not any(each.said for each in step.fragments):
-            told = "; ".join(f"{'.'.join(path)}: {what}" for path, what in found)
-            raise StageError(f"{pipeline.source}: {step.name}: jobgen made a wrong object, please report it: {told}")
+            all_ = "; ".join(f"{'.'.join(path)}: {what}" for path, what in found)
+            raise StageError(f"{pipeline.source}: {step.name}: jobgen made a wrong object, please report it: {all_}")
         wrong = [layers.located(step.layers, template, path[len(inside) :], what) for path, what in found]
     return copy.deepcopy(rendered), wrong  # Nothing of it is also part of another one.
 
@@ -202,7 +208,7 @@ def _template(pipeline: Pipeline, step: Step, labels: dict[str, str]) -> tuple[d
     made, wrong = layers.over(own, step.layers, CONTAINER)
     if not wrong:
         complete(made["spec"], step.pool.tolerations)
-        found = [*fragment.lacks(made)] or [*_too_full(made["spec"], step)]
+        found = [*fragment.lacks(made)] or [*_too_full(made["spec"], step), *unseen(made["spec"])]
         wrong = [layers.located(step.layers, made, path, what) for path, what in found]
     return made, wrong
 
@@ -224,25 +230,50 @@ def complete(pod: dict[str, Any], tolerations: Iterable[Mapping[str, str]] = ())
         pod["dnsPolicy"] = "ClusterFirstWithHostNet"
 
 
+def unseen(pod: Mapping[str, Any]) -> fragment.Problems:
+    """The variables of jobgen's container that name a file where nothing is mounted, and no image has it of its own."""
+    one = pod["containers"][0]
+    seen = (*OF_IMAGE, *(mount["mountPath"].rstrip("/") for mount in one["volumeMounts"]))
+    for place, variable in enumerate(one["env"]):
+        value = variable.get("value") or ""
+        names_one = FILES.fullmatch(variable["name"]) and value.startswith("/") and "$(" not in value
+        if names_one and not any(f"{posixpath.normpath(value)}/".startswith(f"{folder}/") for folder in seen):
+            mounted = ", ".join(sorted(each["mountPath"] for each in one["volumeMounts"]))
+            yield (
+                ("spec", "containers", "0", "env", str(place)),
+                f"found {told(value)}, which no pod sees: they mount {mounted}; mount a volume there (`pod`)",
+            )
+
+
 def _too_full(spec: Mapping[str, Any], step: Step) -> fragment.Problems:
-    """What is wrong with the sizes of a pod's volumes on its node's disk: filled, they would have it evicted."""
-    containers = [*spec["containers"], *(spec.get("initContainers") or [])]
-    limit = sum((number(((each.get("resources") or {}).get("limits") or {}).get(DISK, 0)) for each in containers), Fraction())
-    sizes, numbers = {}, {}
+    """What is wrong with the sizes of a pod's volumes on its node's disk and in its memory: filled, they would end it."""
+    sizes: dict[str, dict[str, Fraction]] = {DISK: {}, "memory": {}}
+    numbers = {}
     for place, volume in enumerate(spec.get("volumes") or []):
         held = volume.get("emptyDir") or {}
-        if held.get("sizeLimit") is not None and not held.get("medium"):  # Memory and huge pages are no disk.
+        kind = {"": DISK, "Memory": "memory"}.get(held.get("medium") or "")  # Huge pages are neither.
+        if kind and held.get("sizeLimit") is not None:
             numbers[volume["name"]] = str(place)
-            sizes[volume["name"]] = number(held["sizeLimit"])
+            sizes[kind][volume["name"]] = number(held["sizeLimit"])
     # /tmp is as large as the pool's disk, and need not be full when others are.
-    for names in (["tmp"], [name for name in sizes if name != "tmp"]):
-        if limit and (total := sum((sizes.get(name, Fraction()) for name in names), Fraction())) > limit:
+    on_disk = [["tmp"], [name for name in sizes[DISK] if name != "tmp"]]
+    for kind, names in (*((DISK, names) for names in on_disk), ("memory", [*sizes["memory"]])):
+        limit, total = _limit(spec, kind), sum((sizes[kind].get(name, Fraction()) for name in names), Fraction())
+        if limit and (total > limit or (total == limit and kind == "memory")):
+            end, key = ("evicted", "disk") if kind == DISK else ("killed", "memory")
             yield (
-                ("spec", "volumes", numbers[max(names, key=sizes.__getitem__)]),
-                f"the volumes {', '.join(names)} may hold {_gib(total)}, and count against the pod's limit of {DISK}, "
-                f"{_gib(limit)}, beyond which it is evicted; a larger `disk` of pool {step.pool.name} helps",
+                ("spec", "volumes", numbers[max(names, key=sizes[kind].__getitem__)]),
+                f"the volumes {', '.join(names)} may hold {_gib(total)}, and count against the pod's limit of {kind}, "
+                f"{_gib(limit)}, beyond which it is {end}; a larger `{key}` of pool {step.pool.name} helps",
             )
             return
+
+
+def _limit(spec: Mapping[str, Any], resource: str) -> Fraction:
+    """Of all containers of a pod."""
+    containers = [*spec["containers"], *(spec.get("initContainers") or [])]
+    amounts = (((each.get("resources") or {}).get("limits") or {}).get(resource, 0) for each in containers)
+    return sum(map(number, amounts), Fraction())
 
 
 def _gib(size: Fraction) -> str:

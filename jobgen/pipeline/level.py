@@ -58,6 +58,13 @@ IN_POD = {
     "hostnameOverride": "pods find the host of their rendezvous by their own name",
     "subdomain": "the operator's services need it",
 }
+PROGRAMS = (
+    *("/bin", "/dev", "/etc", "/lib", "/lib64", "/opt/minima/bin", "/opt/minima/lib", "/proc", "/sbin", "/sys"),
+    *("/usr/bin", "/usr/lib", "/usr/local/bin", "/usr/local/lib", "/usr/sbin"),
+)
+"""Folders of the image without which nothing runs."""
+TAKEN = {*(each.split("/")[1] for each in PROGRAMS), "boot", "root", "run", "src", "tmp", "var"}
+"""Folders of the image's root, and those that jobgen mounts there: none of them is the workspace's."""
 OF_POOL = {"cpu": "cpu", "memory": "memory", GPU: "gpus"}
 
 
@@ -196,6 +203,12 @@ def _source(value: str | Mapping[str, str]) -> dict[str, Any]:
     raise AssertionError(value)
 
 
+def _hides(mounted: str) -> bool:
+    """Whether a volume mounted at this path would hide the image's programs."""
+    above = posixpath.normpath(mounted).strip("/")
+    return mounted.startswith("/") and any(not above or f"{each}/".startswith(f"/{above}/") for each in PROGRAMS)
+
+
 def _owned(pod: Mapping[str, Any], path: Path_, container: str) -> Problems:
     """What a fragment says that is jobgen's to say."""
     for kind in ("labels", "annotations"):
@@ -247,7 +260,8 @@ def _of_container(one: Mapping[str, Any], path: Path_, container: str) -> Proble
         name = variable.get("name", "")
         yield from ((where, f"{name}: {what}") for what in _of_variable(name, variable.get("value", "")))
     for number, mount in enumerate(one.get("volumeMounts") or []):
-        if (mount.get("mountPath") or "").startswith("/") and posixpath.normpath(mount["mountPath"]).strip("/") == "":
-            yield (*path, "volumeMounts", str(number)), "refused: the image's programs are at /; a folder below it is valid"
+        if _hides(mounted := mount.get("mountPath") or ""):
+            what = f"refused: the image's programs are at {mounted}, which it would hide; a folder below it is valid"
+            yield (*path, "volumeMounts", str(number)), what
         if mount.get("name") in {"workspace", "shm"} or mount.get("mountPath") in {"/dev/shm"}:
             yield (*path, "volumeMounts", str(number)), "refused: jobgen mounts the workspace and /dev/shm"

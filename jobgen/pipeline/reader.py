@@ -17,9 +17,6 @@ from jobgen.pipeline.source import Document
 from jobgen.pod import forms
 from minima.errors import UsageError, did_you_mean, told
 
-TAKEN = {"bin", "boot", "dev", "etc", "lib", "lib64", "opt", "proc", "root", "run", "sbin", "src", "sys", "tmp", "usr", "var"}
-"""Folders of the image's root, and those that jobgen mounts there."""
-
 
 class Reader:
     """One pass over a document that gathers errors; what reads a whole file of a kind is made of it."""
@@ -146,7 +143,7 @@ def _mount_problem(path: str) -> str:
         return "an absolute path is valid"
     if problem := path_problem(path):
         return problem
-    if path == "/" or "@" in path or ":" in path or path.lstrip("/").partition("/")[0] in TAKEN:
-        taken = ", ".join(sorted(f"/{name}" for name in TAKEN))
+    if path == "/" or "@" in path or ":" in path or path.lstrip("/").partition("/")[0] in level.TAKEN:
+        taken = ", ".join(sorted(f"/{name}" for name in level.TAKEN))
         return f"a folder such as /workspace is valid, outside of {taken}"
     return ""

@@ -231,8 +231,8 @@ def test_numbers_and_limits_alone_are_quantities() -> None:
     assert (limits["ephemeral-storage"], limits["rdma/hca"]) == ("10Gi", "1")
 
 
-def fragment_of(**fields: Any) -> dict[str, Any]:
-    return {"spec": {"containers": [{"name": "pytorch", **fields}]}}
+def fragment_of(container: str = "pytorch", /, **fields: Any) -> dict[str, Any]:
+    return {"spec": {"containers": [{"name": container, **fields}]}}
 
 
 @pytest.mark.parametrize(
@@ -306,10 +306,29 @@ IN_CONTAINER = {"spec": {"containers": [{"name": "pytorch", "command": ["sh"]}]}
         ({"pod": fragment_of(restartPolicy="Always")}, "pod.spec.containers.0.restartPolicy", "exit codes"),
         ({"pod": fragment_of(restartPolicyRules=[])}, "pod.spec.containers.0.restartPolicyRules", "exit codes"),
         ({"pod": fragment_of(volumeMounts=[{"name": "d", "mountPath": "/"}])}, "containers.0.volumeMounts.0", "below it"),
+        *(
+            (
+                {"pod": fragment_of(volumeMounts=[{"name": "d", "mountPath": path}])},
+                "containers.0.volumeMounts.0",
+                f"programs are at {path}, which it would hide",
+            )
+            for path in (
+                "//tmp/..",
+                "/opt",
+                "/opt/minima/",
+                "/usr",
+                "/usr/local",
+                "/bin",
+                "/lib",
+                "/lib64",
+                "/etc",
+                "/etc/x/..",
+            )
+        ),
         (
-            {"pod": fragment_of(volumeMounts=[{"name": "d", "mountPath": "//tmp/.."}])},
-            "containers.0.volumeMounts.0",
-            "below it",
+            {"conductor": {"image": "x", "pod": fragment_of("conductor", volumeMounts=[{"name": "d", "mountPath": "/opt"}])}},
+            "conductor.pod.spec.containers.0.volumeMounts.0",
+            "programs are at /opt",
         ),
         (
             {"pod": {"metadata": {"labels": {"kueue.x-k8s.io/queue-name": "q"}}}},
@@ -597,7 +616,7 @@ def test_volumes_that_would_have_their_pod_evicted_are_refused(pod: dict[str, An
 
 
 def test_a_volume_in_memory_takes_no_disk() -> None:
-    assert template(pipeline(stage={"pod": scratch("20Gi", medium="Memory")}))
+    assert template(pipeline(pool={"memory": "32Gi"}, stage={"pod": scratch("20Gi", medium="Memory")}))
     assert template(pipeline(stage={"pod": scratch("10Gi")}))
 
 
