@@ -472,7 +472,7 @@ class Distill(Training):
 @dataclass(frozen=True, kw_only=True)
 class BuildChatData(Options):
     verb = "build-chat-data"
-    revision = 3
+    revision = 4
     summary = "Tokenise conversations by the chat template into train and dev TFRecords."
     makes = RECORDS
 
@@ -489,7 +489,7 @@ class BuildChatData(Options):
     deduplicate: bool = option("Drop conversations that an earlier one equals.", False)
     tokenizer_name_or_path: str = option("Model folder whose tokenizer is used.", input="model")
     max_seq_length: int = option("Longest example in tokens; whole trailing turns beyond it are dropped.", 4096, minimum=8)
-    system: str = option("System sentence of every conversation; empty for the project's own.", "")
+    system: str = option("System sentence of conversations that bring none; empty for the project's own.", "")
     dev_proportion: float = option("Share of the conversations that is held out.", 0.001, minimum=0, maximum=0.5)
     published_rule: bool = option("Tokenise each segment on its own, as the paper does.", False)
     seed: int = option("Seed of the held-out choice.", 776, minimum=0)

@@ -57,7 +57,6 @@ def run(options: BuildChatData, output: Output) -> dict[str, Any]:
     up_to = partial(
         _encode,
         folder=split_digest(options.tokenizer_name_or_path)[0],
-        system=options.system,
         published_rule=options.published_rule,
     )
     encode: Encode = partial(up_to, max_seq_length=options.max_seq_length)
@@ -102,7 +101,10 @@ def run(options: BuildChatData, output: Output) -> dict[str, Any]:
 
 
 def _read(folder: Path, names: list[str], options: BuildChatData) -> tuple[list[Conversation], int, Counter[str]]:
-    """The conversations of all files, how many are bad, and how many have each key that means nothing; says their formats."""
+    """The conversations of all files, how many are bad, and how many have each key that means nothing; says their formats.
+
+    Each has the system sentence that it is written with, so that what is equal in the records is equal here.
+    """
     found: list[Conversation] = []
     bad: list[Bad] = []
     forms: Counter[str] = Counter()
@@ -112,7 +114,8 @@ def _read(folder: Path, names: list[str], options: BuildChatData) -> tuple[list[
             if isinstance(one, Bad):
                 bad.append(one)
                 continue
-            found.append(one.conversation)
+            said = one.conversation
+            found.append(said._replace(system=said.system or options.system or chat.SYSTEM))
             forms[one.form] += 1
             ignored.update(one.ignored)
     total = len(found) + len(bad)
@@ -184,11 +187,9 @@ def _tokenizer(folder: str) -> PreTrainedTokenizerBase:
     return tokenization.load(folder)  # Each process has its own.
 
 
-def _encode(
-    conversation: Conversation, *, folder: str, system: str, max_seq_length: int, published_rule: bool
-) -> chat.Example | None:
-    turns, own, untrained = conversation
-    return chat.encode(_tokenizer(folder), turns, own or system, max_seq_length, published_rule, untrained)
+def _encode(conversation: Conversation, *, folder: str, max_seq_length: int, published_rule: bool) -> chat.Example | None:
+    turns, system, untrained = conversation
+    return chat.encode(_tokenizer(folder), turns, system, max_seq_length, published_rule, untrained)
 
 
 def _counted(examples: Iterator[chat.Example | None], counts: dict[str, int]) -> Iterator[dict[str, np.ndarray]]:

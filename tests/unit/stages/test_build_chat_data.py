@@ -140,6 +140,23 @@ def test_conversations_that_begin_alike_are_on_one_side(options: BuildChatData, 
     assert (len(asked["train"]), len(asked["dev"])) == (60, 60)
 
 
+@pytest.mark.parametrize("system", ["", "Be kind."])
+def test_the_sentence_of_those_without_one_is_the_same_where_it_is_written_out(
+    system: str, options: BuildChatData, tmp_path: Path
+) -> None:
+    (tmp_path / "chat").mkdir()
+    turns = [[{"role": "user", "content": f"question {n}"}, {"role": "assistant", "content": "yes"}] for n in range(40)]
+    written = [{"role": "system", "content": system or chat.SYSTEM}]
+    talks = [{"messages": messages} for one in turns for messages in (one, [*written, *one])]
+    (tmp_path / "chat/a.json").write_text(json.dumps(talks))
+    options = dataclasses.replace(options, input_dir=str(tmp_path / "chat"), input_regex="*.json", system=system)
+    build(tmp_path / "every", dataclasses.replace(options, dev_proportion=0.5))
+    train, dev = ({tuple(indices) for indices, _ in side} for side in read(tmp_path / "every").values())
+    assert (len(train), len(dev)) == (20, 20)
+    assert not train & dev
+    assert build(tmp_path / "few", dataclasses.replace(options, deduplicate=True))["duplicate_conversations"] == 40
+
+
 def test_what_does_not_fit_is_counted(folder: Path, options: BuildChatData, tmp_path: Path) -> None:
     long = {"User": "short", "Assistant": "a long answer " * 100}
     conversations = [
