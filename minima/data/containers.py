@@ -45,6 +45,8 @@ _ALIASES = {".ndjson": JSON_LINES, ".jsonlines": JSON_LINES, ".pq": PARQUET, ".f
 KINDS = (JSON_LINES, JSON, TEXT, PARQUET, ARROW)
 BOM = b"\xef\xbb\xbf"
 _ENDS = set(" \t\r\n,]")
+_ITEM = re.compile(rb"""[\[\s]*\{\s*"(?:[^"\\\n]|\\.)*+"\s*:  |  \[[\[\s]*"(?:[^"\\\n]|\\.)*+(?:"\s*[,\]]|\Z)""", re.VERBOSE)
+"""How an object begins, and an array of objects or strings, however bad the rest is; `[Music]` and `{{Infobox` do not."""
 _PIECES = re.compile(rb"[^\r]*(?:\r\n|\r|\n)|[^\r]+")
 _SPACE, _BETWEEN = re.compile(r"[ \t\r\n]*"), re.compile(r"[ \t\r\n,]*")
 
@@ -69,10 +71,23 @@ def _kind(place: Path) -> str:
     start = b"" if found in {TEXT, PARQUET, ARROW} else head(place, 4096).removeprefix(BOM).lstrip()
     if not found:
         found = PARQUET if start.startswith(b"PAR1") else ARROW if start.startswith(b"ARROW1") else TEXT
-        found = JSON if start[:1] in {b"{", b"["} else found
+        found = JSON if found == TEXT and is_json(place) else found
     if found == JSON_LINES and not re.match(rb"\[|\{\s*\n", start):
         return found  # However bad its lines are.
     return JSON_LINES if found in {JSON, JSON_LINES} and _is_lines(place) else JSON if found == JSON_LINES else found
+
+
+def is_json(place: Path) -> bool:
+    """Whether a file holds JSON, by its content: it begins like an object or an array of what may be documents, or most of
+    its first lines are objects."""
+    return bool(_told(_json, place))
+
+
+def _json(place: Path) -> str:
+    start = head(place, BLOCK).removeprefix(BOM).lstrip()
+    lines = [line for line in start.split(b"\n", 100)[:100] if line.strip()]
+    objects = sum(bool(_ITEM.match(line)) or isinstance(_value(line), dict) for line in lines)
+    return JSON if _ITEM.match(start) or objects * 2 >= max(1, len(lines)) else ""
 
 
 def _told(ask: Callable[[Path], str], place: Path) -> str:
@@ -159,7 +174,8 @@ def _is_lines(place: Path) -> bool:
     if first.rstrip()[-1:] in {b"[", b"{", b","}:  # It goes on in the next line.
         return False
     # The first may be bad where others are not.
-    return any(line[:1] == first[:1] and isinstance(_value(line), dict | list) for line in rest.split(b"\n", 100)[:100])
+    alike = b"[" if first.startswith(b"[") else b"{"
+    return any(line.startswith(alike) and isinstance(_value(line), dict | list) for line in rest.split(b"\n", 100)[:100])
 
 
 def _value(line: bytes) -> Any:

@@ -3,7 +3,6 @@
 A part is some bytes of a plain file of lines, or some row groups of a Parquet file; any other file is one part.
 """
 
-import contextlib
 import functools
 import itertools
 import json
@@ -17,7 +16,7 @@ from typing import Any, NamedTuple
 from minima.data import containers
 from minima.data.containers import ARROW, BOM, JSON, JSON_LINES, PARQUET, TEXT
 from minima.data.objects import FILE, LINE, PARAGRAPH, Form, Left, of_line, of_object
-from minima.errors import DataError, did_you_mean, listed
+from minima.errors import DataError, did_you_mean
 
 _WIDE = "UTF-16 or UTF-32 without a mark at its beginning; convert it: `iconv -f UTF-16LE -t UTF-8 FILE >NEW`"
 _WIKI = re.compile(rb"<doc [^>]*>\s*")
@@ -142,13 +141,8 @@ def _check_text(place: Path, part: Part, form: Form) -> None:
     """Check that a text file can hold what is asked for, and is no JSON by another name, whose keys would be text."""
     if form.wanted:
         raise DataError(f"{place}: a text file, which has no keys; choose an --input_regex without, or leave out --filter")
-    line = b"" if part.begin else containers.head(place, containers.BLOCK).removeprefix(BOM).lstrip().partition(b"\n")[0]
-    with contextlib.suppress(ValueError, RecursionError):
-        value = json.loads(line) if line.startswith(b"{") else None
-        if isinstance(value, dict) and set(form.text_key) <= value.keys():
-            raise DataError(
-                f"{place}: its first line is a JSON object with {listed(form.text_key)}; rename it to {place.name}.jsonl"
-            )
+    if not part.begin and containers.is_json(place):
+        raise DataError(f"{place}: JSON, which would be read as text; rename it to {place.name}.jsonl")
 
 
 def _line_breaks(place: Path, end: int) -> int:

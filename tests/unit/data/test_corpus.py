@@ -120,13 +120,34 @@ def test_every_way_in_which_documents_come_gives_the_same(
     assert found(tmp_path, form=several) == [f"t{n}\n{text}" for n, text in enumerate(TEXTS)]
 
 
-@pytest.mark.parametrize("bad", [b'{"text": "x', b"{bad}", b"null", b'{"text": 1}'])
+@pytest.mark.parametrize("bad", [b'{"text": "x', b"{bad}", b"null", b"garbage", b'{"text": 1}', b"[]"])
 @pytest.mark.parametrize("name", ["a.json", "a.jsonl", "a"])
 def test_a_bad_first_line_spoils_no_other(tmp_path: Path, name: str, bad: bytes) -> None:
     (tmp_path / name).write_bytes(bad + b"\n" + LINES)
     first, *others = found(tmp_path)
-    assert isinstance(first, str if name == "a" and bad == b"null" else Bad)
-    assert others == (TEXTS if name != "a" or bad != b"null" else [json.dumps(one, ensure_ascii=False) for one in OBJECTS])
+    assert isinstance(first, Bad)
+    assert others == TEXTS
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        "[Music] Hello there",
+        "[[Category:Towns]]",
+        "{{Infobox town}}",
+        "{| class=wikitable",
+        "[1] A footnote",
+        '["Quoted," he said]',
+        "[",
+        "{x}",
+        "null",
+        '"Quoted"',
+    ],
+)
+@pytest.mark.parametrize("name", ["a", "a.txt"])
+def test_text_that_begins_like_json_is_text(tmp_path: Path, name: str, first: str) -> None:
+    (tmp_path / name).write_text(f"{first}\nsecond\n{{}}\n")
+    assert found(tmp_path) == [first, "second", "{}"]
 
 
 @pytest.mark.parametrize("size", range(1, 40))
@@ -288,13 +309,25 @@ def test_a_text_file_has_no_keys_and_is_no_json(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes(b"one\n")
     with pytest.raises(DataError, match=r"a\.txt: a text file, which has no keys; .* leave out --filter"):
         found(tmp_path, form=Form(wanted={"lang": ["zh"]}))
-    (tmp_path / "a.txt").write_bytes(LINES)
-    with pytest.raises(DataError, match=r"a\.txt: its first line is a JSON object with text; rename it to a\.txt\.jsonl"):
-        found(tmp_path)
-    (tmp_path / "a.txt").rename(tmp_path / "a.txt.jsonl")
-    assert found(tmp_path) == TEXTS
-    (tmp_path / "a.txt").write_bytes(b'{"of": "a program"}\n')
-    assert found(tmp_path, "*.txt") == ['{"of": "a program"}']
+    (tmp_path / "b.txt").write_bytes(b'a text with JSON:\n{"of": "a program"}\nand more\n')
+    assert len(found(tmp_path)) == 4
+    long = json.dumps({"text": "x" * (containers.BLOCK + 1)}).encode()
+    for content in (
+        b'{"of": "a program"}\n',
+        b'null\n{"content": "x"}\n',
+        LINES,
+        ARRAY,
+        json.dumps(OBJECTS, indent=1).encode(),
+        long,
+    ):
+        (tmp_path / "a.txt").write_bytes(content)
+        with pytest.raises(DataError, match=r"a\.txt: JSON, which would be read as text; rename it to a\.txt\.jsonl"):
+            found(tmp_path)
+        for name in ("a.txt.jsonl", "a"):
+            (tmp_path / "a.txt").rename(tmp_path / name)
+            read = [one for one in found(tmp_path, name) if isinstance(one, str)]
+            assert all(one in TEXTS or set(one) == {"x"} for one in read)
+            (tmp_path / name).rename(tmp_path / "a.txt")
 
 
 def test_bytes_that_are_no_text_spoil_one_document(tmp_path: Path) -> None:
