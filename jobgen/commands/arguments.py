@@ -19,19 +19,11 @@ CLUSTERS = (
 WORKSPACE = "./work"
 """Folder of all artifacts on this machine."""
 VALIDATE_KEYS = (
-    "stage",
-    "verb",
-    "pool",
-    "pods",
-    "processes",
-    "key",
-    "needs",
-    "output_dir",
-    "zero_stage",
-    "memory",
-    "gpu_memory",
-    "pod_security",
-    "hindered_by",
+    *("cluster", "stages", "conductor", "inputs", "wants", "warnings", "stages[].stage", "stages[].verb", "stages[].pool"),
+    *("stages[].pods", "stages[].processes", "stages[].key", "stages[].needs", "stages[].output_dir", "stages[].zero_stage"),
+    *("stages[].memory", "stages[].gpu_memory", "stages[].pod_security", "stages[].hindered_by", "conductor.pod_security"),
+    *("conductor.hindered_by", "inputs[].path", "inputs[].what", "inputs[].for", "inputs[].there", "wants[].kind"),
+    *("wants[].name", "wants[].keys", "wants[].for"),
 )
 PLAN_KEYS = (
     *("stages", "total", "total.hours", "total.gpu_hours", "total.cost", "total.without", "total.artifact_bytes"),

@@ -1,6 +1,7 @@
 """The commands that know files alone: init, validate, render."""
 
 import argparse
+import itertools
 import json
 import re
 import sys
@@ -9,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from jobgen.artifacts import outside
-from jobgen.commands.arguments import VALIDATE_KEYS, local_workspace
-from jobgen.manifests import conductor, document, network, render, security
+from jobgen.commands.arguments import local_workspace
+from jobgen.manifests import conductor, document, network, render, security, wants
+from jobgen.manifests.wants import Want
 from jobgen.pipeline import spec
 from jobgen.pipeline.pipeline import NAME, Pipeline
 from jobgen.pipeline.plan import Step, plan
@@ -69,8 +71,22 @@ def validate(given: argparse.Namespace) -> int:
     steps = plan(pipeline, str(Path(workspace).absolute()) if workspace else None)
     checked = conductor.check(pipeline, steps)  # For this machine too: a file that is valid is one that `render` takes.
     templates = {} if workspace else checked
+    missing = outside(pipeline, steps)
+    wanted = wants.objects(pipeline, steps, templates) if templates else []
+    warnings = [*_warnings(pipeline, steps, templates)]
     if given.output == "json":
-        print(json.dumps([_row(step, templates.get(step.name)) for step in steps], indent=1))
+        found = {
+            "cluster": pipeline.profile.name,
+            "stages": [_row(step, templates.get(step.name)) for step in steps],
+            "conductor": _pod_security(templates[render.CONDUCTOR]) if render.CONDUCTOR in templates else None,
+            "inputs": [
+                {"path": one.path, "what": one.what, "for": one.readers, "there": None if templates else one.there}
+                for one in missing
+            ],
+            "wants": [{"kind": one.kind, "name": one.name, "keys": one.keys, "for": one.readers} for one in wanted],
+            "warnings": warnings,
+        }
+        print(json.dumps(found, indent=1))
         return 0
     rows = []
     for step in steps:
@@ -78,34 +94,43 @@ def validate(given: argparse.Namespace) -> int:
         memory = f"{step.memory.total / 1e9:.1f} of {amount(step.pool.gpu_memory) / 1e9:.1f}" if step.memory else "-"
         rows.append([step.name, step.verb, step.pool.name, f"{step.pods}×{step.processes}", step.key, zero, memory])
     print(table(["stage", "verb", "pool", "pods×processes", "key", "ZeRO", "GB of a GPU"], rows))
-    for line in _wants(pipeline, steps, templates):
+    for one in missing:
+        absent = "" if templates or one.there else "; nothing is there"
+        print(f"wants {one.path} ({one.what}), for {', '.join(one.readers)}{absent}")
+    for line in _wants(wanted, len(templates)):
         print(line)
     print(": ".join(filter(None, (f"cluster {pipeline.profile.name}", pipeline.profile.about))))
-    for line in (*_own_pools(pipeline), *_unused_images(pipeline), *_replaced(pipeline, steps)) if templates else ():
+    if (not templates or pipeline.profile.gpus) and (line := _fits(steps)):
         print(line)
-    wanting = [step for step in steps if step.pool.gpus]
-    if wanting and templates and not pipeline.profile.gpus:
-        print(_no_gpus(pipeline.profile.name, wanting))
-    elif line := _fits(steps):
+    for line in warnings:
         print(line)
-    if templates:
-        print("\n".join(_security(templates, {step.name: step.pool.name for step in steps})))
+    if templates and all(security.level(template) == security.RESTRICTED for template in templates.values()):
+        print("all pods may live in a namespace with Pod Security `restricted`")
     return 0
 
 
-def _wants(pipeline: Pipeline, steps: list[Step], templates: Mapping[str, Any]) -> Iterator[str]:
-    """What must be there before the pipeline runs, and is made by none of its stages."""
-    for one in outside(pipeline, steps):
-        absent = "" if templates or one.there else "; nothing is there"
-        yield f"wants {one.path} ({one.what}), for {', '.join(one.readers)}{absent}"
-    secrets: dict[tuple[str, str], list[str]] = {}
-    for name, template in templates.items():
-        variables = [each for container in template["spec"]["containers"] for each in container.get("env", [])]
-        for each in variables:
-            if found := each.get("valueFrom", {}).get("secretKeyRef"):
-                secrets.setdefault((found["name"], found["key"]), []).append(name)
-    for (secret, key), names in secrets.items():
-        yield f"wants the Secret {secret} with the key {key}, for {', '.join(names)}"
+def _wants(wanted: list[Want], pods: int) -> Iterator[str]:
+    """What must be there and is made by nobody, a line for each kind."""
+    for kind, group in itertools.groupby(wanted, key=lambda one: one.kind):
+        said = []
+        for one in group:
+            keys = f" with the key{'s' if one.keys[1:] else ''} {', '.join(one.keys)}" if one.keys else ""
+            said.append(f"{one.name}{keys}, for {'all pods' if len(one.readers) == pods > 1 else ', '.join(one.readers)}")
+        many = ("es" if kind.endswith("s") else "s") if said[1:] else ""
+        yield f"wants the {kind}{many} {'; '.join(said)}"
+
+
+def _warnings(pipeline: Pipeline, steps: list[Step], templates: Mapping[str, Any]) -> Iterator[str]:
+    """A line for all that is valid and yet may be meant otherwise, or hinders; none of it is of a run on this machine."""
+    if not templates:
+        return
+    yield from _own_pools(pipeline)
+    yield from _unused_images(pipeline)
+    yield from _replaced(pipeline, steps)
+    wanting = [step for step in steps if step.pool.gpus]
+    if wanting and not pipeline.profile.gpus:
+        yield _no_gpus(pipeline.profile.name, wanting)
+    yield from _security(templates, {step.name: step.pool.name for step in steps})
 
 
 def _own_pools(pipeline: Pipeline) -> Iterator[str]:
@@ -158,11 +183,8 @@ def _fits(steps: list[Step]) -> str:
 
 
 def _security(templates: Mapping[str, Any], pools: Mapping[str, str]) -> Iterator[str]:
-    """In which namespaces the pods may live, a line for each pool that hinders `restricted`."""
+    """A line for each pool whose pods may not live in a namespace with `restricted`."""
     levels = {name: security.level(template) for name, template in templates.items()}
-    if set(levels.values()) == {security.RESTRICTED}:
-        yield "all pods may live in a namespace with Pod Security `restricted`"
-        return
     hindered: dict[tuple[str, str, str], list[str]] = {}
     for name, template in templates.items():
         if levels[name] != security.RESTRICTED:
@@ -174,7 +196,7 @@ def _security(templates: Mapping[str, Any], pools: Mapping[str, str]) -> Iterato
 
 
 def _row(step: Step, template: Mapping[str, Any] | None) -> dict[str, Any]:
-    row = {
+    return {
         "stage": step.name,
         "verb": step.verb,
         "pool": step.pool.name,
@@ -186,11 +208,14 @@ def _row(step: Step, template: Mapping[str, Any] | None) -> dict[str, Any]:
         "zero_stage": getattr(step.options, "zero_stage", None),
         "memory": step.memory.rounded if step.memory else None,
         "gpu_memory": round(amount(step.pool.gpu_memory)) if step.pool.gpu_memory else None,
-        "pod_security": security.level(template) if template else None,
-        "hindered_by": [what for _, what in security.hindrances(template)] if template else [],
+        **_pod_security(template),
     }
-    assert tuple(row) == VALIDATE_KEYS
-    return row
+
+
+def _pod_security(template: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Where pods of a template may live, and what hinders; None for those of this machine."""
+    hindered_by = [what for _, what in security.hindrances(template)] if template else []
+    return {"pod_security": security.level(template) if template else None, "hindered_by": hindered_by}
 
 
 def _files(given: argparse.Namespace, pipeline: Pipeline) -> dict[str, str]:

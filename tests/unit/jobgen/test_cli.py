@@ -133,24 +133,114 @@ def test_validate_says_what_must_be_there_before(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert cli.run(["validate", "minima-3b"]) == 0
-    assert wanted(capsys.readouterr().out) == ["wants the Secret hub with the key token, for llama"]
+    objects = [
+        "wants the Secret hub with the key token, for llama",
+        "wants the PersistentVolumeClaim minima-workspace, for all pods",
+    ]
+    assert wanted(capsys.readouterr().out) == objects
     (tmp_path / "mine.yaml").write_text(on_the_volume(), encoding="utf-8")
     assert cli.run(["validate", "mine.yaml"]) == 0
     assert wanted(capsys.readouterr().out) == [
         "wants /workspace/inputs/chinese_sp.model (sentencepiece), for expand-vocab",
         "wants /workspace/inputs/wudao (text), for build-data",
         "wants /workspace/inputs/benchmarks (benchmarks), for evaluate",
-        "wants the Secret hub with the key token, for llama",
+        *objects,
     ]
     (tmp_path / "work/inputs/wudao").mkdir(parents=True)
     assert cli.run(["validate", "mine.yaml", "--local"]) == 0
     said = [line.endswith("; nothing is there") for line in wanted(capsys.readouterr().out)]
     assert said == [True, False, True]
+    assert cli.run(["validate", "mine.yaml", "--local", "--output", "json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert [not each["there"] for each in told["inputs"]] == said
+    assert (told["conductor"], told["wants"], told["warnings"]) == (None, [], [])
     assert cli.run(["run", "mine.yaml", "--local"]) == 75
-    told = capsys.readouterr().err.splitlines()
-    assert len(told) == 2
-    assert f"inputs.chinese-sp: nothing at {tmp_path}/work/inputs/chinese_sp.model, where expand-vocab wants" in told[0]
-    assert "or let a stage fetch it" in told[1]
+    errors = capsys.readouterr().err.splitlines()
+    assert len(errors) == 2
+    assert f"inputs.chinese-sp: nothing at {tmp_path}/work/inputs/chinese_sp.model, where expand-vocab wants" in errors[0]
+    assert "or let a stage fetch it" in errors[1]
+
+
+NAMED = """
+image_pull_secrets: [registry]
+service_account: trainer
+priority_class: batch
+pod:
+  spec:
+    runtimeClassName: nvidia
+    nodeSelector: {secret: not-one}
+    initContainers:
+    - name: look
+      image: busybox
+      envFrom: [{secretRef: {name: first}}, {configMapRef: {name: site}}, {secretRef: {name: maybe, optional: true}}]
+    containers:
+    - name: pytorch
+      env: [{name: PROXY, valueFrom: {configMapKeyRef: {name: site, key: proxy}}}]
+    volumes:
+    - {name: netrc, secret: {secretName: logins, items: [{key: netrc, path: netrc}]}}
+    - {name: ca, configMap: {name: ca}}
+    - {name: data, persistentVolumeClaim: {claimName: data}}
+    - {name: all, projected: {sources: [{secret: {name: first}}, {configMap: {name: ca, optional: true}}]}}
+    - {name: bucket, csi: {driver: x, nodePublishSecretRef: {name: bucket}}}
+    - {name: scratch, ephemeral: {volumeClaimTemplate: {spec: {accessModes: [ReadWriteOnce], storageClassName: fast,
+        resources: {requests: {storage: 1Gi}}}}}}
+"""
+
+
+def test_validate_says_every_object_that_pods_name(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    document = yaml.safe_load(spec.read("smoke"))
+    names = ["init-model", "expand-vocab"]
+    document["stages"] = {name: document["stages"][name] for name in names}
+    document["stages"]["init-model"] |= yaml.safe_load(NAMED)
+    document["stages"]["expand-vocab"] |= {"image_pull_secrets": ["registry"], "env": {"A": {"secret": "logins", "key": "a"}}}
+    document["conductor"] = {
+        "image": "minima:jobgen",
+        "image_pull_secrets": ["registry"],
+        "priority_class": "system-node-critical",
+    }
+    document["pools"] = {"small": {"queue": "team"}}
+    (here / "mine.yaml").write_text(yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
+    assert cli.run(["validate", "mine.yaml"]) == 0
+    shown = [line for line in capsys.readouterr().out.splitlines() if line.startswith("wants the")]
+    assert cli.run(["validate", "mine.yaml", "--output", "json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    first, both = ["init-model"], [*names, "conductor"]
+    expected: dict[str, dict[str, tuple[list[str], list[str]]]] = {
+        "Secret": {
+            "registry": ([], both),
+            "logins": (["netrc", "a"], names),
+            "first": ([], first),
+            "bucket": ([], first),
+        },
+        "ConfigMap": {"site": (["proxy"], first), "ca": ([], first)},
+        "PersistentVolumeClaim": {"minima-workspace": ([], both), "data": ([], first)},
+        "ServiceAccount": {"trainer": ([], first)},
+        "PriorityClass": {"batch": ([], first), "system-node-critical": ([], ["conductor"])},
+        "RuntimeClass": {"nvidia": ([], first)},
+        "StorageClass": {"fast": ([], first)},
+        "LocalQueue": {"team": ([], names)},
+    }
+    found: dict[str, dict[str, tuple[list[str], list[str]]]] = {}
+    for each in told["wants"]:
+        assert each["name"] not in found.setdefault(each["kind"], {})
+        found[each["kind"]][each["name"]] = (each["keys"], each["for"])
+    assert found == expected
+    for line, (kind, objects) in zip(shown, found.items(), strict=True):  # One for each kind.
+        assert line.startswith(f"wants the {kind}")
+        assert all(name in line for name in objects)
+    assert "wants the ServiceAccount trainer, for init-model" in shown
+    assert "wants the PriorityClasses batch, for init-model; system-node-critical, for conductor" in shown
+
+
+def test_help_lists_the_keys_of_json(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "mine.yaml").write_text(on_the_volume(), encoding="utf-8")
+    assert cli.run(["validate", "mine.yaml", "--output", "json"]) == 0
+    found = set()
+    for key, value in json.loads(capsys.readouterr().out).items():
+        found.add(key)
+        for one in value if isinstance(value, list) else [value]:
+            found |= {f"{key}{'[]' * isinstance(value, list)}.{inner}" for inner in one} if isinstance(one, dict) else set()
+    assert found == set(arguments.VALIDATE_KEYS)
 
 
 @pytest.mark.parametrize("words", [[], ["--local"], ["--output", "json"], ["--local", "--output", "json"]])
@@ -202,8 +292,7 @@ def test_init_for_a_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cap
     assert "no profile of a cluster" in capsys.readouterr().err
     assert not (tmp_path / "none-such.yaml").exists()
     assert cli.run(["validate", "minima-3b", "--output", "json"]) == 0
-    stages = {row["stage"]: row for row in json.loads(capsys.readouterr().out)}
-    assert all(tuple(row) == arguments.VALIDATE_KEYS for row in stages.values())
+    stages = {row["stage"]: row for row in json.loads(capsys.readouterr().out)["stages"]}
     distill = stages["distill"]
     assert (distill["pods"], distill["processes"], distill["zero_stage"], distill["gpu_memory"]) == (2, 8, 1, 80 * 2**30)
     assert distill["memory"]["teacher"] == pytest.approx(13.76e9, rel=1e-3)
@@ -281,13 +370,17 @@ def test_validate_says_what_hinders_restricted_for_each_pool(here: Path, capsys:
     document["conductor"] = {"image": "minima:jobgen", "pod": {"spec": {"hostNetwork": True}}}
     (here / "mine.yaml").write_text(yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
     assert cli.run(["validate", "mine.yaml"]) == 0
-    assert capsys.readouterr().out.splitlines()[-2:] == [
+    shown = capsys.readouterr().out.splitlines()[-2:]
+    assert shown == [
         "pool small-pair (adapt, distill, finetune, finetune-lora): not in a namespace with Pod Security `restricted`, only "
         "with `privileged`: containers.pytorch: capability IPC_LOCK",
         "the conductor: not in a namespace with Pod Security `restricted`, only with `privileged`: hostNetwork: true",
     ]
     assert cli.run(["validate", "mine.yaml", "--output", "json"]) == 0
-    stages = {row["stage"]: row for row in json.loads(capsys.readouterr().out)}
+    told = json.loads(capsys.readouterr().out)
+    assert told["warnings"] == shown
+    assert told["conductor"] == {"pod_security": "privileged", "hindered_by": ["hostNetwork: true"]}
+    stages = {row["stage"]: row for row in told["stages"]}
     assert (stages["adapt"]["pod_security"], stages["prune"]["pod_security"]) == ("privileged", "restricted")
     assert stages["adapt"]["hindered_by"] == ["containers.pytorch: capability IPC_LOCK"]
 
@@ -339,7 +432,7 @@ def test_validate_for_this_machine_takes_any_path(here: Path, capsys: pytest.Cap
     assert cli.run(["validate", "mine.yaml"]) == 64
     assert "mine.yaml:12: inputs.wudao: found /data/wudao, which no pod sees" in capsys.readouterr().err
     assert cli.run(["validate", "mine.yaml", "--local", "--output", "json"]) == 0
-    assert json.loads(capsys.readouterr().out)[0]["output_dir"].startswith(f"{here}/work/minima-3b/llama-")
+    assert json.loads(capsys.readouterr().out)["stages"][0]["output_dir"].startswith(f"{here}/work/minima-3b/llama-")
 
 
 def test_render_writes_one_numbered_file_for_each_stage(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
