@@ -20,7 +20,8 @@ pytestmark = [
     pytest.mark.skipif(not os.environ.get("KUBECONFIG"), reason="needs a cluster: KUBECONFIG is not set"),
     pytest.mark.skipif(shutil.which("kubectl") is None, reason="needs kubectl"),
 ]
-OVERLAYS = Path(__file__).parents[2] / "manifests" / "overlays"
+MANIFESTS = Path(__file__).parents[2] / "manifests"
+OVERLAYS = MANIFESTS / "overlays"
 
 
 @pytest.fixture(scope="module")
@@ -40,9 +41,9 @@ def namespace(core: Any) -> Iterator[str]:
     core.delete_namespace(name)
 
 
-def build(name: str) -> list[dict[str, Any]]:
-    """The objects of an overlay."""
-    command = ["kubectl", "kustomize", str(OVERLAYS / name)]
+def build(folder: Path) -> list[dict[str, Any]]:
+    """The objects of a folder with a kustomization."""
+    command = ["kubectl", "kustomize", str(folder)]
     return list(yaml.safe_load_all(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
 
 
@@ -53,7 +54,7 @@ def test_every_profile_has_one() -> None:
 @pytest.mark.parametrize("name", CLUSTERS)
 def test_the_overlay_of_every_cluster_is_accepted(namespace: str, name: str) -> None:
     """`kubectl apply -k manifests/overlays/NAME`, as a dry run by the server, so that no volume is provisioned here."""
-    found = build(name)
+    found = build(OVERLAYS / name)
     kinds = sorted(each["kind"] for each in found)
     assert kinds in (["Namespace", "PersistentVolumeClaim"], ["Namespace", "PersistentVolumeClaim", "StorageClass"])
     by_kind = {each["kind"]: each for each in found}
@@ -63,6 +64,17 @@ def test_the_overlay_of_every_cluster_is_accepted(namespace: str, name: str) -> 
     if "StorageClass" in by_kind:
         assert by_kind["StorageClass"]["metadata"]["name"] == claim["spec"]["storageClassName"]
     claim["metadata"]["namespace"] = namespace  # That of the overlay is made by it.
+    check_accepted(found)
+
+
+def test_what_closes_a_namespace_is_accepted(namespace: str) -> None:
+    (policy,) = build(MANIFESTS / "network")
+    assert (policy["kind"], policy["metadata"]["namespace"]) == ("NetworkPolicy", "minima")
+    policy["metadata"]["namespace"] = namespace
+    check_accepted([policy])
+
+
+def check_accepted(found: list[dict[str, Any]]) -> None:
     applied = subprocess.run(
         ["kubectl", "apply", "--server-side", "--dry-run=server", "--filename", "-"],
         input=yaml.safe_dump_all(found),
@@ -77,7 +89,7 @@ def test_the_overlay_of_every_cluster_is_accepted(namespace: str, name: str) -> 
 @pytest.mark.parametrize("name", CLUSTERS)
 def test_the_namespace_of_an_overlay_takes_the_pods_of_its_cluster(core: Any, namespace: str, name: str) -> None:
     """Pod Security, as the server has it: every stage of the published run, and the conductor."""
-    labels = next(each for each in build(name) if each["kind"] == "Namespace")["metadata"]["labels"]
+    labels = next(each for each in build(OVERLAYS / name) if each["kind"] == "Namespace")["metadata"]["labels"]
     core.patch_namespace(namespace, {"metadata": {"labels": labels}})
     made = spec.parse(spec.read("minima-3b").replace("image: minima:train", f"image: minima:train\ncluster: {name}"), "p.yaml")
     templates = {"conductor": conductor.objects(made)[-1]["spec"]["template"]}

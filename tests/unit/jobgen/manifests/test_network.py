@@ -2,6 +2,7 @@
 
 import ipaddress
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from jobgen.pipeline.plan import plan
 from minima.errors import UsageError
 
 API = "10.9.0.1"
+CLOSED = yaml.safe_load((Path(__file__).parents[4] / "manifests/network/closed.yaml").read_text(encoding="utf-8"))
 PIPELINES = {name: spec.load(name) for name in spec.shipped()}
 
 
@@ -48,10 +50,12 @@ def connects(policies: list[dict[str, Any]], source: dict[str, str], target: dic
     return one_side(policies, "Egress", source, target, port) and entered
 
 
+@pytest.mark.parametrize("closed", [[], [CLOSED]])
 @pytest.mark.parametrize("name", PIPELINES)
-def test_pods_talk_to_those_of_their_own_stage_and_to_dns(name: str) -> None:
+def test_pods_talk_to_those_of_their_own_stage_and_to_dns(name: str, closed: list[dict[str, Any]]) -> None:
+    """Also where the whole namespace is closed by manifests/network."""
     pipeline = PIPELINES[name]
-    policies = network.objects(pipeline, "ns", f"{API}:6443")
+    policies = [*network.objects(pipeline, "ns", f"{API}:6443"), *closed]
     steps = plan(pipeline)
     pods = {step.name: labels(render.job(pipeline, step)) for step in steps}
     pods["conductor"] = labels(conductor.objects(pipeline)[-1])
@@ -68,6 +72,20 @@ def test_pods_talk_to_those_of_their_own_stage_and_to_dns(name: str) -> None:
         assert connects(policies, pod, "192.0.2.1", 53)
         assert connects(policies, pod, API, 6443) == (one == "conductor")
         assert not connects(policies, pod, API, 22)
+
+
+def test_a_closed_namespace_lets_jobgens_pods_to_dns_alone_until_policies_are_rendered() -> None:
+    pipeline = PIPELINES["smoke"]
+    (rendered, *_) = network.objects(pipeline, None, f"{API}:6443")
+    own = {"podSelector": rendered["spec"]["podSelector"]}
+    assert CLOSED["spec"] | own == rendered["spec"]
+    pods = [labels(render.job(pipeline, step)) for step in plan(pipeline)] + [labels(conductor.objects(pipeline)[-1])]
+    for pod in pods:
+        assert connects([CLOSED], pod, "192.0.2.1", 53)
+        assert not connects([CLOSED], pod, API, 6443)
+        assert not any(connects([CLOSED], pod, peer, 23456) for peer in pods)
+    other = {"app.kubernetes.io/name": "other"}
+    assert connects([CLOSED], other, API, 6443)
 
 
 def test_a_stage_reaches_the_servers_that_it_asks(monkeypatch: pytest.MonkeyPatch) -> None:
