@@ -40,7 +40,9 @@ ARG BASE
 ARG MINIMA_COMMIT=unknown
 LABEL org.opencontainers.image.title="minima: stages on A100s" org.opencontainers.image.licenses=Apache-2.0 \
       org.opencontainers.image.revision=$MINIMA_COMMIT org.opencontainers.image.base.name=$BASE
+# LD_LIBRARY_PATH: where GKE mounts the driver's libraries, which no cache of the linker names; NVIDIA's own images say it too.
 ENV PATH=/opt/minima/bin:$PATH MINIMA_COMMIT=$MINIMA_COMMIT PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 \
+    LD_LIBRARY_PATH=/usr/local/nvidia/lib:/usr/local/nvidia/lib64 \
     NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
 USER 10000:10000
 WORKDIR /tmp

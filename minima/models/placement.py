@@ -11,6 +11,8 @@ from minima.errors import UsageError
 GPUS = "MINIMA_GPUS"
 """Variable with the number of GPUs that a pod asked for; jobgen sets it."""
 DRIVER = Path("/proc/driver/nvidia/version")
+LIBRARIES = Path("/usr/local/nvidia/lib64")
+"""Where GKE's device plugin mounts the driver's libraries, which the linker finds by LD_LIBRARY_PATH alone."""
 
 
 def device() -> torch.device:
@@ -24,9 +26,9 @@ def device() -> torch.device:
     seen = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if seen < given:
         raise UsageError(
-            f"this pod was given {given} GPUs, and sees {seen}: {_driver()}. Valid: a driver of 580 or newer (what CUDA "
-            f"{torch.version.cuda or '13.0'} of this image needs) and NVIDIA's container runtime (`runtimeClassName: nvidia`, "
-            "where it is not the default); `minima doctor` on that node shows both"
+            f"this pod was given {given} GPUs, and sees {seen}: {_driver()}{_libraries()}. Valid: a driver of 580 or newer "
+            f"(what CUDA {torch.version.cuda or '13.0'} of this image needs) and NVIDIA's container runtime "
+            "(`runtimeClassName: nvidia`, where it is not the default); `minima doctor` on that node shows both"
         )
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if seen else torch.device("cpu")
 
@@ -49,3 +51,12 @@ def _driver() -> str:
         return DRIVER.read_text(encoding="utf-8").splitlines()[0].strip()
     except (OSError, IndexError):
         return f"there is no {DRIVER}, so no driver reaches into the container"
+
+
+def _libraries() -> str:
+    """That the image does not look for the driver where the node put it."""
+    if not LIBRARIES.is_dir() or str(LIBRARIES) in os.environ.get("LD_LIBRARY_PATH", "").split(":"):
+        return ""
+    return (
+        f", and its libraries are in {LIBRARIES}; the image's LD_LIBRARY_PATH must name that, as images/train.Dockerfile does"
+    )

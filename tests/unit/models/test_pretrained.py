@@ -1,6 +1,7 @@
 """Model folders: loaded by transformers alone, refused with one clear error."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -202,6 +203,15 @@ def test_a_pod_with_gpus_that_sees_none_does_not_compute_on_its_cpu(tmp_path: Pa
         UsageError, match=r"sees 0: NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.104.05\. Valid: a driver"
     ):
         placement.device()
+    dockerfile = (Path(__file__).parents[3] / "images/train.Dockerfile").read_text(encoding="utf-8")
+    (searched,) = re.findall(r"^ +LD_LIBRARY_PATH=(\S+)", dockerfile.rpartition("\nFROM ")[2], re.MULTILINE)
+    assert str(placement.LIBRARIES) in searched.split(":")
+    monkeypatch.setattr(placement, "LIBRARIES", tmp_path)  # As GKE mounts it.
+    for searched, told in (("", True), (f"{tmp_path}64", True), (f"/lib:{tmp_path}", False)):
+        monkeypatch.setenv("LD_LIBRARY_PATH", searched)
+        with pytest.raises(UsageError) as error:
+            placement.device()
+        assert (f"its libraries are in {tmp_path}; the image's LD_LIBRARY_PATH must name that" in str(error.value)) == told
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
     monkeypatch.setenv("LOCAL_RANK", "3")
