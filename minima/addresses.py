@@ -40,6 +40,9 @@ _BUCKETS = {
 cloud.google.com/storage/docs/buckets#naming)."""
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 """Ends of the names of archives that `unpack` reads."""
+GKE_ACCOUNTS = (987, 988, 8080)
+"""Ports to which nodes of GKE lead what a pod asks of its account on 80, before policies see it: 988, by Dataplane V2 too, 987
+by older versions, and 8080, which policies there open beside them (github.com/gke-labs/kube-agents/pull/676)."""
 _SECRET = re.compile(r"(?i).*(?:signature|credential|token|secret|password|passwd|apikey|api_key|access_?key).*|sig|key|pwd")
 _HOW = "HF_TOKEN, AWS_* or a NETRC file from a Secret, by `env` and `pod` of the stage, say who asks"
 
@@ -73,6 +76,8 @@ class Address:
         match self.kind:
             case "hub":
                 return frozenset({443})
+            case "bucket" if self.url.startswith("gs:"):
+                return frozenset({443, 80, *GKE_ACCOUNTS})
             case "bucket":
                 return frozenset({443, 80})  # A machine's or a pod's account answers on 80.
             case "web":

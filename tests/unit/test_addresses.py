@@ -28,6 +28,17 @@ def test_an_address_is_taken_apart(text: str, kind: str, identity: str) -> None:
     assert (found.kind, found.identity) == (kind, identity)
 
 
+def test_ports_are_those_of_the_servers_and_of_a_pods_account() -> None:
+    for text, ports in (
+        (f"hf://name@{COMMIT}", {443}),
+        (f"s3://bucket/x@sha256:{DIGEST}", {80, 443}),
+        (f"a=gs://bucket/x@sha256:{DIGEST}", {80, 443, 987, 988, 8080}),
+        (f"https://host:8443/x@sha256:{DIGEST}", {8443}),
+        (f"/mnt@sha256:{DIGEST}", set()),
+    ):
+        assert addresses.parse(text).ports == ports, text
+
+
 @pytest.mark.parametrize(
     "text",
     [
