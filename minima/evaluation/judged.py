@@ -123,7 +123,7 @@ def answers(asked: list[Question], write: Callable[[list[str]], list[str]], mode
     Args:
         asked: the questions.
         write: gives an answer for each question.
-        model: what tells this model from others.
+        model: what tells this model, and how it is asked, from others.
         kept: what an earlier run wrote.
     """
     keys = [_key(model, question.text) for question in asked]

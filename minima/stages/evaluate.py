@@ -189,17 +189,18 @@ def _run(options: Evaluate, output: artifact.Output, found: list[Data], asked: d
 
 
 def _once(name: str, score: Callable[[], Scored], output: artifact.Output) -> Scored:
-    """What `score` gives; kept beside the artifact for an attempt that follows a stop, as long as the inputs are the same."""
+    """What `score` gives; kept beside the artifact for an attempt that follows a stop, with the same inputs and options."""
     file = f"scored-{name}.json"
+    made_of = json.loads(json.dumps({"inputs": output.inputs, "options": artifact.identity(output.options)}))
     if (output.place / file).is_file():
         kept = json.loads((output.place / file).read_text(encoding="utf-8"))
-        if kept["inputs"] == output.inputs:
+        if kept["made_of"] == made_of:
             _say(f"{name} was scored by an earlier attempt")
             return kept["part"], kept["samples"]
     # As it is read again, so that both ways give the same.
     part, samples = json.loads(json.dumps(score()))
     if output.lease is not None:
-        kept = {"inputs": output.inputs, "part": part, "samples": samples}
+        kept = {"made_of": made_of, "part": part, "samples": samples}
         output.lease.write(file, json.dumps(kept, ensure_ascii=False))
     return part, samples
 
@@ -219,7 +220,7 @@ def _judged(
     parts = [place.read_text(encoding="utf-8") for place in sorted(output.place.glob(f"judged-{name}-*.jsonl"))]
     kept = judged.Kept(parts, lambda number, text: lease.write(f"judged-{name}-{number:04d}.jsonl", text))
     lm.task = name
-    model = output.inputs.get("model_name_or_path", {}).get("key", "")
+    model = json.dumps([output.inputs.get("model_name_or_path"), artifact.identity(options)])
     most = min(JUDGED_TOKENS, lm.max_length // 2)
     said = judged.answers(questions, lambda texts: lm.answers(texts, most), model, kept)
     lm.prompts([question.text for question in questions], most)  # Also of answers that an earlier run wrote.

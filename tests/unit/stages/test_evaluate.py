@@ -486,10 +486,11 @@ def test_answers_are_judged(
         judge_prices=("2.5", "10"),
     )
 
-    def attempt() -> dict[str, Any]:
+    def attempt(**options: Any) -> dict[str, Any]:
         with Lease(output) as lease:
-            made = artifact.Output(lease.making, settings, {}, lease)
-            metrics = evaluate.run(settings, made)
+            chosen = dataclasses.replace(settings, **options)
+            made = artifact.Output(lease.making, chosen, {}, lease)
+            metrics = evaluate.run(chosen, made)
             made.commit(metrics)
         return metrics
 
@@ -497,6 +498,13 @@ def test_answers_are_judged(
     server.usual = fail(500)
     with pytest.raises(NotReadyError, match="run again, what it judged is kept"):
         attempt()
+    server.script = [by_answer] * 2
+    anew: list[list[str]] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(LanguageModel, "answers", lambda self, texts, most: anew.append(texts) or ["?"] * len(texts))  # type: ignore[func-returns-value]
+        with pytest.raises(NotReadyError):
+            attempt(use_bf16=True)
+    assert [len(texts) for texts in anew] == [2]  # Answers in another precision are other answers.
     server.usual = by_answer
     server.seen.clear()
     monkeypatch.setattr(LanguageModel, "answers", lambda self, texts, most: ["worth 9"] * len(texts))  # Only of belle now.
@@ -533,7 +541,7 @@ def test_answers_are_judged(
 def test_a_benchmark_is_scored_once(
     tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Hours of one are not lost to a stop in the next; unless an input from outside has changed."""
+    """Hours of one are not lost to a stop in the next; unless an input from outside or an option has changed."""
     settings = Evaluate(
         output_dir=str(tmp_path / "out"),
         model_name_or_path=str(folder),
@@ -544,7 +552,7 @@ def test_a_benchmark_is_scored_once(
     asked: list[str] = []
     score: Any = harness.score
 
-    def attempt(ends: str, inputs: dict[str, Any]) -> dict[str, Any]:
+    def attempt(ends: str, inputs: dict[str, Any], **options: Any) -> dict[str, Any]:
         asked.clear()
 
         def stopped(lm: Any, data: copies.Data, *args: Any, **kwargs: Any) -> Any:
@@ -555,19 +563,26 @@ def test_a_benchmark_is_scored_once(
 
         monkeypatch.setattr(harness, "score", stopped)
         with Lease(tmp_path / "out") as lease:
-            made = artifact.Output(lease.making, settings, inputs, lease)
-            metrics = evaluate.run(settings, made)
+            chosen = dataclasses.replace(settings, **options)
+            made = artifact.Output(lease.making, chosen, inputs, lease)
+            metrics = evaluate.run(chosen, made)
             made.commit(metrics)
         return metrics
 
-    for inputs, then in (
-        ({"data_dir": {"path": "1"}}, ["smoke_english", "mmlu"]),
-        ({}, ["smoke_english", "mmlu"]),
-        ({}, ["mmlu"]),
-    ):
+    changes: list[tuple[dict[str, Any], dict[str, Any]]] = [
+        ({"data_dir": {"path": "1"}}, {}),
+        ({}, {"limit": 2}),
+        ({}, {"limit": 2, "use_bf16": True}),
+        ({}, {"num_fewshot": ("smoke_english=1",)}),
+        ({}, {}),
+    ]
+    for inputs, options in changes:
         with pytest.raises(NotReadyError, match="stopped"):
-            attempt("mmlu", inputs)
-        assert asked == then
+            attempt("mmlu", inputs, **options)
+        assert asked == ["smoke_english", "mmlu"]
+    with pytest.raises(NotReadyError, match="stopped"):
+        attempt("mmlu", {}, per_device_eval_batch_size=4)
+    assert asked == ["mmlu"]
     assert attempt("", {}) == whole
     assert asked == ["mmlu"]
     assert "evaluate: smoke_english was scored by an earlier attempt" in capsys.readouterr().err
