@@ -252,7 +252,8 @@ def _spoken(one: Any, number: int, speaker: str, content: str) -> _Spoken:
         )
     said = one[content]
     if isinstance(said, list) and said and all(isinstance(p, dict) and p.get("type") == "text" for p in said):
-        said = "".join(str(part.get("text", "")) for part in said)
+        parts = [part.get("text") for part in said]
+        said = "".join(parts) if all(isinstance(part, str) for part in parts) else said
     said = _text(said, f"message {number}: {content}")
     weights = {key: one[key] for key in TRAINED if one.get(key) is not None}
     for key, weight in weights.items():

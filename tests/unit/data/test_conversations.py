@@ -176,6 +176,14 @@ def test_each_format_is_told_by_its_content(tmp_path: Path, way: str) -> None:
         ('{"tools": "[x]", "conversations": [{"from": "human", "value": "a"}]}', "a conversation with tools"),
         ('{"messages": [{"role": "user", "content": "a"}, {"role": "tool", "content": "b"}]}', "message 1: by 'tool'"),
         ('{"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}', "message 0: content is a list"),
+        (
+            '{"messages": [{"role": "user", "content": [{"type": "text", "text": null}]}]}',
+            "message 0: content is a list",
+        ),
+        (
+            '{"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text"}]}]}',
+            "message 0: content is a list",
+        ),
         ('{"messages": [{"role": "system", "content": "a"}]}', "a system sentence alone"),
         (
             '{"system": "a", "conversations": [{"from": "system", "value": "b"}, {"from": "human", "value": "c"}]}',
