@@ -92,8 +92,7 @@ def understood(value: Any, form: str = "auto") -> Found:
     system = ""
     if isinstance(value, dict):
         system = value.get("system") or ""
-        if not isinstance(system, str):
-            raise ValueError(f"system is {_kind(system)}; valid: a text")
+        system = "" if _blank(system) else _text(system, "system")
     keys = {key for key, held in value.items() if held is not None} if isinstance(value, dict) else set()
     untrained: tuple[int, ...] = ()
     match told:
@@ -109,12 +108,12 @@ def understood(value: Any, form: str = "auto") -> Found:
             keys |= {key for one in said for key, held in one.items() if held is not None}
             if spoken[0].who == "system":
                 first = spoken.pop(0).text
-                if system.strip() and system != first:
+                if system and first and system != first:
                     raise ValueError(
                         f"two system sentences, {_short(system)} under the key system and {_short(first)} as the first "
                         "message; valid: one (join them, or take one out)"
                     )
-                system = first
+                system = first or system
             turns = _paired(spoken)
             untrained = tuple(number for number, answer in enumerate(spoken[1::2]) if not answer.trained)
             if len(untrained) == len(turns):
@@ -188,11 +187,9 @@ def _pair(value: dict[str, Any]) -> tuple[str, str] | None:
 
 def _of_alpaca(value: dict[str, Any]) -> list[Turn]:
     """The turns of an instruction and those before it."""
-    given = value.get("input") or ""
-    if isinstance(given, str) and not given.strip():
-        given = ""
+    given = "" if _blank(value.get("input")) else value["input"]
     instruction = value["instruction"]
-    if given and isinstance(instruction, str) and not instruction.strip():
+    if given and _blank(instruction):
         question = _text(given, "input")
     else:
         question = _text(instruction, "instruction") + (f"\n{_text(given, 'input')}" if given else "")
@@ -254,7 +251,8 @@ def _spoken(one: Any, number: int, speaker: str, content: str) -> _Spoken:
     if isinstance(said, list) and said and all(isinstance(p, dict) and p.get("type") == "text" for p in said):
         parts = [part.get("text") for part in said]
         said = "".join(parts) if all(isinstance(part, str) for part in parts) else said
-    said = _text(said, f"message {number}: {content}")
+    # The first message may say that there is no system sentence, as the key system may.
+    said = "" if who == "system" and number == 0 and _blank(said) else _text(said, f"message {number}: {content}")
     weights = {key: one[key] for key in TRAINED if one.get(key) is not None}
     for key, weight in weights.items():
         if weight not in (0, 1):  # False and true are these, too.
@@ -274,6 +272,10 @@ def _paired(spoken: list[_Spoken]) -> list[Turn]:
     if len(spoken) % 2:
         raise ValueError("its last question has no answer; take it out")
     return [{"User": q.text, "Assistant": a.text} for q, a in zip(spoken[::2], spoken[1::2], strict=True)]
+
+
+def _blank(value: Any) -> bool:
+    return value is None or (isinstance(value, str) and not value.strip())
 
 
 def _text(value: Any, what: str) -> str:

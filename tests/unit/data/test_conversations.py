@@ -53,6 +53,24 @@ WAYS: dict[str, tuple[Any, str, Conversation, set[str]]] = {
         Conversation(TURNS, "Be kind."),
         set(),
     ),
+    "openai, a system message that says nothing": (
+        {"messages": [{"role": "system", "content": ""}, *OPENAI["messages"]]},
+        "openai",
+        Conversation(TURNS),
+        set(),
+    ),
+    "openai, a null one beside a system": (
+        {"system": "Be kind.", "messages": [{"role": "system", "content": None}, *OPENAI["messages"]]},
+        "openai",
+        Conversation(TURNS, "Be kind."),
+        set(),
+    ),
+    "sharegpt, a system message that says nothing": (
+        {"system": " ", "conversations": [{"from": "system", "value": "\n"}, *messages("from", "value", ("human", "gpt"))]},
+        "sharegpt",
+        Conversation(TURNS),
+        set(),
+    ),
     "openai, system beside": ({**OPENAI, "system": "Be kind."}, "openai", Conversation(TURNS, "Be kind."), set()),
     "openai, a list": ([SYSTEM, *OPENAI["messages"]], "openai", Conversation(TURNS, "Be kind."), set()),
     "openai, parts": (
@@ -185,6 +203,9 @@ def test_each_format_is_told_by_its_content(tmp_path: Path, way: str) -> None:
             "message 0: content is a list",
         ),
         ('{"messages": [{"role": "system", "content": "a"}]}', "a system sentence alone"),
+        ('{"messages": [{"role": "system", "content": ""}]}', "a system sentence alone"),
+        ('{"messages": [{"role": "user", "content": "a"}, {"role": "system", "content": ""}]}', "message 1: content is blank"),
+        ('{"system": "\\ud800", "instruction": "a", "output": "b"}', "system has half a surrogate pair"),
         (
             '{"system": "a", "conversations": [{"from": "system", "value": "b"}, {"from": "human", "value": "c"}]}',
             "two system sentences, 'a' under the key system and 'b' as the first message; valid: one",
