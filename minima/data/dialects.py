@@ -165,19 +165,30 @@ def _way(value: Any) -> str:
     """How what is no conversation becomes one."""
     if not isinstance(value, dict):
         return VALID
+    system = next((f"system: .{key}, " for key in ("system", "system_prompt") if key in value), "")
     if pair := _pair(value):
         asked, said = pair
-        context = next((f"input: .{key}, " for key in ("context", "input") if key in value and key not in pair), "")
-        return f"`jq -c '{{instruction: .{asked}, {context}output: .{said}}}' FILE >NEW.jsonl` makes the format alpaca of it"
+        more = system + next((f"input: .{key}, " for key in ("context", "input") if key in value and key not in pair), "")
+        more += "history: .history, " if "history" in value else ""
+        return f"`jq -c '{{{more}instruction: .{asked}, output: .{said}}}' FILE >NEW.jsonl` makes the format alpaca of it"
     for name, inner in value.items():
         if isinstance(inner, list) and inner and isinstance(inner[0], dict):
             if pair := _pair(inner[0]):
-                asked, said = pair
-                return f"`jq -c '.{name} | map({{User: .{asked}, Assistant: .{said}}})' FILE >NEW.jsonl` makes turns of it"
+                asked, said = map(_message, ("user", "assistant"), pair)
+                return _as_messages(system, f'.["{name}"][] | {asked}, {said}')
             return f"if the conversations are the objects in the list under {name!r}: {objects_of(name)}"
     if any(isinstance(value.get(key), str) for key in ("text", "content")):
         return f"running text is for `minima build-data`; {VALID}"
     return VALID
+
+
+def _message(who: str, key: str) -> str:
+    """How jq makes a message of what stands under a key."""
+    return f'{{role: "{who}", content: .{key}}}'
+
+
+def _as_messages(system: str, made: str) -> str:
+    return f"`jq -c '{{{system}messages: [{made}]}}' FILE >NEW.jsonl` makes the format openai of it"
 
 
 def _pair(value: dict[str, Any]) -> tuple[str, str] | None:

@@ -251,6 +251,7 @@ def test_a_malformed_conversation_is_named_and_the_others_are_read(tmp_path: Pat
     assert message in bad.what
 
 
+@pytest.mark.parametrize("system", [{}, {"system": "Be kind."}, {"system_prompt": "Be kind."}, {"system_prompt": None}])
 @pytest.mark.parametrize(
     "value",
     [
@@ -258,11 +259,23 @@ def test_a_malformed_conversation_is_named_and_the_others_are_read(tmp_path: Pat
         {"question": "你好", "answer": "Hello.", "id": 3},
         {"instruction": "你好", "context": "", "response": "Hello.", "category": "x"},
         {"conversation_id": 1, "conversation": [{"human": "你好", "assistant": "Hello."}]},
-        {"turns": [{"input": "你好", "output": "Hello."}]},
-        {"data": [{"messages": messages("role", "content", ("user", "assistant"), ONE)}]},
+        {"all-turns": [{"input": "你好", "output": "Hello."}]},
     ],
 )
-def test_the_command_that_is_advised_makes_a_conversation_of_it(tmp_path: Path, value: Any) -> None:
+def test_the_command_that_is_advised_makes_a_conversation_of_it(tmp_path: Path, value: Any, system: Any) -> None:
+    expected = Conversation(ONE, "".join(said for said in system.values() if said))
+    follow_the_advice(tmp_path, {**system, **value}, expected)
+
+
+def test_the_command_that_is_advised_takes_all_along(tmp_path: Path) -> None:
+    before = [["你好", "Hello."]]
+    follow_the_advice(tmp_path, {"query": "And </s>?", "response": "It ends.", "history": before}, Conversation(TURNS))
+    follow_the_advice(
+        tmp_path, {"data": [{"messages": messages("role", "content", ("user", "assistant"), ONE)}]}, Conversation(ONE)
+    )
+
+
+def follow_the_advice(tmp_path: Path, value: Any, expected: Conversation) -> None:
     (tmp_path / "a.json").write_text(json.dumps(value))
     (bad,) = conversations.read(tmp_path / "a.json")
     assert isinstance(bad, Bad)
@@ -273,7 +286,7 @@ def test_the_command_that_is_advised_makes_a_conversation_of_it(tmp_path: Path, 
     (tmp_path / "b.jsonl").write_bytes(made)
     (found,) = conversations.read(tmp_path / "b.jsonl")
     assert isinstance(found, Found)
-    assert found.conversation == Conversation(ONE)
+    assert found.conversation == expected
 
 
 @pytest.mark.parametrize("value", [TURNS, SHAREGPT["conversations"], OPENAI["messages"]])
