@@ -171,6 +171,12 @@ def _way(value: Any) -> str:
         more = system + next((f"input: .{key}, " for key in ("context", "input") if key in value and key not in pair), "")
         more += "history: .history, " if "history" in value else ""
         return f"`jq -c '{{{more}instruction: .{asked}, output: .{said}}}' FILE >NEW.jsonl` makes the format alpaca of it"
+    for asked, said in _PAIRS:  # Messages under both, or under one.
+        held = {key: value.get(key) for key in (asked, said)}
+        if all(_said(one) or isinstance(one, str) for one in held.values()) and any(map(_said, held.values())):
+            whole = zip(("user", "assistant"), held, strict=True)
+            asks, says = (f".{key}[]" if _said(held[key]) else _message(who, key) for who, key in whole)
+            return _as_messages(system, f"{asks}, {says}")
     for name, inner in value.items():
         if isinstance(inner, list) and inner and isinstance(inner[0], dict):
             if pair := _pair(inner[0]):
@@ -180,6 +186,11 @@ def _way(value: Any) -> str:
     if any(isinstance(value.get(key), str) for key in ("text", "content")):
         return f"running text is for `minima build-data`; {VALID}"
     return VALID
+
+
+def _said(value: Any) -> bool:
+    """Whether these are messages of the format openai."""
+    return isinstance(value, list) and bool(value) and isinstance(value[0], dict) and {"role", "content"} <= value[0].keys()
 
 
 def _message(who: str, key: str) -> str:

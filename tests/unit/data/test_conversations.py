@@ -259,6 +259,9 @@ def test_a_malformed_conversation_is_named_and_the_others_are_read(tmp_path: Pat
         {"question": "你好", "answer": "Hello.", "id": 3},
         {"instruction": "你好", "context": "", "response": "Hello.", "category": "x"},
         {"conversation_id": 1, "conversation": [{"human": "你好", "assistant": "Hello."}]},
+        {"prompt": OPENAI["messages"][:1], "completion": OPENAI["messages"][1:2]},
+        {"input": OPENAI["messages"][:1], "output": "Hello.", "generator": "x"},
+        {"prompt": "你好", "completion": OPENAI["messages"][1:2]},
         {"all-turns": [{"input": "你好", "output": "Hello."}]},
     ],
 )
