@@ -49,7 +49,8 @@ def _without_what_is_said(text: str, pipeline: Pipeline) -> str:
     profile = pipeline.profile
     said = {key: value for key, value in vars(profile.workspace).items() if value}
     unsaid = {key: value for key, value in vars(pipeline.workspace).items() if key not in said}
-    pools = [profile.pools.get(stage.pool.like) for stage in pipeline.stages.values()]
+    used = {stage.pool.name: profile.pools.get(stage.pool.like) for stage in pipeline.stages.values()}
+    imageless = [name for name, pool in used.items() if not (pool and pool.image)]
     lines = {}
     if said:
         lines["workspace"] = (
@@ -57,8 +58,9 @@ def _without_what_is_said(text: str, pipeline: Pipeline) -> str:
         )
     if profile.conductor.image:
         lines["conductor"] = ""
-    if all(pool and pool.image for pool in pools):
-        lines["image"] = ""
+    if len(imageless) < len(used):  # One for all would take the place of those that the profile has.
+        own = "".join(f"  {name}: {{image: {pipeline.image}}}\n" for name in imageless)
+        lines["image"] = f"pools:\n{own}" if own else ""
     for key, line in lines.items():  # No name or path holds a backslash.
         text = re.sub(rf"^{key}: .*\n", line, text, count=1, flags=re.MULTILINE)
     return text

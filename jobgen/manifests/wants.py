@@ -16,6 +16,7 @@ OBJECTS = {
     **dict.fromkeys(("secret", "secretKeyRef", "secretRef", "nodePublishSecretRef", "azureFile", "imagePullSecrets"), "Secret"),
     **dict.fromkeys(("configMap", "configMapKeyRef", "configMapRef"), "ConfigMap"),
     "persistentVolumeClaim": "PersistentVolumeClaim",
+    "clusterTrustBundle": "ClusterTrustBundle",
 }
 """Kinds by fields whose value, or each entry of it, names one object by one of `NAMES`."""
 NAMES = ("name", "secretName", "claimName")
@@ -30,6 +31,9 @@ WORDS = {
 """Kinds by fields whose value is the name."""
 FREE = ("labels", "annotations", "matchLabels", "nodeSelector", "volumeAttributes", "options")
 """Fields whose own keys are anybody's words."""
+
+PRIORITY = "kueue.x-k8s.io/priority-class"
+"""Label of a job that names Kueue's own kind of class."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,9 +75,12 @@ def _of_job(step: Step) -> Iterator[Want]:
     """What the step's PyTorchJob names beside its pods."""
     if step.pool.queue:
         yield Want(kind="LocalQueue", name=step.pool.queue)
-    for each in step.fragments:
-        if name := each.scheduling_policy.get("priorityClass"):
-            yield Want(kind="PriorityClass", name=name)
+    labels = {key: value for each in step.fragments for key, value in each.labels.items()}
+    if name := labels.get(PRIORITY):
+        yield Want(kind="WorkloadPriorityClass", name=name)
+    policy = {key: value for each in step.fragments for key, value in each.scheduling_policy.items()}
+    if name := policy.get("priorityClass"):
+        yield Want(kind="PriorityClass", name=name)
 
 
 def _named(value: Any) -> Iterator[Want]:

@@ -198,7 +198,7 @@ def test_validate_says_every_object_that_pods_name(here: Path, capsys: pytest.Ca
         "image_pull_secrets": ["registry"],
         "priority_class": "system-node-critical",
     }
-    document["pools"] = {"small": {"queue": "team"}}
+    document["pools"] = {"small": {"queue": "team", "labels": {"kueue.x-k8s.io/priority-class": "urgent"}}}
     (here / "mine.yaml").write_text(yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
     assert cli.run(["validate", "mine.yaml"]) == 0
     shown = [line for line in capsys.readouterr().out.splitlines() if line.startswith("wants the")]
@@ -219,6 +219,7 @@ def test_validate_says_every_object_that_pods_name(here: Path, capsys: pytest.Ca
         "RuntimeClass": {"nvidia": ([], first)},
         "StorageClass": {"fast": ([], first)},
         "LocalQueue": {"team": ([], names)},
+        "WorkloadPriorityClass": {"urgent": ([], names)},
     }
     found: dict[str, dict[str, tuple[list[str], list[str]]]] = {}
     for each in told["wants"]:
@@ -324,7 +325,7 @@ SITE: dict[str, Any] = {
         ),
         (
             {"pools": {"small": SITE["pools"]["small"]}},
-            {"image": "minima:cpu", "conductor": "minima:jobgen", "workspace": WORKSPACE},
+            {"pools": {"small-pair": {"image": "minima:cpu"}}, "conductor": "minima:jobgen", "workspace": WORKSPACE},
         ),
     ],
 )
@@ -335,12 +336,14 @@ def test_init_leaves_to_a_profile_what_it_says(
     assert cli.run(["init", "mine", "--from", "smoke", "--cluster", "./site.yaml"]) == 0
     written = yaml.safe_load((here / "mine.yaml").read_text(encoding="utf-8"))
     assert written["cluster"] == "./site.yaml"
-    assert {key: written[key] for key in ("image", "conductor", "workspace") if key in written} == left
+    assert {key: written[key] for key in ("image", "conductor", "workspace", "pools") if key in written} == left
     pipeline = spec.load("mine.yaml")
     assert pipeline.workspace.claim == profile.get("workspace", {}).get("claim", "minima-workspace")
     assert pipeline.conductor
     assert pipeline.conductor.image == (profile["conductor"]["image"] if "conductor" in profile else "minima:jobgen")
+    capsys.readouterr()
     assert cli.run(["validate", "mine.yaml"]) == 0
+    assert "not used" not in capsys.readouterr().out
 
 
 def test_validate_says_which_image_of_a_profile_is_not_used(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
