@@ -22,8 +22,8 @@ _BESIDE = re.compile(r"socratic|(^|/)(example|cache)[^/]*$")
 _ARCHIVES = (".zip", ".tar", ".tgz", ".7z", ".rar")
 _ALL = ""
 """For the subject of a file that holds all of them, each row with its own."""
-_DEPTH = 3
-"""Folders down that the folder of a benchmark is looked for."""
+_DEPTH = 5
+"""Folders down that the folder of a benchmark is looked for: FastChat/fastchat/llm_judge/data/vicuna_bench."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +79,7 @@ def find(benchmark: Benchmark, data_dir: str, protocol: str, shots: int) -> Data
     if not files and not named.is_dir():
         raise NotReadyError(f"--data_dir: {named} is not there\n{help_with_it}")
     places = _places(folder, files, benchmark)
+    _check_once(places, benchmark)
     names = benchmark.subjects()
     there = [name for name in names if any((name, split) in places for split, _ in benchmark.splits)]
     if not there and any((_ALL, split) in places for split, _ in benchmark.splits):
@@ -140,10 +141,7 @@ def _files(benchmark: Benchmark, data_dir: str) -> tuple[Path, list[str]]:
     if not folder.is_dir():
         return folder, []
     files = [file for file in walk(folder) if not any(map(known_as, PurePosixPath(file).parent.parts))]
-    try:
-        places = _places(folder, files, benchmark)
-    except DataError:
-        return folder, []
+    places = _places(folder, files, benchmark)
     subjects = {subject for subject, split in places if split == benchmark.scored}
     # Two benchmarks have some names of subjects in common, and many files have rows.
     if len(subjects - {_ALL}) * 2 < len(benchmark.subjects()) or not all(
@@ -169,9 +167,10 @@ def limited(data: Data, limit: int) -> Data:
 
 
 def _places(folder: Path, files: list[str], benchmark: Benchmark) -> dict[tuple[str, str], list[Path]]:
-    """For each subject and split its files: one, or the shards of one table."""
+    """For each subject and split its files: one, or the shards of one table (`_check_once`)."""
     places: dict[tuple[str, str], list[Path]] = {}
     subjects = benchmark.subjects()
+    whole = False
     for file in files:
         name = PurePosixPath(file)
         ends = [end for end in name.suffixes if end.lower() not in containers.PACKED]
@@ -185,13 +184,21 @@ def _places(folder: Path, files: list[str], benchmark: Benchmark) -> dict[tuple[
         subject = only or next((word for word in sorted(bare) if word in subjects), _ALL)
         if split:
             places.setdefault((subject, split), []).append(folder / file)
-    if any(subject != _ALL for subject, _ in places):  # The hub has all subjects once more in one file.
-        places = {key: found for key, found in places.items() if key[0] != _ALL}
+            whole |= subject == _ALL and split == benchmark.scored and "all" in bare
+    # The hub has all subjects once more in one file, which counts where only some of them are beside it.
+    named = {subject for subject, split in places if subject != _ALL and split == benchmark.scored}
+    all_of_them = whole and len(named) < len(subjects)
+    if any(subject != _ALL for subject, _ in places):
+        places = {key: found for key, found in places.items() if (key[0] == _ALL) == all_of_them}
+    return places
+
+
+def _check_once(places: Mapping[tuple[str, str], list[Path]], benchmark: Benchmark) -> None:
     for (subject, split), found in places.items():
         if len({_SHARD.sub("", str(place)) for place in found}) > 1:
-            what = f"the {split} split of {subject}" if subject != _ALL and len(subjects) > 1 else f"the {split} split"
+            several = subject != _ALL and len(benchmark.subjects()) > 1
+            what = f"the {split} split of {subject}" if several else f"the {split} split"
             raise DataError(f"--data_dir: {what} is there more than once: {listed([str(f) for f in found])}; keep one")
-    return places
 
 
 def _read(files: list[Path], benchmark: Benchmark, subject: str) -> list[tuple[str, Row]]:

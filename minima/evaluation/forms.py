@@ -51,8 +51,12 @@ def _raw(place: Path) -> Iterator[tuple[str, Any]]:
     if kind == CSV:
         yield from _csv(place)
     elif kind in (containers.PARQUET, containers.ARROW):
-        for number, row in enumerate(_columns(place, kind), start=1):
-            yield f"{place}, row {number}", row
+        with containers.damage(place):
+            for number, row in enumerate(containers.rows(place, kind), start=1):
+                where = f"{place}, row {number}"
+                if isinstance(row, UnicodeDecodeError):
+                    raise DataError(f"{where}: not UTF-8 ({row.reason} at byte {row.start} of a text); fetch the file again")
+                yield where, row
     else:
         with containers.damage(place):
             for line, value in containers.values(place):
@@ -73,7 +77,10 @@ def _csv(place: Path) -> Iterator[tuple[str, Any]]:
                 elif cells:
                     yield f"{place}:{line}", _named(header, cells, f"{place}:{line}")
                 line = reader.line_num + 1
-        except (csv.Error, UnicodeDecodeError) as error:
+        except UnicodeDecodeError as error:
+            way = f"`iconv -f latin1 -t utf-8 {place.name} >NEW`, or -f gb18030, whichever it is in"
+            raise DataError(f"{place}:{line}: not CSV in UTF-8 ({error}); convert it: {way}") from None
+        except csv.Error as error:
             raise DataError(f"{place}:{line}: not CSV in UTF-8 ({error})") from None
 
 
@@ -89,18 +96,6 @@ def _named(header: list[str] | None, cells: list[str], where: str) -> Any:
     if len(cells) != len(header):
         raise DataError(f"{where}: {len(cells)} cells; the first line names {len(header)} ({', '.join(header)})")
     return dict(zip(header, cells, strict=True))
-
-
-def _columns(place: Path, kind: str) -> Iterator[Any]:
-    import pyarrow.ipc
-
-    with containers.damage(place):
-        if kind == containers.PARQUET:
-            batches = containers.parquet(place).iter_batches()
-        else:
-            batches = pyarrow.ipc.open_stream(pyarrow.memory_map(str(place)))
-        for batch in batches:
-            yield from batch.to_pylist()
 
 
 def _unfolded(value: Any) -> Iterator[tuple[str, Any]]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import datasets
 import pytest
-from pyarrow import Table, parquet
+from pyarrow import Table, ipc, parquet
 
 from minima.benchmarks import BENCHMARKS, PAPER, PROTOCOLS, STANDARD, Row
 from minima.errors import DataError, NotReadyError
@@ -313,6 +313,45 @@ def test_the_data_folder_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert find("mmlu", tmp_path / "m/data").subjects == find("mmlu", FIXTURES).subjects
 
 
+def test_a_data_folder_with_the_same_twice(tmp_path: Path) -> None:
+    text = (FIXTURES / "humaneval/openai_humaneval/test.jsonl").read_text(encoding="utf-8")
+    for name in ("HumanEval.jsonl", "HumanEval.jsonl.gz"):
+        written(tmp_path / name, text)
+    with pytest.raises(DataError, match=r"the test split is there more than once: .*jsonl, .*jsonl\.gz; keep one"):
+        find("humaneval", tmp_path)
+
+
+def test_all_subjects_beside_a_few(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A few subjects beside `all` do not hide the others; where all are there by name, those are taken."""
+    all_in_one(tmp_path / "mmlu")
+    shutil.copytree(FIXTURES / "mmlu/anatomy", tmp_path / "mmlu/anatomy")
+    assert find("mmlu", tmp_path).subjects == find("mmlu", FIXTURES).subjects
+    written(tmp_path / "mmlu/anatomy/test.jsonl", "?")
+    some = {"anatomy": Path(), "astronomy": Path()}
+    monkeypatch.setattr(type(BENCHMARKS["mmlu"]), "subjects", lambda self: some)
+    assert find("mmlu", tmp_path).items == 3
+    shutil.copytree(FIXTURES / "mmlu/astronomy", tmp_path / "mmlu/astronomy")
+    with pytest.raises(DataError, match=r"anatomy.test\.jsonl"):
+        find("mmlu", tmp_path)
+
+
+@pytest.mark.parametrize("form", [ipc.new_file, ipc.new_stream])
+def test_both_forms_of_arrow(form: Any, tmp_path: Path) -> None:
+    for (subject, split), rows in as_fixtures("ceval").items():
+        place = tmp_path / "ceval" / subject / f"{split}.arrow"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        made = Table.from_pylist(rows)
+        with form(str(place), made.schema) as file:
+            file.write_table(made)
+    assert find("ceval", tmp_path).subjects == find("ceval", FIXTURES).subjects
+
+
+def test_a_folder_far_down(tmp_path: Path) -> None:
+    place = tmp_path / "FastChat/fastchat/llm_judge/data/vicuna_bench"
+    place.mkdir(parents=True)
+    assert copies.folder_of("vicuna", str(tmp_path)) == place
+
+
 def test_a_subject_that_is_none(tmp_path: Path) -> None:
     row = {"question": "?", "choices": list("abcd"), "answer": 0, "subject": "cooking"}
     for split in ("dev", "test"):
@@ -459,7 +498,9 @@ def test_wrong_rows_of_csv(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"anatomy_test\.csv:1: the answer is 'E'"):
         find("mmlu", tmp_path)
     place.write_bytes(b"Which?,a,b,c,\xff,A\n")
-    with pytest.raises(DataError, match=r"anatomy_test\.csv:1: not CSV in UTF-8"):
+    with pytest.raises(
+        DataError, match=r"anatomy_test\.csv:1: not CSV in UTF-8 .*`iconv -f latin1 -t utf-8 anatomy_test\.csv "
+    ):
         find("mmlu", tmp_path)
     ceval_exam(tmp_path / "ceval")
     place = tmp_path / "ceval/val/law_val.csv"
