@@ -59,7 +59,8 @@ def test_what_the_pages_show_of_profiles_is_valid(name: str, tmp_path: Path) -> 
     for found in BLOCK.finditer(page(name)):
         if found[2] == "yaml":
             (tmp_path / "site.yaml").write_text(found[3], encoding="utf-8")
-            assert profile.load("./site.yaml", "", tmp_path).pools
+            pools = profile.load("./site.yaml", "", tmp_path).pools.values()
+            assert len({pool.gpu_memory for pool in pools if pool.gpus}) == 1
 
 
 def test_the_operator_is_the_version_that_is_tested() -> None:
