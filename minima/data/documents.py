@@ -19,7 +19,8 @@ from minima.data.objects import FILE, LINE, PARAGRAPH, Form, Left, of_line, of_o
 from minima.errors import DataError, did_you_mean
 
 _WIDE = "UTF-16 or UTF-32 without a mark at its beginning; convert it: `iconv -f UTF-16LE -t UTF-8 FILE >NEW`"
-_WIKI = re.compile(rb"<doc [^>]*>\s*")
+_WIKI = re.compile(rb"""<doc id=(?:(?:"[^"\n]*"|[^">\n])*|[^>\n]*)>\s*""")
+_WIKI_END = re.compile(rb"</doc>\s*\Z")
 
 
 @dataclass(frozen=True)
@@ -184,19 +185,21 @@ def _texts(place: Path, part: Part, form: Form) -> Iterator[tuple[int, bytes]]:
     first = 1
     for number, marked in itertools.chain(_all_lines(place, part), [(0, b"")]):
         line = marked.removeprefix(BOM)
-        ends = not line or (bool(_WIKI.match(line)) or line.startswith(b"</doc>") if wiki else line.isspace())
+        begins = _WIKI.match(line) if wiki else None
+        ends = not line or bool(begins) or (not wiki and line.decode(form.encoding, "replace").isspace())
+        rest = _WIKI_END.sub(b"", line[begins.end() :] if begins else line) if wiki else b"" if ends else line
         if ends and block:
             if content := b"".join(block).strip(b"\r\n"):  # Not what lies between two articles.
                 yield first, content
             block = []
-        elif not ends:
+        if rest:
             first = first if block else number
-            block.append(line)
+            block.append(rest)
 
 
 def _is_wiki(place: Path) -> bool:
     """Whether a text file is what WikiExtractor writes: `<doc id=… title=…>`, the article, `</doc>`."""
-    return bool(_WIKI.match(containers.head(place, 4096)))
+    return bool(_WIKI.match(containers.head(place, 4096).removeprefix(BOM)))
 
 
 def _rows(place: Path, part: Part, form: Form, kind: str) -> Iterator[tuple[int, Any]]:
@@ -217,7 +220,7 @@ def _rows(place: Path, part: Part, form: Form, kind: str) -> Iterator[tuple[int,
 
 
 def _decoded(content: bytes, form: Form) -> str | Left:
-    text = content.decode(form.encoding)
+    text = content.decode(form.encoding).replace("\r\n", "\n").replace("\r", "\n")
     if "\0" in text and text.count("\0") * 4 > len(text):  # As ASCII: every other byte is one.
         raise ValueError(_WIDE)
     return text if text.strip() else Left.BLANK

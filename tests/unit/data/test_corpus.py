@@ -178,13 +178,40 @@ def test_kinds_of_text(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbf" + poem.encode())
     assert found(tmp_path) == ["first line", "second line", "third line"]
     assert found(tmp_path, form=Form(document="paragraph")) == ["first line\nsecond line", "third line"]
-    assert found(tmp_path, form=Form(document="file")) == [poem]
+    assert found(tmp_path, form=Form(document="file")) == [poem.replace("\r", "")]
     (tmp_path / "a.txt").write_bytes("汉字\n".encode("gb18030"))
     assert found(tmp_path, form=Form(encoding="gb18030")) == ["汉字"]
     (tmp_path / "a.txt").rename(tmp_path / "wiki_00")
     (tmp_path / "wiki_00").write_text('<doc id="1" title="A">\nA\n\nabout A\n</doc>\n\n<doc id="2" title="B">\nB\n</doc>\n')
     for document in ("line", "file"):
         assert found(tmp_path, form=Form(document=document)) == ["A\n\nabout A", "B"]
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_how_lines_end_and_what_is_blank_within_them_is_no_text(tmp_path: Path, end: str) -> None:
+    (tmp_path / "a.txt").write_bytes(end.join(["one", "two", "\u3000", "汉字", " \t", "\xa0", "four", ""]).encode("gb18030"))
+    for document, texts in (
+        ("line", ["one", "two", Left.BLANK, "汉字", Left.BLANK, "four"]),
+        ("paragraph", ["one\ntwo", "汉字", "four"]),
+        ("file", ["one\ntwo\n\u3000\n汉字\n \t\n\xa0\nfour\n"]),
+    ):
+        assert found(tmp_path, form=Form(document=document, encoding="gb18030")) == texts
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_articles_of_wikiextractor(tmp_path: Path, end: str) -> None:
+    lines = [
+        '<doc id="1" url="u" title="a > b">T',
+        "body",
+        "<doc x> starts a line",
+        "</doc>",
+        "",
+        '<doc id="2" title="7" pipe">one</doc>',
+        "<doc id=3>",
+        "last",
+    ]
+    (tmp_path / "wiki_00").write_text("\ufeff" + end.join([*lines, ""]), newline="")
+    assert found(tmp_path) == ["T\nbody\n<doc x> starts a line", "one", "last"]
 
 
 def test_wide_characters_without_a_mark_are_named(tmp_path: Path) -> None:
