@@ -53,7 +53,11 @@ def check_bad(where: str, noun: str, bad: int, total: int, named: Sequence[Bad],
     """
     if bad <= max_bad_fraction * total:
         return
-    lines = "\n".join(f"{place}: {what}" for place, what in named[:NAMED])
+    said = itertools.pairwise(["", *(what for _, what in named[:NAMED])])
+    lines = "\n".join(
+        f"{one.where}: {'the same' if what == before and '`' in what else what}"
+        for one, (before, what) in zip(named, said, strict=False)
+    )
     more = f"\nand {bad - NAMED} more" if bad > NAMED else ""
     raise DataError(
         f"{where}: {bad} of {total} {noun} are bad:\n{lines}{more}\n"

@@ -1,5 +1,6 @@
 """The text of a JSON object, or of a row of a table, by its keys."""
 
+import contextlib
 import enum
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,7 +19,8 @@ class Form:
     """How documents stand in the files.
 
     Attributes:
-        text_key: keys of the text in an object or a row; several texts are joined by a line break.
+        text_key: keys of the text in an object or a row; several texts are joined by a line break, without those that are
+            absent or null.
         document: of a text file, what is one document: LINE, PARAGRAPH or FILE.
         encoding: of text and JSON.
         wanted: what else an object must hold, by its keys, each with the values of which it has one.
@@ -67,8 +69,10 @@ def of_object(value: Any, form: Form) -> str | Left:
     if isinstance(value, UnicodeDecodeError):  # A row that cannot be read.
         raise value
     if not isinstance(value, dict):
-        example = f'{{"{form.text_key[0]}": "…"}}'
-        raise ValueError(f"a JSON {type(value).__name__}, where a document is an object such as {example}")
+        key = json.dumps(form.text_key[0])
+        strings = isinstance(value, str) or (isinstance(value, list) and all(isinstance(one, str) for one in value))
+        remedy = f"; `jq -c '.. | strings | {{{key}: .}}' FILE >NEW.jsonl` makes one of each string" * strings
+        raise ValueError(f'a JSON {type(value).__name__}, where a document is an object such as {{{key}: "…"}}{remedy}')
     for key, valid in form.wanted.items():
         try:
             found = _under(value, key)
@@ -76,19 +80,21 @@ def of_object(value: Any, form: Form) -> str | Left:
             return Left.FILTERED
         if (found if isinstance(found, str) else json.dumps(found, default=str)) not in valid:
             return Left.FILTERED
-    texts = []
+    there: dict[str, Any] = {}
     for key in form.text_key:
-        try:
-            text = _under(value, key)
-        except KeyError:
-            raise ValueError(f"no key {key!r}; {_keys_of_text(key, value)}") from None
+        with contextlib.suppress(KeyError):
+            there[key] = _under(value, key)
+    if not there:
+        raise ValueError(f"no key {form.text_key[0]!r}; {_keys_of_text(form.text_key[0], value)}")
+    texts = []
+    for key, text in there.items():
         if isinstance(text, bytes):  # A column that does not say that it is text.
             text = text.decode(form.encoding)
         if text is None and len(form.text_key) > 1:
             continue  # As many titles are.
         if not isinstance(text, str):
             kind = "null" if text is None else f"a JSON {type(text).__name__}"
-            raise ValueError(f"{key!r} is {kind}, not a string; --text_key names the key of the text")
+            raise ValueError(f"{key!r} is {kind}, not a string; {_string_of(key, text)}")
         if not text.isascii():
             text.encode()  # An escape can name half a character.
         if text.strip():
@@ -111,6 +117,17 @@ def _under(value: Mapping[str, Any], key: str) -> Any:
     return _under(inner, rest)
 
 
+def _string_of(key: str, text: Any) -> str:
+    """What to do where a key holds no string: join or take out those that it holds."""
+    inner = list(text.values()) if isinstance(text, dict) else text
+    if not isinstance(inner, list) or not inner or not all(isinstance(one, str) for one in inner):
+        return "--text_key names the key of the text"
+    path = "." + ".".join(map(json.dumps, key.split(".")))
+    if isinstance(text, list):
+        return f"if it is one text in pieces, join them: `jq -c '{path} |= join(\"\\n\")' FILE >NEW.jsonl`"
+    return f"if each of its strings is a document: `jq -c '{path}[] | {{{json.dumps(key)}: .}}' FILE >NEW.jsonl`"
+
+
 def _keys_of_text(key: str, value: dict[str, Any]) -> str:
     """What to do where an object has no such key: name another, or take out the list in which the documents stand."""
     if not value:
@@ -120,6 +137,11 @@ def _keys_of_text(key: str, value: dict[str, Any]) -> str:
     for name, inner in value.items():
         if isinstance(inner, list) and inner and isinstance(inner[0], dict):
             return f"if the documents are the objects in the list under {name!r}: {objects_of(name)}"
+    objects = [inner for inner in value.values() if isinstance(inner, dict)]
+    if 1 < len(objects) == len(value) and all(inner.keys() == objects[0].keys() or key in inner for inner in objects):
+        if all(name.isdigit() for name in objects[0]):  # A table of pandas by its columns.
+            return f"--text_key names the key of the text: {did_you_mean(key, value)}"
+        return "if the documents are the objects under all keys: `jq -c '.[]' FILE >NEW.jsonl`"
     keys = [name for name, inner in _leaves(value) if isinstance(inner, str)] or [name for name, _ in _leaves(value)]
     if not keys:
         return f"and no other key holds a text, found {listed(sorted(value))}"

@@ -6,6 +6,9 @@ import json
 import lzma
 import random
 import re
+import shlex
+import shutil
+import subprocess
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +22,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minima.data import containers, conversations, corpus, documents
+from minima.data import containers, conversations, corpus, documents, objects
 from minima.data.corpus import Span
 from minima.data.documents import Bad
 from minima.data.objects import Form, Left
@@ -624,6 +627,43 @@ def test_a_key_that_holds_a_list_is_not_advised(tmp_path: Path, value: dict[str,
     assert isinstance(bad, Bad)
     assert what in bad.what
     assert "--text_key data" not in bad.what
+
+
+@pytest.mark.parametrize(
+    ("value", "key", "texts"),
+    [
+        ({"0": {"text": "a"}, "1": {"text": "b"}}, "text", ["a", "b"]),
+        ({"x": {"content": "a", "id": 1}, "y": {"content": "b", "id": 2}}, "content", ["a", "b"]),
+        ({"x": {"text": "a"}, "y": {"text": "b", "id": 2}}, "text", ["a", "b"]),
+        ({"text": {"0": "a", "1": "b"}, "id": {"0": 1, "1": 2}}, "text", ["a", "b"]),
+        (["a", "b"], "text", ["a", "b"]),
+        ({"meta": {"text": ["a", "b"]}}, "meta.text", ["a\nb"]),
+    ],
+)
+def test_the_command_that_is_advised_makes_documents(tmp_path: Path, value: Any, key: str, texts: list[str]) -> None:
+    (tmp_path / "a.json").write_text(json.dumps(value))
+    wrong = "text" if key == "content" else key
+    bad = next(one for one in found(tmp_path, form=Form((wrong,))) if isinstance(one, Bad))
+    if shutil.which("jq") is None:
+        pytest.skip("no jq here to try the advised command")
+    (command,) = re.findall(r"`(jq .*) FILE >NEW\.jsonl`", bad.what)
+    made = subprocess.run([*shlex.split(command), tmp_path / "a.json"], check=True, capture_output=True).stdout
+    (tmp_path / "new.jsonl").write_bytes(made)
+    assert found(tmp_path, "new.jsonl", form=Form((key,))) == texts
+
+
+def test_a_command_that_mends_many_is_said_once() -> None:
+    bad = [Bad(f"a:{n}", "`jq`" if n < 3 else "a number") for n in range(5)]
+    with pytest.raises(DataError, match=r"a:0: `jq`\na:1: the same\na:2: the same\na:3: a number\na:4: a number\nmend"):
+        documents.check_bad("f", "documents", 5, 5, bad, 0.0)
+
+
+def test_of_several_keys_one_is_enough() -> None:
+    form = Form(("title", "text"))
+    assert objects.of_object({"title": "t", "id": 1}, form) == "t"
+    assert objects.of_object({"text": "x"}, form) == "x"
+    with pytest.raises(ValueError, match="no key 'title'; --text_key names the key of the text: did you mean 'titel'"):
+        objects.of_object({"titel": "x"}, form)
 
 
 def test_files_without_a_byte(tmp_path: Path) -> None:
