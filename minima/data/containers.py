@@ -231,8 +231,10 @@ def lines(place: Path, begin: int = 0, end: int | None = None) -> Iterator[tuple
                 return
 
 
-def values(place: Path, encoding: str = "utf-8") -> Iterator[tuple[int, Any]]:
+def values(place: Path, encoding: str = "utf-8", arrays: bool = False) -> Iterator[tuple[int, Any]]:
     """The values of a JSON file that is one array or value, or one after the other, each with the line on which it begins.
+
+    With `arrays` an array is a value, too, in place of those in it.
 
     Raises:
         DataError: it is not JSON; what follows could not be told apart.
@@ -247,7 +249,7 @@ def values(place: Path, encoding: str = "utf-8") -> Iterator[tuple[int, Any]]:
             start = between.match(text, at).end()  # type: ignore[union-attr] # It matches nothing, too.
             line += text.count("\n", at, start)
             at, wrong = start, "it ends too early"
-            if between is _SPACE and text[at : at + 1] == "[":
+            if not arrays and between is _SPACE and text[at : at + 1] == "[":
                 at, between = at + 1, _BETWEEN
                 continue
             if between is _BETWEEN and text[at : at + 1] == "]":

@@ -35,7 +35,7 @@ def read(place: str | Path, form: str = "auto") -> Iterator[Found | Bad]:
         if row:
             numbered = enumerate(containers.rows(place, kind))
         else:
-            numbered = containers.lines(place) if kind == JSON_LINES else _whole(containers.values(place))
+            numbered = containers.lines(place) if kind == JSON_LINES else _values(place)
         for number, raw in numbered:
             if isinstance(raw, bytes) and not raw.strip():
                 continue
@@ -45,17 +45,11 @@ def read(place: str | Path, form: str = "auto") -> Iterator[Found | Bad]:
                 yield Bad(f"{place}, row {number}" if row else f"{place}:{number}", str(error))
 
 
-def _whole(values: Iterator[tuple[int, Any]]) -> Iterator[tuple[int, Any]]:
-    """The values of a file, or all of them as one where they are messages or turns: an array that is one conversation."""
-    first = next(values, None)
-    if first is None:
-        return
-    keys = first[1].keys() if isinstance(first[1], dict) else set()
-    if keys & set(KEYS) or any(keys >= set(pair) for pair in MESSAGES.values()):
-        yield first[0], [first[1], *(value for _, value in values)]
-        return
-    yield first
-    yield from values
+def _values(place: Path) -> Iterator[tuple[int, Any]]:
+    """The values of a file; of one that holds messages or turns its arrays, each of which is one conversation."""
+    _, first = next(containers.values(place), (0, None))
+    keys = first.keys() if isinstance(first, dict) else set()
+    yield from containers.values(place, arrays=bool(keys & set(KEYS)) or any(keys >= set(pair) for pair in MESSAGES.values()))
 
 
 def _parsed(line: bytes) -> Any:

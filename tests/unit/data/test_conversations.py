@@ -302,6 +302,15 @@ def test_a_file_that_is_one_conversation(tmp_path: Path, value: Any, name: str, 
     assert found.conversation == Conversation(TURNS)
 
 
+@pytest.mark.parametrize("value", [TURNS, SHAREGPT["conversations"], OPENAI["messages"]])
+@pytest.mark.parametrize("name", ["a.json", "a.jsonl", "a"])
+def test_of_arrays_that_follow_each_other_each_is_a_conversation(tmp_path: Path, value: Any, name: str) -> None:
+    """As `jq .` writes lines of them."""
+    (tmp_path / name).write_text("\n".join(json.dumps(value, indent=2) for _ in range(3)))
+    found = [one.conversation for one in conversations.read(tmp_path / name) if isinstance(one, Found)]
+    assert found == [Conversation(TURNS)] * 3
+
+
 def test_an_array_under_any_name_and_a_bad_first_line(tmp_path: Path) -> None:
     for indent in (None, 1):
         (tmp_path / "a.jsonl").write_text(json.dumps([SHAREGPT, OPENAI], indent=indent))
