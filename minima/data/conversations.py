@@ -7,7 +7,7 @@ from typing import Any
 
 from minima.data import containers
 from minima.data.containers import ARROW, JSON, JSON_LINES, PARQUET, TEXT
-from minima.data.dialects import KEYS, MESSAGES, VALID, Found, understood
+from minima.data.dialects import CONVERT, KEYS, MESSAGES, VALID, Found, understood
 from minima.data.documents import Bad
 from minima.errors import DataError
 
@@ -56,8 +56,7 @@ def _parsed(line: bytes) -> Any:
     try:
         return json.loads(line.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
-        way = "convert the file: `iconv -f gb18030 -t utf-8 FILE >NEW`, if it is in that encoding"
-        raise ValueError(f"not UTF-8 ({error.reason} at byte {error.start}); {way}") from None
+        raise ValueError(f"not UTF-8 ({error.reason} at byte {error.start}); {CONVERT}") from None
     except ValueError as error:
         raise ValueError(f"not JSON ({error}); valid: one array of conversations, or a conversation a line") from None
     except RecursionError:

@@ -39,6 +39,7 @@ _MORE = {
 _NONE = ("", "[]", "{}", "null")
 """Texts of such a key that name nothing; ShareGPT has JSON there, as a text."""
 VALID = 'valid: turns {"User": "…", "Assistant": "…"}, or the formats sharegpt, openai and alpaca'
+CONVERT = "convert the file: `iconv -f gb18030 -t utf-8 FILE >NEW`, if it is in that encoding"
 _KNOWN = {
     TUTORIAL: set(KEYS),
     SHAREGPT: {*LISTS, *TRAINED, "system", "from", "value"},
@@ -304,7 +305,9 @@ def _text(value: Any, what: str) -> str:
     if not isinstance(value, str) or not value.strip():
         found = f"blank text {_short(value)}" if isinstance(value, str) else _kind(value)
         raise ValueError(f"{what} is {found}; valid: a text that is not blank (take the turn out)")
-    if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
+    if not value.isascii() and (halves := re.findall("[\ud800-\udfff]", value)):
+        if all("\udc80" <= half <= "\udcff" for half in halves):  # As Python reads bytes that are no text.
+            raise ValueError(f"{what} is not UTF-8, or has half a surrogate pair; {_short(value)}; {CONVERT}")
         raise ValueError(f"{what} has half a surrogate pair, which is no character; {_short(value)}")
     return value
 

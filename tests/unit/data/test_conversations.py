@@ -327,6 +327,19 @@ def test_an_array_under_any_name_and_a_bad_first_line(tmp_path: Path) -> None:
         list(conversations.read(tmp_path / "a"))
 
 
+@pytest.mark.parametrize("name", ["a.json", "a.jsonl"])
+@pytest.mark.parametrize("value", [TURNS, {"messages": [SYSTEM | {"content": "请"}, *OPENAI["messages"]]}])
+def test_of_another_encoding_the_command_is_told_in_any_file(tmp_path: Path, name: str, value: Any) -> None:
+    both = [json.dumps(value, ensure_ascii=False)] * 2
+    (tmp_path / name).write_text("\n".join(both) if name == "a.jsonl" else f"[{', '.join(both)}]", encoding="gb18030")
+    found = list(conversations.read(tmp_path / name))
+    assert len(found) == 2
+    for bad in found:
+        assert isinstance(bad, Bad)
+        assert "not UTF-8" in bad.what
+        assert "`iconv -f gb18030 -t utf-8 FILE >NEW`" in bad.what
+
+
 def test_files_that_cannot_be_read_on(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text('[\n[{"User": "a", "Assistant": "b"}],\n[{"User": "a"}')
     with pytest.raises(DataError, match=r"a\.json: the value that begins on line 3 is not JSON"):
