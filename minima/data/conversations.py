@@ -7,12 +7,16 @@ from typing import Any
 
 from minima.data import containers
 from minima.data.containers import ARROW, JSON, JSON_LINES, PARQUET, TEXT
-from minima.data.dialects import CONVERT, KEYS, MESSAGES, VALID, Found, understood
+from minima.data.dialects import CONVERT, KEYS, MESSAGES, TUTORIAL, VALID, Found, understood
 from minima.data.documents import Bad
 from minima.errors import DataError
 
 KINDS = (JSON_LINES, JSON, PARQUET, ARROW)
 """Of files."""
+MOST = 100
+"""Turns of a file that is one conversation; more are taken for conversations of one turn."""
+APART = "`jq -c '.[] | [.]' FILE >NEW.jsonl`"
+"""Makes a conversation of each turn."""
 
 
 def read(place: str | Path, form: str = "auto") -> Iterator[Found | Bad]:
@@ -23,7 +27,7 @@ def read(place: str | Path, form: str = "auto") -> Iterator[Found | Bad]:
         form: one of FORMATS, or `auto` to tell each by its content.
 
     Raises:
-        DataError: the file is damaged, or an array is not JSON.
+        DataError: the file is damaged, an array is not JSON, or it has more turns than MOST and no conversations in it.
     """
     place = Path(place)
     kind = containers.kind(place)
@@ -40,16 +44,34 @@ def read(place: str | Path, form: str = "auto") -> Iterator[Found | Bad]:
             if isinstance(raw, bytes) and not raw.strip():
                 continue
             try:
-                yield understood(_parsed(raw) if isinstance(raw, bytes) else raw, form)
+                found = understood(_parsed(raw) if isinstance(raw, bytes) else raw, form)
+                turns = len(found.conversation.turns)
+                flat = isinstance(raw, _Alone) and found.form == TUTORIAL and turns > 1
+                if flat and turns > MOST:
+                    raise DataError(
+                        f"{place}: {turns} turns that are not in conversations; if each is a conversation of its own: {APART}; "
+                        "if they are one conversation: `jq -c '[.]' FILE >NEW.jsonl`"
+                    )
+                yield found._replace(flat=flat)
             except ValueError as error:
                 yield Bad(f"{place}, row {number}" if row else f"{place}:{number}", str(error))
+
+
+class _Alone(list[Any]):
+    """The only array of a file, of turns or messages."""
 
 
 def _values(place: Path) -> Iterator[tuple[int, Any]]:
     """The values of a file; of one that holds messages or turns its arrays, each of which is one conversation."""
     _, first = next(containers.values(place), (0, None))
     keys = first.keys() if isinstance(first, dict) else set()
-    yield from containers.values(place, arrays=bool(keys & set(KEYS)) or any(keys >= set(pair) for pair in MESSAGES.values()))
+    if not (keys & set(KEYS) or any(keys >= set(pair) for pair in MESSAGES.values())):
+        yield from containers.values(place)
+        return
+    arrays = containers.values(place, arrays=True)
+    (number, one), second = next(arrays), next(arrays, None)
+    yield number, _Alone(one) if second is None and isinstance(one, list) else one
+    yield from (second, *arrays) if second else ()
 
 
 def _parsed(line: bytes) -> Any:

@@ -72,11 +72,13 @@ class Found(NamedTuple):
     Attributes:
         form: one of FORMATS.
         ignored: keys that mean nothing to this program.
+        flat: it is all the turns of a file, which could be conversations of one turn each.
     """
 
     conversation: Conversation
     form: str
     ignored: frozenset[str]
+    flat: bool = False
 
 
 def understood(value: Any, form: str = "auto") -> Found:

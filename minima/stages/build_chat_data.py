@@ -109,6 +109,7 @@ def _read(folder: Path, names: list[str], options: BuildChatData) -> tuple[list[
     bad: list[Bad] = []
     forms: Counter[str] = Counter()
     ignored: Counter[str] = Counter()
+    flat: list[str] = []
     for name in names:
         for one in conversations.read(folder / name, options.format):
             if isinstance(one, Bad):
@@ -117,12 +118,16 @@ def _read(folder: Path, names: list[str], options: BuildChatData) -> tuple[list[
             said = one.conversation
             found.append(said._replace(system=said.system or options.system or chat.SYSTEM))
             forms[one.form] += 1
+            if one.flat:
+                flat.append(f"{name} ({len(said.turns)} turns)")
             ignored.update(one.ignored)
     total = len(found) + len(bad)
     check_bad(str(folder), "conversations", len(bad), total, bad, options.max_bad_fraction)
     if not found:
         raise DataError(f"{folder}: no conversation in {listed(names)}")
     _say("read " + ", ".join(f"{count} conversations in the format {form}" for form, count in forms.most_common()))
+    if flat:
+        _say(f"one conversation each: {listed(flat)}; if each turn is a conversation of its own: {conversations.APART}")
     if bad:
         _say(f"left out {len(bad)} bad ones of {total}")
     return found, len(bad), ignored

@@ -311,6 +311,25 @@ def test_of_arrays_that_follow_each_other_each_is_a_conversation(tmp_path: Path,
     assert found == [Conversation(TURNS)] * 3
 
 
+@pytest.mark.parametrize("indent", [None, 1])
+def test_of_many_turns_that_are_in_no_conversation_both_readings_are_told(tmp_path: Path, indent: int | None) -> None:
+    pairs = [{"User": f"question {n}", "Assistant": "yes"} for n in range(conversations.MOST + 1)]
+    (tmp_path / "a.json").write_text(json.dumps(pairs[1:], indent=indent))
+    (one,) = conversations.read(tmp_path / "a.json")
+    assert isinstance(one, Found)
+    assert one.flat
+    (tmp_path / "a.json").write_text(json.dumps(pairs, indent=indent))
+    with pytest.raises(DataError, match=r"a\.json: 101 turns that are not in conversations") as error:
+        list(conversations.read(tmp_path / "a.json"))
+    if shutil.which("jq") is None:
+        pytest.skip("no jq here to try the advised commands")
+    expected = [[pair] for pair in pairs], [pairs]
+    for command, talks in zip(re.findall("`(jq .*?)FILE >NEW.jsonl`", str(error.value)), expected, strict=True):
+        subprocess.run(f"{command} a.json >b.jsonl", shell=True, cwd=tmp_path, check=True)
+        found = [one for one in conversations.read(tmp_path / "b.jsonl") if isinstance(one, Found) and not one.flat]
+        assert [one.conversation.turns for one in found] == talks
+
+
 def test_an_array_under_any_name_and_a_bad_first_line(tmp_path: Path) -> None:
     for indent in (None, 1):
         (tmp_path / "a.jsonl").write_text(json.dumps([SHAREGPT, OPENAI], indent=indent))

@@ -261,6 +261,15 @@ def test_bad_conversations_are_counted_and_left_out_where_that_is_allowed(
     assert "keys that were left out: id (20), markdown (20)" in err or "markdown (20), id (20)" in err
 
 
+def test_turns_that_may_be_conversations_are_said(
+    options: BuildChatData, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "chat").mkdir()
+    (tmp_path / "chat/a.json").write_text(json.dumps([{"User": "a", "Assistant": "b"}] * 40))
+    build(tmp_path / "out", dataclasses.replace(options, input_dir=str(tmp_path / "chat"), input_regex="*.json"))
+    assert "build-chat-data: one conversation each: a.json (40 turns); if each turn is a conv" in capsys.readouterr().err
+
+
 def test_of_equal_conversations_the_first_is_kept_if_that_is_wanted(
     folder: Path, options: BuildChatData, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
