@@ -94,24 +94,36 @@ def find(path_or_regex: str | Path, split: str = "") -> list[Path]:
     Raises:
         DataError: there is none.
     """
-    place = str(path_or_regex)
+    found = _found(str(path_or_regex))
+    held_out = [p for p in found if p.name.startswith("dev-")]
+    if split == "dev" and all(p.name.startswith("train-") for p in found):
+        _say(
+            f"{path_or_regex}: {listed([p.name for p in found], 3)}: made to be trained on, and no dev-* is there to measure by"
+        )
+    if not held_out or len(held_out) == len(found) or not split:
+        return found
+    if split == "dev":
+        return held_out
+    _say(f"{path_or_regex}: {listed([p.name for p in held_out], 3)}: held out, so left out here")
+    return [p for p in found if p not in held_out]
+
+
+def _found(place: str) -> list[Path]:
     if os.path.isfile(place):
         return [Path(place)]
     pattern = os.path.join(glob.escape(place), f"*{SUFFIX}") if os.path.isdir(place) else place
     found = [p for p in input_files(pattern) if not p.name.endswith(INDEX_SUFFIX)]
-    held_out = [p for p in found if p.name.startswith("dev-")]
     if not found:
         folder = place if os.path.isdir(place) else os.path.dirname(place) or "."
         there = sorted(p.name for p in Path(folder).iterdir()) if os.path.isdir(folder) else None
         inside = "which does not exist" if there is None else f"which holds {listed(there)}"
         raise DataError(f"{place}: no record file; looked in {folder}, {inside}; name a folder, a file or a glob of *{SUFFIX}")
-    if not held_out or len(held_out) == len(found) or not split:
-        return found
-    if split == "dev":
-        return held_out
+    return found
+
+
+def _say(what: str) -> None:
     if os.environ.get("RANK", "0") == "0":
-        print(f"{place}: {listed([p.name for p in held_out], 3)}: held out, so left out here", file=sys.stderr, flush=True)
-    return [p for p in found if p not in held_out]
+        print(what, file=sys.stderr, flush=True)
 
 
 def check_apart(train: list[Path], dev: list[Path], option: str) -> None:

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from minima.data import piece_model
 from minima.errors import DataError
 from minima.workspace.marker import artifact_folder, read_marker
-from minima.workspace.model_folder import check_mark
+from minima.workspace.model_folder import check_links, check_mark
 
 MODEL_FILE = "tokenizer.model"
 TOKENIZER_FILE = "tokenizer.json"
@@ -58,6 +59,7 @@ def load(folder: str | Path) -> PreTrainedTokenizerBase:
     folder = Path(folder)
     if not folder.is_dir():
         raise DataError(f"{folder}: not a folder; a tokenizer is the folder of a model")
+    check_links(folder, (*_JSON_FILES, MODEL_FILE))
     if not (folder / TOKENIZER_FILE).is_file() and not (folder / MODEL_FILE).is_file():
         remedy = "copy those of the model it was made of, or make the folder with `minima expand-vocab`"
         if (folder / "vocab.json").is_file():
@@ -265,6 +267,8 @@ def fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
 def check_records(paths: Sequence[Path], option: str, tokenizer: PreTrainedTokenizerBase) -> None:
     """Check that records were made with a tokenizer whose ids mean the same, as far as a marker beside them says it.
 
+    Of a folder where none does, that is said.
+
     Raises:
         DataError: with another one.
     """
@@ -273,6 +277,10 @@ def check_records(paths: Sequence[Path], option: str, tokenizer: PreTrainedToken
         made = artifact_folder(str(folder))
         theirs = read_marker(made)["metrics"].get("tokenizer") if made else None
         ours = ours or (fingerprint(tokenizer) if theirs else "")
+        if not theirs and os.environ.get("RANK", "0") == "0":
+            why = "its marker does not say it" if made else "no marker"
+            what = f"--{option}: {folder}: {why}: which tokenizer made these records is not known"
+            print(what, file=sys.stderr, flush=True)
         if theirs and theirs != ours:
             raise DataError(
                 f"--{option}: the records in {folder} were made with another tokenizer ({theirs}) than that of "
@@ -366,7 +374,9 @@ def _object(place: Path) -> dict[str, Any]:
         value = json.loads(content.decode())
     except FileNotFoundError:
         return {}
-    except (ValueError, OSError, RecursionError) as error:
+    except OSError as error:
+        raise DataError(f"{place}: cannot be read ({error.strerror}); copy it again") from None
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{place}: not JSON ({error}); copy it again") from None
     if not isinstance(value, dict):
         raise DataError(f"{place}: holds a {type(value).__name__}, not an object; copy it again")

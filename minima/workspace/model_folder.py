@@ -118,6 +118,7 @@ def _check_files(folder: Path) -> None:
         raise DataError(f"{folder}: not a folder; {valid}")
     names = sorted(p.name for p in folder.iterdir())
     check_pointers(folder, names)
+    check_links(folder, names)
     for name in _READ_BY_TRANSFORMERS:
         if name in names and (folder / name).is_file():
             with (folder / name).open("rb") as file:
@@ -169,6 +170,21 @@ def check_pointers(folder: str | Path, names: Iterable[str]) -> None:
     pointers = [name for name in names if is_pointer(Path(folder) / name)]
     if pointers:
         raise DataError(f"{folder}: {listed(pointers, 3)}: Git LFS pointers, not the files; `git lfs pull` there fetches them")
+
+
+def check_links(folder: str | Path, names: Iterable[str]) -> None:
+    """Check that files of a model or a tokenizer are no links that lead nowhere.
+
+    Raises:
+        DataError: some of `names` in `folder` are.
+    """
+    places = [Path(folder, name) for name in names if name.endswith((".json", ".safetensors", ".model"))]
+    lost = [place.name for place in places if place.is_symlink() and not place.exists()]
+    if lost:
+        raise DataError(
+            f"{folder}: {listed(lost, 3)}: links that lead to no file (of the hub's cache, without its blobs?); "
+            "copy the folder again with `cp -rL`, which follows links, or fetch it again"
+        )
 
 
 def is_pointer(place: Path) -> bool:

@@ -33,7 +33,7 @@ def tensors(folder: Path) -> dict[str, Tensor]:
     Raises:
         DataError: a file is missing, is not whole, or the index does not say what is in it.
     """
-    if (folder / WEIGHTS).is_file():
+    if (folder / WEIGHTS).exists():
         return dict(_header(folder / WEIGHTS))
     index = folder / INDEX
     places = read_object(index).get("weight_map")
@@ -95,11 +95,13 @@ def read_object(place: Path) -> dict[str, Any]:
     """The object in a JSON file.
 
     Raises:
-        DataError: it holds something else.
+        DataError: it cannot be read, or holds something else.
     """
     try:
         raw = json.loads(place.read_text(encoding="utf-8"))
-    except (ValueError, OSError, RecursionError) as error:
+    except OSError as error:
+        raise DataError(f"{place}: cannot be read ({error.strerror}); fetch the file again") from None
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{place}: not JSON ({error}); fetch the file again") from None
     if not isinstance(raw, dict):
         raise DataError(f"{place}: holds a {type(raw).__name__}, not an object; fetch the file again")

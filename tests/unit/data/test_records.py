@@ -325,6 +325,16 @@ def made(folder: Path, **files: list[int]) -> Path:
     return folder
 
 
+def test_a_dev_side_of_train_shards_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = made(tmp_path / "data", train_0=[1], train_1=[2])
+    for place in (folder, folder / "train-0.tfrecord"):
+        assert records.find(place, "train")
+        assert not capsys.readouterr().err
+        assert records.find(place, "dev")
+        assert "train-0.tfrecord" in (said := capsys.readouterr().err)
+        assert "made to be trained on, and no dev-*" in said
+
+
 @pytest.mark.parametrize("form", ["{}", "{}/*", "{}/*.tfrecord", "{}/**/*.tfrecord"])
 def test_the_train_side_of_a_folder_or_glob_is_its_train_shards(
     tmp_path: Path, form: str, capsys: pytest.CaptureFixture[str]

@@ -205,7 +205,9 @@ def test_a_fingerprint_is_of_what_ids_mean(model: bytes, tmp_path: Path) -> None
     assert len(set(found.values())) == len(found)
 
 
-def test_records_of_another_tokenizer_with_as_many_pieces(model: bytes, tmp_path: Path) -> None:
+def test_records_of_another_tokenizer_with_as_many_pieces(
+    model: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     backwards = [text[::-1] for text in sample.documents("english", 60_000)]
     other = init_model.train_sentencepiece(backwards, 400, "vocab_size", byte_fallback=True)
     one, two = (tokenization.load(write_model(tmp_path / name, m)) for name, m in (("one", model), ("two", other)))
@@ -223,8 +225,15 @@ def test_records_of_another_tokenizer_with_as_many_pieces(model: bytes, tmp_path
         tokenization.check_records(paths, "record_path_or_regex", two)
     with pytest.raises(DataError, match=r"--x: the ids of its tokenizer .*one\) mean other text than those of .*two"):
         tokenization.check_same(one, two, "x")
+    assert not capsys.readouterr().err
+    (tmp_path / "lost").mkdir()
+    (tmp_path / "lost/tokenizer.model").symlink_to("../../blobs/0")
+    with pytest.raises(DataError, match=r"lost: tokenizer\.model: links that lead to no file"):
+        tokenization.load(tmp_path / "lost")
     place.unlink()
-    tokenization.check_records(paths, "record_path_or_regex", two)  # Of records without a marker nobody knows.
+    tokenization.check_records(paths * 2, "record_path_or_regex", two)  # Of records without a marker nobody knows.
+    said = f"--record_path_or_regex: {tmp_path}/data: no marker: which tokenizer made these records is not known\n"
+    assert capsys.readouterr().err == said
 
 
 HUB = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "clean_up_tokenization_spaces": False}

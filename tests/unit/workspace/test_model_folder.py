@@ -46,6 +46,24 @@ def take(*names: str) -> Damage:
     return do
 
 
+def folder_of(name: str) -> Damage:
+    def do(folder: Path) -> None:
+        take(name)(folder)
+        (folder / name).mkdir()
+
+    return do
+
+
+def lost(name: str) -> Damage:
+    """A link in place of a file, as in a snapshot of the hub's cache that was copied without its blobs."""
+
+    def do(folder: Path) -> None:
+        take(name)(folder)
+        (folder / name).symlink_to(f"../../blobs/{name}")
+
+    return do
+
+
 def weigh(change: Callable[[dict[str, np.ndarray]], Any]) -> Damage:
     def do(folder: Path) -> None:
         tensors = load_file(folder / "model.safetensors")
@@ -128,6 +146,11 @@ REFUSED: dict[str, tuple[Damage, str]] = {
         r"use_sliding_window.*valid: false, which is the same for sequences of up to 4096 tokens",
     ),
     "no config": (take("config.json"), r"no config\.json \(found model\.safetensors\)"),
+    "config a folder": (folder_of("config.json"), r"config\.json: cannot be read \(Is a directory\)"),
+    "weights a folder": (folder_of("model.safetensors"), r"model\.safetensors: its header cannot be read .*Is a directory"),
+    "weights a link": (lost("model.safetensors"), r"model\.safetensors: links that lead to no file .*`cp -rL`"),
+    "config a link": (lost("config.json"), r"config\.json: links that lead to no file"),
+    "the index a link": (sharded(lost("model.safetensors.index.json")), r"index\.json: links that lead to no file"),
     "config cut": (put("config.json", '{"model_type": "lla'), r"config\.json: not JSON .*fetch the file again"),
     "config in another encoding": (put("config.json", b"\xff\xfe{}"), r"config\.json: not JSON"),
     "config a list": (put("config.json", "[]"), "holds a list, not an object"),
