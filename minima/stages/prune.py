@@ -40,6 +40,10 @@ def run(options: Prune, output: Output) -> dict[str, Any]:
     records = Records(paths)
     if len(records) == 0:
         raise DataError(f"--record_path_or_regex: {record_path} holds no record")
+    pretrained.check_positions(pretrained.config(teacher_folder), options.max_seq_length)
+    numbers = choose(len(records), options.num_examples, options.seed)
+    for number in numbers:  # Before hours of scoring.
+        cut(records[number], number, options.max_seq_length)
     output.progress.phase("loading")
     teacher = pretrained.load(
         teacher_folder,
@@ -47,14 +51,12 @@ def run(options: Prune, output: Output) -> dict[str, Any]:
         attn_implementation=options.attn_implementation,
         device=placement.device(),
     )
-    numbers = choose(len(records), options.num_examples, options.seed)
 
     def batches(numbers: Sequence[int], what: str) -> Iterator[Batch]:
         size = options.per_device_eval_batch_size
         starts = range(0, len(numbers), size)
         for start in output.progress.track(starts, what, len(starts), "batches"):
             examples = [cut(records[n], n, options.max_seq_length) for n in numbers[start : start + size]]
-            pretrained.check_positions(teacher.config, max(len(example["indices"]) for example in examples))
             made = collate(examples, teacher.config, options.max_seq_length, document_mask=options.document_mask)
             yield made.to(teacher.device)
 

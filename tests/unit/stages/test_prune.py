@@ -238,7 +238,12 @@ def test_a_broken_teacher(stage: Callable[..., Any]) -> None:
         stage(teacher)
 
 
-def test_records_longer_than_the_positions(tmp_path: Path, stage: Callable[..., Any]) -> None:
-    write_records(tmp_path / "b.tfrecord", length=300)
-    with pytest.raises(DataError, match="--max_seq_length: 300 tokens, the model has 256 positions"):
-        stage(record_path_or_regex=str(tmp_path / "b.tfrecord"), max_seq_length=512)
+def test_what_does_not_fit_is_refused_before_the_model_is_loaded(
+    tmp_path: Path, stage: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pretrained, "load", None)
+    with pytest.raises(DataError, match="--max_seq_length: 512 tokens, the model has 256 positions"):
+        stage(max_seq_length=512)
+    records.write(tmp_path / "a.tfrecord", [{"indices": np.arange(5)}] * 5 + [{"indices": np.array([5])}])
+    with pytest.raises(UsageError, match="record 5 has 1 tokens"):
+        stage()
