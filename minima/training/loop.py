@@ -181,7 +181,12 @@ class _Run:
             return False
         found = self.evaluate()
         if not math.isfinite(found.value) and not state.step:
-            raise DataError("the held-out loss is not finite before any step: the model's weights are broken; fetch them again")
+            why = (
+                "its weights are numbers, so look at the records"
+                if self.steps.sound()
+                else "its weights are broken; fetch them again"
+            )
+            raise DataError(f"the held-out loss of the model is not finite before any step: {why}")
         if not math.isfinite(found.value):
             raise StageError(f"the held-out loss is not finite at step {state.step}; a lower --learning_rate may help")
         self.log({"dev_perplexity": found.value})

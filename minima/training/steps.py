@@ -87,17 +87,21 @@ class Steps:
             self.engine.backward(sums[0] * factor, scale_wrt_gas=False)
             self._sums += torch.stack([s.detach() for s in sums])
             self.engine.step()
-        if self.engine.skipped_steps and not step:
+        if self.engine.skipped_steps and not step and not self.sound():
             raise DataError(
-                "the loss or its gradient is not finite at step 1, before any weight was changed: a model's weights are "
+                "the loss or its gradient is not finite at step 1, before any weight was changed: the model's weights are "
                 "broken; fetch them again"
             )
         if self.engine.skipped_steps:
             raise StageError(
                 f"the loss or its gradient is not finite at step {step + 1} (learning rate {rate:g}); a lower "
-                "--learning_rate or --max_grad_norm, or a look at the data, may help"
+                "--learning_rate or --max_grad_norm, or a look at the data or a teacher's weights, may help"
             )
         return Made(int(trained), int(tokens))
+
+    def sound(self) -> bool:
+        """Whether all weights of the model are finite."""
+        return all(bool(torch.isfinite(weight).all()) for weight in self.engine.module.parameters())
 
     def take_sums(self) -> list[float]:
         """Loss, cross entropy and distillation loss, summed over all processes and the steps since the last call."""

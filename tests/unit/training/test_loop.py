@@ -288,12 +288,21 @@ def test_early_stopping_ends_with_the_best_weights_and_survives_a_break(tmp_path
     assert all(torch.equal(again[name], unbroken[name]) for name in unbroken)
 
 
-@pytest.mark.parametrize("changes", [{"dev_records": None}, {}])
-def test_weights_that_are_broken_from_the_beginning_are_no_matter_of_rates(tmp_path: Path, changes: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    ("weight", "changes", "message"),
+    [
+        (math.inf, {"dev_records": None}, r"not finite at step 1, before.* weights are broken; fetch them"),
+        (math.inf, {}, r"not finite before any step.* weights are broken; fetch them"),
+        (3e38, {"dev_records": None}, r"not finite at step 1 \(learning rate .* a look at the data"),
+        (3e38, {}, r"not finite before any step: its weights are numbers, so look at the records"),
+    ],
+)
+def test_what_is_not_finite_from_the_beginning(tmp_path: Path, weight: float, changes: dict[str, Any], message: str) -> None:
+    """Only weights that are no numbers are called broken."""
     llama = runs.model()
     with torch.no_grad():
-        llama.lm_head.weight[0, 0] = math.inf
-    with pytest.raises(DataError, match=r"not finite (at step 1, before|before any step).* weights are broken; fetch them"):
+        llama.lm_head.weight[:] = weight
+    with pytest.raises((DataError, StageError), match=message):
         runs.run(runs.options(tmp_path), llama=llama, **changes)
 
 
