@@ -48,16 +48,21 @@ def run(options: ExpandVocab, output: Output) -> dict[str, Any]:
     chinese = piece_model.read_model(split_digest(options.chinese_sp_path)[0])
     pieces, theirs = [p.piece for p in old.pieces], [p.piece for p in chinese.pieces]
     added = select(pieces, theirs, published_rule=options.published_rule)
+    reserved = 0
     if options.vocab_size:
         rule = len(added)
         added = fitted(pieces, theirs, added, options.vocab_size, published_rule=options.published_rule)
+        reserved = len(set(added) - set(theirs))
         if len(added) != rule:
-            _say(f"{len(added)} new pieces for --vocab_size {options.vocab_size}, where the rule alone gives {rule}")
+            rest = f" and {reserved} reserved ones, which no text gives," if reserved else ""
+            new = f"{len(added) - reserved} new pieces{rest}"
+            _say(f"{new} for --vocab_size {options.vocab_size}, where the rule alone gives {rule}")
     size = len(old.pieces) + len(added)
     grown = extend(old, added, published_rule=options.published_rule)
     tokenization.write(grown.SerializeToString(), output.folder)
 
     splits = _splits(old, added)
+    spelled = splits[: len(added) - reserved]
     rows = _new_rows(options, splits, shape.initializer_range)
     _grow_weights(source, output, rows, len(old.pieces))
     _write_config(source, output.folder, grown)
@@ -67,8 +72,9 @@ def run(options: ExpandVocab, output: Output) -> dict[str, Any]:
     return {
         "vocab_size": size,
         "old_pieces": len(old.pieces),
-        "added_pieces": len(added),
-        "old_pieces_of_an_added_one": sum(map(len, splits)) / max(len(splits), 1),
+        "added_pieces": len(added) - reserved,
+        "reserved_pieces": reserved,
+        "old_pieces_of_an_added_one": sum(map(len, spelled)) / max(len(spelled), 1),
     }
 
 

@@ -256,12 +256,18 @@ def test_the_stated_size_is_reached_exactly(options: ExpandVocab, tmp_path: Path
     lines = [*sample.documents("english", 30_000), "<reserved_0> and <reserved_1>"]
     for wanted in (size - 3, size + 1, size + 200, 49216):
         out = tmp_path / str(wanted)
-        assert expand(out, dataclasses.replace(options, vocab_size=wanted))["vocab_size"] == wanted
+        metrics = expand(out, dataclasses.replace(options, vocab_size=wanted))
+        assert metrics["vocab_size"] == wanted == VOCAB + metrics["added_pieces"] + metrics["reserved_pieces"]
         after = tokenization.load(out)
         assert len(after) == wanted
+        assert metrics["reserved_pieces"] == sum(name.startswith("<reserved_") for name in after.get_vocab())
         assert tokenization.encode(after, lines) == tokenization.encode(before, lines), "English is as before"
         assert pretrained.load(out, dtype=torch.float32).model.embed_tokens.weight.shape[0] == wanted
-    assert f"for --vocab_size 49216, where the rule alone gives {size - VOCAB}" in capsys.readouterr().err
+    assert metrics["reserved_pieces"]
+    assert f"{metrics['added_pieces']} new pieces and {metrics['reserved_pieces']} reserved ones, which no text gives, " in (
+        said := capsys.readouterr().err
+    )
+    assert f"for --vocab_size 49216, where the rule alone gives {size - VOCAB}" in said
     with pytest.raises(UsageError, match=rf"--vocab_size: {VOCAB} is too little for {VOCAB} old .* rule gives {size}"):
         expand(tmp_path / "c", dataclasses.replace(options, vocab_size=VOCAB))
 
