@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from jobgen.artifacts import outside
+from jobgen.commands import warnings
 from jobgen.commands.arguments import local_workspace
 from jobgen.manifests import conductor, document, network, render, security, wants
 from jobgen.manifests.wants import Want
 from jobgen.pipeline import spec
 from jobgen.pipeline.pipeline import NAME, Pipeline
 from jobgen.pipeline.plan import Step, plan
-from jobgen.pipeline.pools import BUILT_IN, amount
+from jobgen.pipeline.pools import amount
 from jobgen.report import table
 from minima.errors import UsageError, did_you_mean
 from minima.workspace.files import write_atomically
@@ -75,7 +76,7 @@ def validate(given: argparse.Namespace) -> int:
     templates = {} if workspace else checked
     missing = outside(pipeline, steps)
     wanted = wants.objects(pipeline, steps, templates) if templates else []
-    warnings = [*_warnings(pipeline, steps, templates)]
+    told = [*warnings.of(pipeline, steps, templates)]
     if given.output == "json":
         found = {
             "cluster": pipeline.profile.name,
@@ -86,7 +87,7 @@ def validate(given: argparse.Namespace) -> int:
                 for one in missing
             ],
             "wants": [{"kind": one.kind, "name": one.name, "keys": one.keys, "for": one.readers} for one in wanted],
-            "warnings": warnings,
+            "warnings": told,
         }
         print(json.dumps(found, indent=1))
         return 0
@@ -104,7 +105,7 @@ def validate(given: argparse.Namespace) -> int:
     print(": ".join(filter(None, (f"cluster {pipeline.profile.name}", pipeline.profile.about))))
     if (not templates or pipeline.profile.gpus) and (line := _fits(steps)):
         print(line)
-    for line in warnings:
+    for line in told:
         print(line)
     if templates and all(security.level(template) == security.RESTRICTED for template in templates.values()):
         print("all pods may live in a namespace with Pod Security `restricted`")
@@ -122,79 +123,11 @@ def _wants(wanted: list[Want], pods: int) -> Iterator[str]:
         yield f"wants the {kind}{many} {'; '.join(said)}"
 
 
-def _warnings(pipeline: Pipeline, steps: list[Step], templates: Mapping[str, Any]) -> Iterator[str]:
-    """A line for all that is valid and yet may be meant otherwise, or hinders; none of it is of a run on this machine."""
-    if not templates:
-        return
-    yield from _own_pools(pipeline)
-    yield from _unused_images(pipeline)
-    yield from _replaced(pipeline, steps)
-    wanting = [step for step in steps if step.pool.gpus]
-    if wanting and not pipeline.profile.gpus:
-        yield _no_gpus(pipeline.profile.name, wanting)
-    yield from _security(templates, {step.name: step.pool.name for step in steps})
-
-
-def _own_pools(pipeline: Pipeline) -> Iterator[str]:
-    """A line for each pool that stages use, of which the cluster's profile says nothing."""
-    cluster = pipeline.profile
-    if cluster.pools == BUILT_IN:
-        return
-    for pool in {stage.pool.name: stage.pool for stage in pipeline.stages.values()}.values():
-        if not pool.like:
-            nearest = min(cluster.pools.values(), key=lambda each: (each.gpus != pool.gpus, each.pods != pool.pods, each.name))
-            yield (
-                f"pool {pool.name} is your own: of what cluster {cluster.name} says of its pools it has nothing; begin with "
-                f"`like: {nearest.name}` in pools.{pool.name}, or say selectors, taints and devices there"
-            )
-
-
-def _unused_images(pipeline: Pipeline) -> Iterator[str]:
-    """A line for each image of a pool of the cluster's profile that the pipeline's `image` takes the place of."""
-    found: dict[tuple[str, str], list[str]] = {}
-    for stage in pipeline.stages.values():
-        below = pipeline.profile.pools.get(stage.pool.like)
-        if below and below.image and stage.image == pipeline.image != below.image:
-            found.setdefault((below.image, below.name), []).append(stage.name)
-    for (image, pool), names in found.items():
-        yield f"{pipeline.place('image')}: the profile's image {image} of pool {pool} is not used (for {', '.join(names)})"
-
-
-def _replaced(pipeline: Pipeline, steps: list[Step]) -> Iterator[str]:
-    """A line for what Kubernetes' rules of merging leave out of lists that several levels say."""
-    names: dict[tuple[str, str], list[str]] = {}
-    of_all = {step.name: render.replaced(pipeline, step) for step in steps} | {render.CONDUCTOR: conductor.replaced(pipeline)}
-    for name, gone in of_all.items():
-        for each in gone:
-            names.setdefault(each, []).append(name)
-    for (place, what), readers in names.items():
-        yield f"{place}: {what} (for {', '.join(dict.fromkeys(readers))})"
-
-
-def _no_gpus(cluster: str, steps: list[Step]) -> str:
-    pools = ", ".join(dict.fromkeys(step.pool.name for step in steps))
-    stages = ", ".join(step.name for step in steps)
-    return f"cluster {cluster} has no GPUs, which {pools} ask for: {stages} would wait there for ever"
-
-
 def _fits(steps: list[Step]) -> str:
     """That the stages whose memory is planned fit, and on which GPUs."""
     pools = [step.pool for step in steps if step.memory]
     sizes = {f"{pool.gpu or 'GPUs'} of {round(amount(pool.gpu_memory) / 2**30)} GB" for pool in pools}
     return f"every stage fits its GPUs, {', '.join(sorted(sizes))}" if sizes else ""
-
-
-def _security(templates: Mapping[str, Any], pools: Mapping[str, str]) -> Iterator[str]:
-    """A line for each pool whose pods may not live in a namespace with `restricted`."""
-    levels = {name: security.level(template) for name, template in templates.items()}
-    hindered: dict[tuple[str, str, str], list[str]] = {}
-    for name, template in templates.items():
-        if levels[name] != security.RESTRICTED:
-            what = ", ".join(what for _, what in security.hindrances(template))
-            hindered.setdefault((pools.get(name, ""), levels[name], what), []).append(name)
-    for (pool, level, what), names in hindered.items():
-        where = f"pool {pool} ({', '.join(names)})" if pool else "the conductor"
-        yield f"{where}: not in a namespace with Pod Security `restricted`, only with `{level}`: {what}"
 
 
 def _row(step: Step, template: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -409,6 +409,71 @@ def test_validate_says_which_pools_a_profile_does_not_reach(here: Path, capsys: 
     assert "your own" not in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("cluster", "pools", "said"),
+    [
+        ("bare-metal-ib", {}, ()),
+        ("gke-a2-ultra", {"a100-8": {"pods": 2}}, ()),  # No pool of that cluster has a fabric.
+        ("bare-metal-ib", {"a100-8": {"pods": 2, "resources": {"rdma/rdma_shared_device_a": 1}}}, ()),
+        (
+            "aks-nd96-a100",
+            {"a100-8": {"pods": 2}},
+            (
+                "pool a100-8 (finetune, finetune-lora) has several pods without rdma/ib, by which cluster aks-nd96-a100 "
+                "links its a100-16: they may speak TCP; say these in its `resources`, or begin it with `like: a100-16`",
+            ),
+        ),
+        (
+            "eks-p4d",
+            {"a100-16": {"resources": {"vpc.amazonaws.com/efa": 4}}},
+            (
+                "pool a100-16 (distill) has several pods without hugepages-2Mi, by which cluster eks-p4d links its a100-16: "
+                "they may speak TCP; say these in its `resources`, or begin it with `like: a100-16`",
+            ),
+        ),
+        (
+            "bare-metal-ib",
+            {"a100-16": {"pod": {"spec": {"hostNetwork": True}}}},
+            (
+                "pool a100-16 (distill): NCCL_SOCKET_IFNAME is eth0, as a pod's own interface is called, and hostNetwork: true "
+                "gives it those of its node; say that one's name in `env`, such as NCCL_SOCKET_IFNAME: bond0",
+            ),
+        ),
+        (
+            "bare-metal-ib",
+            {"a100-16": {"pod": {"spec": {"hostNetwork": True}}, "env": {"NCCL_SOCKET_IFNAME": "bond0"}}},
+            (),
+        ),
+    ],
+)
+def test_validate_says_what_leaves_pods_without_their_network(
+    cluster: str, pools: dict[str, Any], said: tuple[str, ...], here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    document = {**yaml.safe_load(spec.read("minima-3b")), "cluster": cluster, "pools": pools}
+    (here / "mine.yaml").write_text(yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
+    assert cli.run(["validate", "mine.yaml"]) == 0
+    shown = [line for line in capsys.readouterr().out.splitlines() if "speak TCP" in line or "IFNAME" in line]
+    assert sorted(shown) == sorted(said)
+
+
+def test_validate_says_which_images_nodes_look_for_on_docker_hub(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = spec.read("smoke").replace("\nimage: ", "\ncluster: CLUSTER\nimage: ")
+    hub = "names no registry: a node that has not loaded it asks Docker Hub"
+    theirs = text.replace(": minima:", ": r.example.com/minima:")
+    for cluster, file, images in (
+        ("none", text, []),
+        ("kind", text, []),
+        ("openshift", text, ["minima:cpu", "minima:jobgen"]),
+        ("openshift", theirs.replace("r.example.com/minima:jobgen", "minima:jobgen"), ["minima:jobgen"]),
+        ("openshift", theirs, []),
+    ):
+        (here / "mine.yaml").write_text(file.replace("CLUSTER", cluster), encoding="utf-8")
+        assert cli.run(["validate", "mine.yaml"]) == 0
+        lines = [line for line in capsys.readouterr().out.splitlines() if hub in line]
+        assert [line.split()[1] for line in lines] == images
+        assert all(f"registry.example.com/{image} (for " in line for image, line in zip(images, lines, strict=True))
+
+
 def test_validate_says_what_of_a_list_is_left_out(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     document = yaml.safe_load(spec.read("smoke"))
     conducting: dict[str, Any] = {"image": "minima:jobgen"}
