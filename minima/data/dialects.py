@@ -52,6 +52,8 @@ _PAIRS = [
     for said in ("completion", "response", "answer", "output", "target", "assistant", "Assistant", "Output")
 ]
 """Keys of a question and an answer in other formats."""
+_EACH = "[.] | flatten[] | "
+"""Gives jq the objects of a file, whether they are in an array or follow each other."""
 _BELLE = re.compile(r"(?:^|\n)\s*(Human|Assistant)[:：]")
 
 Turn = dict[str, str]
@@ -173,7 +175,8 @@ def _way(value: Any) -> str:
         asked, said = pair
         more = system + next((f"input: .{key}, " for key in ("context", "input") if key in value and key not in pair), "")
         more += "history: .history, " if "history" in value else ""
-        return f"`jq -c '{{{more}instruction: .{asked}, output: .{said}}}' FILE >NEW.jsonl` makes the format alpaca of it"
+        made = f"{{{more}instruction: .{asked}, output: .{said}}}"
+        return f"`jq -c '{_EACH}{made}' FILE >NEW.jsonl` makes the format alpaca of it"
     for asked, said in _PAIRS:  # Messages under both, or under one.
         held = {key: value.get(key) for key in (asked, said)}
         if all(_said(one) or isinstance(one, str) for one in held.values()) and any(map(_said, held.values())):
@@ -202,7 +205,7 @@ def _message(who: str, key: str) -> str:
 
 
 def _as_messages(system: str, made: str) -> str:
-    return f"`jq -c '{{{system}messages: [{made}]}}' FILE >NEW.jsonl` makes the format openai of it"
+    return f"`jq -c '{_EACH}{{{system}messages: [{made}]}}' FILE >NEW.jsonl` makes the format openai of it"
 
 
 def _pair(value: dict[str, Any]) -> tuple[str, str] | None:

@@ -282,6 +282,9 @@ def follow_the_advice(tmp_path: Path, value: Any, expected: Conversation) -> Non
     (tmp_path / "a.json").write_text(json.dumps(value))
     (bad,) = conversations.read(tmp_path / "a.json")
     assert isinstance(bad, Bad)
+    if "data" not in value:
+        (tmp_path / "a.json").write_text(json.dumps([value]))
+        assert list(conversations.read(tmp_path / "a.json")) == [bad]
     command = re.findall("`(jq -c .*) FILE >NEW.jsonl`", bad.what)[0]
     if shutil.which("jq") is None:
         pytest.skip("no jq here to try the advised command")
