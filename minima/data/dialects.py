@@ -40,12 +40,8 @@ _NONE = ("", "[]", "{}", "null")
 """Texts of such a key that name nothing; ShareGPT has JSON there, as a text."""
 VALID = 'valid: turns {"User": "…", "Assistant": "…"}, or the formats sharegpt, openai and alpaca'
 CONVERT = "convert the file: `iconv -f gb18030 -t utf-8 FILE >NEW`, if it is in that encoding"
-_KNOWN = {
-    TUTORIAL: set(KEYS),
-    SHAREGPT: {*LISTS, *TRAINED, "system", "from", "value"},
-    OPENAI: {*LISTS, *TRAINED, "system", "role", "content"},
-    ALPACA: {"instruction", "input", "output", "system", "history"},
-}
+_KNOWN = {"instruction", "input", "output", "system", "history"}
+"""Keys of the format alpaca."""
 _PAIRS = [
     (asked, said)
     for asked in ("prompt", "question", "query", "instruction", "human", "user", "User", "input", "Instruction")
@@ -98,19 +94,21 @@ def understood(value: Any, form: str = "auto") -> Found:
     if isinstance(value, dict):
         system = value.get("system") or ""
         system = "" if _blank(system) else _text(system, "system")
-    keys = {key for key, held in value.items() if held is not None} if isinstance(value, dict) else set()
+    ignored = _held(value) if isinstance(value, dict) else set()
     untrained: tuple[int, ...] = ()
     match told:
         case "tutorial":
             turns = [_turn(turn, number) for number, turn in enumerate(value)]
         case "alpaca":
             turns = _of_alpaca(value)
+            ignored -= _KNOWN
         case _:
             said, where = _messages(value)
             if not isinstance(said, list) or not said:
                 raise ValueError(f"{where} is {'an empty list' if said == [] else _kind(said)}; {VALID}")
             spoken = [_spoken(one, number, *MESSAGES[told]) for number, one in enumerate(said)]
-            keys |= {key for one in said for key, held in one.items() if held is not None}
+            ignored -= {where, "system"}
+            ignored |= set[str]().union(*map(_held, said)) - {*MESSAGES[told], *TRAINED}
             if spoken[0].who == "system":
                 first = spoken.pop(0).text
                 if system and first and system != first:
@@ -123,7 +121,12 @@ def understood(value: Any, form: str = "auto") -> Found:
             untrained = tuple(number for number, answer in enumerate(spoken[1::2]) if not answer.trained)
             if len(untrained) == len(turns):
                 raise ValueError("none of its answers is to be trained; take it out")
-    return Found(Conversation(turns, system, untrained), told, frozenset(keys - _KNOWN[told]))
+    return Found(Conversation(turns, system, untrained), told, frozenset(ignored))
+
+
+def _held(value: dict[str, Any]) -> set[str]:
+    """The keys under which something stands."""
+    return {key for key, held in value.items() if held is not None}
 
 
 def _messages(value: Any) -> tuple[Any, str]:
@@ -319,7 +322,8 @@ def _text(value: Any, what: str) -> str:
 
 def _kind(value: Any) -> str:
     names = {dict: "an object", list: "a list", str: "a text", int: "a number", float: "a number", bool: "true or false"}
-    return f"{names.get(type(value), 'null')} {_short(value)}"
+    names |= {type(None): "null", bytes: "binary"}
+    return f"{names.get(type(value), type(value).__name__)} {_short(value)}"
 
 
 def _short(value: Any) -> str:

@@ -103,6 +103,12 @@ WAYS: dict[str, tuple[Any, str, Conversation, set[str]]] = {
         Conversation(TURNS),
         set(),
     ),
+    "openai, what has no meaning where it stands": (
+        {**OPENAI, "conversation": [{"role": "user", "content": "other"}], "weight": 0.5},
+        "openai",
+        Conversation(TURNS),
+        {"conversation", "weight"},
+    ),
     "openai, JSON in a column": ({"messages": json.dumps(OPENAI["messages"])}, "openai", Conversation(TURNS), set()),
     "openai, as WildChat": ({"conversation": OPENAI["messages"], "model": "x"}, "openai", Conversation(TURNS), {"model"}),
     "openai, an answer that is not trained": (
