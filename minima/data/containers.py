@@ -29,9 +29,19 @@ PACKED: dict[str, Callable[[str], Any]] = {
     ".gz": gzip.GzipFile,
     ".bz2": bz2.BZ2File,
     ".xz": lzma.LZMAFile,
+    ".lzma": lzma.LZMAFile,
     ".zst": lambda place: io.BufferedReader(pyarrow.input_stream(place, compression="zstd"), BLOCK),
+    ".zstd": lambda place: io.BufferedReader(pyarrow.input_stream(place, compression="zstd"), BLOCK),
+    ".lz4": lambda place: io.BufferedReader(pyarrow.input_stream(place, compression="lz4"), BLOCK),
 }
-_MAGIC = {rb"\x1f\x8b\x08": ".gz", rb"BZh[1-9]1AY&SY": ".bz2", rb"\xfd7zXZ\x00": ".xz", rb"\x28\xb5\x2f\xfd": ".zst"}
+_MAGIC = {
+    rb"\x1f\x8b\x08": ".gz",
+    rb"BZh[1-9]1AY&SY": ".bz2",
+    rb"\xfd7zXZ\x00": ".xz",
+    rb"\x5d\x00\x00[\x00-\xff]{2}\xff{8}": ".lzma",
+    rb"\x28\xb5\x2f\xfd": ".zst",
+    rb"\x04\x22\x4d\x18": ".lz4",
+}
 """First bytes of compressed files, which no text begins with."""
 WIDE = {
     codecs.BOM_UTF32_LE: "utf-32",
@@ -40,6 +50,8 @@ WIDE = {
     codecs.BOM_UTF16_BE: "utf-16",
 }
 """How files begin that say themselves that they are UTF-16 or UTF-32; the longer marks first, for they begin like others."""
+UNMARKED = "UTF-16 or UTF-32 without a mark at its beginning; convert it: `iconv -f UTF-16LE -t UTF-8 FILE >NEW`"
+"""What is said of what holds so many NULs as ASCII does in these."""
 TEXT, JSON_LINES, JSON, PARQUET, ARROW = ".txt", ".jsonl", ".json", ".parquet", ".arrow"
 _ALIASES = {".ndjson": JSON_LINES, ".jsonlines": JSON_LINES, ".pq": PARQUET, ".feather": ARROW}
 KINDS = (JSON_LINES, JSON, TEXT, PARQUET, ARROW)
@@ -154,6 +166,11 @@ class _Narrow(io.RawIOBase):
     def close(self) -> None:
         self._file.close()
         super().close()
+
+
+def is_unmarked(text: str) -> bool:
+    """Whether a text that was read as one of single bytes is UNMARKED."""
+    return "\0" in text and text.count("\0") * 4 > len(text)  # As ASCII: every other byte is one.
 
 
 def head(place: Path, size: int) -> bytes:
@@ -272,6 +289,7 @@ def values(place: Path, encoding: str = "utf-8", arrays: bool = False) -> Iterat
             elif end and between is _SPACE:
                 return
             if end:
+                wrong = UNMARKED if is_unmarked(text[at:]) else wrong
                 raise DataError(f"{place}: the value that begins on line {line} is not JSON ({wrong}); mend or fetch the file")
             more = source.read(size)
             text, at, end, size = text[at:] + more, 0, not more, size * 2

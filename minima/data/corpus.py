@@ -74,7 +74,7 @@ def files(folder: str | Path, pattern: str, kinds: tuple[str, ...] = containers.
         valid = f"{', '.join(kinds)}, each also with {', '.join(containers.PACKED)}, and names without an end"
         raise DataError(
             f"{folder}: --input_regex {pattern!r} matches {listed(strange)}; valid kinds of files: {valid}; "
-            f"{_way_to_kind(strange[0], kinds)}, or choose an --input_regex without"
+            f"{_way_to_kind(root / strange[0], kinds)}, or choose an --input_regex without"
         )
     first: dict[object, str] = {}
     for name in found:
@@ -122,18 +122,21 @@ def _underscored(root: Path, found: list[str], pattern: str) -> list[str]:
     return left
 
 
-def _way_to_kind(name: str, kinds: tuple[str, ...]) -> str:
-    """How a file of no kind becomes one that can be read, by its name."""
-    name = name.split("/")[-1]
-    ends = [end.lower() for end in Path(name).suffixes]
+def _way_to_kind(place: Path, kinds: tuple[str, ...]) -> str:
+    """How a file of no kind becomes one that can be read, by its name and content."""
+    name = place.name
+    ends = [end.lower() for end in place.suffixes]
     if {".tar", ".tgz", ".zip", ".tbz2", ".txz", ".7z", ".rar"} & set(ends):
         return f"{name} is an archive: unpack it (`minima fetch` does with --unpack true, for .zip and .tar)"
+    if ends[-1] in {".z", ".lz", ".lzo", ".br", ".snappy", ".sz"}:
+        return f"{name} is compressed in a way that is not read: unpack it"
     for number, end in enumerate(ends[:-1]):
         if end in kinds:  # x.jsonl.part0, x.jsonl.gz.part0
             ended = end + (ends[number + 1] if ends[number + 1] in containers.PACKED else "")
             whole = name[: name.lower().rindex(ended) + len(ended)]
             return f"if {name} is a part of a split file, join its parts (`cat {whole}.* >{whole}`, then remove them)"
-    return f"rename {name} if it is one of them (say {name}{kinds[0]}), convert it if it is not"
+    end = containers.TEXT if containers.TEXT in kinds and not containers.is_json(place) else kinds[0]
+    return f"rename {name} if it is one of them (say {name}{end}), convert it if it is not"
 
 
 def spans(folder: str | Path, pattern: str, megabytes: int, document: str = LINE) -> list[Span]:

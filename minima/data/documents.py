@@ -18,7 +18,6 @@ from minima.data.containers import ARROW, BOM, JSON, JSON_LINES, PARQUET, TEXT
 from minima.data.objects import FILE, LINE, PARAGRAPH, Form, Left, of_line, of_object
 from minima.errors import DataError, did_you_mean
 
-_WIDE = "UTF-16 or UTF-32 without a mark at its beginning; convert it: `iconv -f UTF-16LE -t UTF-8 FILE >NEW`"
 _WIKI = re.compile(rb"""<doc id=(?:(?:"[^"\n]*"|[^">\n])*|[^>\n]*)>\s*""")
 _WIKI_END = re.compile(rb"</doc>\s*\Z")
 
@@ -225,8 +224,8 @@ def _rows(place: Path, part: Part, form: Form, kind: str) -> Iterator[tuple[int,
 
 def _decoded(content: bytes, form: Form) -> str | Left:
     text = content.decode(form.encoding).replace("\r\n", "\n").replace("\r", "\n")
-    if "\0" in text and text.count("\0") * 4 > len(text):  # As ASCII: every other byte is one.
-        raise ValueError(_WIDE)
+    if containers.is_unmarked(text):
+        raise ValueError(containers.UNMARKED)
     return text if text.strip() else Left.BLANK
 
 

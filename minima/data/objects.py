@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from minima.data.containers import UNMARKED, is_unmarked
 from minima.errors import did_you_mean, listed
 from minima.options import BuildData
 
@@ -58,7 +59,10 @@ class Left(enum.Enum):
 def of_line(line: bytes, form: Form) -> str | Left:
     """The text of a line of JSON; raises ValueError with what is wrong."""
     try:
-        value = json.loads(line.decode(form.encoding))
+        text = line.decode(form.encoding)
+        if is_unmarked(text):
+            raise ValueError(UNMARKED)
+        value = json.loads(text)
     except RecursionError:
         raise ValueError("JSON that is nested too deeply") from None
     return of_object(value, form)

@@ -11,6 +11,7 @@ import shutil
 import subprocess
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,20 @@ def zstd(content: bytes) -> bytes:
     return packed
 
 
-PACK: dict[str, Callable[[bytes], bytes]] = {".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress, ".zst": zstd}
+def lz4(content: bytes) -> bytes:
+    packed: bytes = pyarrow.Codec("lz4").compress(content, asbytes=True)
+    return packed
+
+
+PACK: dict[str, Callable[[bytes], bytes]] = {
+    ".gz": gzip.compress,
+    ".bz2": bz2.compress,
+    ".xz": lzma.compress,
+    ".lzma": partial(lzma.compress, format=lzma.FORMAT_ALONE),
+    ".zst": zstd,
+    ".zstd": zstd,
+    ".lz4": lz4,
+}
 
 
 def parquet(place: Path, schema: Any = None, **arguments: Any) -> None:
@@ -220,8 +234,13 @@ def test_articles_of_wikiextractor(tmp_path: Path, end: str) -> None:
 def test_wide_characters_without_a_mark_are_named(tmp_path: Path) -> None:
     """Such a text is ASCII with a NUL behind each character."""
     (tmp_path / "a.txt").write_bytes("the of\nand\n".encode("utf-16-le"))
-    said = [one.what for one in found(tmp_path) if isinstance(one, Bad)]
-    assert "UTF-16 or UTF-32 without a mark at its beginning; convert it: `iconv -f UTF-16LE -t UTF-8 FILE >NEW`" in said
+    hint = "UTF-16 or UTF-32 without a mark at its beginning; convert it: `iconv -f UTF-16LE -t UTF-8 FILE >NEW`"
+    (tmp_path / "a.jsonl").write_bytes(jsonl("the", "of").decode().encode("utf-16-le"))
+    for name in ("a.txt", "a.jsonl"):
+        assert {one.what for one in found(tmp_path, name) if isinstance(one, Bad)} == {hint}
+    (tmp_path / "a.json").write_bytes(ARRAY.decode().encode("utf-16-le"))
+    with pytest.raises(DataError, match=re.escape(hint)):
+        found(tmp_path, "a.json")
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-32", "utf-16-be"])
@@ -545,12 +564,12 @@ def flipped(content: bytes) -> bytes:
     return content[:60] + bytes([content[60] ^ 255]) + content[61:]
 
 
-@pytest.mark.parametrize("end", [".gz", ".bz2", ".xz", ".zst"])
+@pytest.mark.parametrize("end", PACK)
 @pytest.mark.parametrize("damage", [lambda b: b[:-20], lambda b: b"no archive", flipped])
 def test_damaged_compression(tmp_path: Path, end: str, damage: Callable[[bytes], bytes]) -> None:
     pack = PACK[end]
-    if end == ".zst" and damage is flipped:
-        return  # Arrow writes no checksum into Zstandard.
+    if end not in {".gz", ".bz2", ".xz"} and damage is flipped:
+        return  # There is no checksum in LZMA, and Arrow writes none into Zstandard and LZ4.
     packed = pack(random.Random(0).randbytes(300).hex().encode() + b"\n")
     (tmp_path / f"a.txt{end}").write_bytes(damage(packed))
     with pytest.raises(DataError, match=rf"a\.txt{end}: damaged"):
@@ -593,8 +612,9 @@ def test_git_lfs_pointers_are_no_text(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize("end", PACK)
 def test_compressed_text_whose_name_does_not_say_so(tmp_path: Path, end: str) -> None:
     (tmp_path / "a.txt").write_bytes(PACK[end](b"one\ntwo\n"))
+    (tmp_path / f"a.txt{end}").write_bytes(PACK[end](b"named\n"))
     (tmp_path / "b.txt").write_text("BZh is how bzip2 begins\n")
-    assert found(tmp_path) == ["one", "two", "BZh is how bzip2 begins"]
+    assert found(tmp_path) == ["one", "two", "named", "BZh is how bzip2 begins"]
 
 
 @pytest.mark.parametrize(
@@ -602,9 +622,11 @@ def test_compressed_text_whose_name_does_not_say_so(tmp_path: Path, end: str) ->
     [
         ("x.jsonl.part0", r"join its parts (`cat x.jsonl.* >x.jsonl`, then remove them), or choose an --input_regex without"),
         ("x.jsonl.gz.part.a", "(`cat x.jsonl.gz.* >x.jsonl.gz`, then remove them)"),
-        ("Dr.Strange", "rename Dr.Strange if it is one of them (say Dr.Strange.jsonl), convert it if it is not"),
+        ("Dr.Strange", "rename Dr.Strange if it is one of them (say Dr.Strange.txt), convert it if it is not"),
         ("a.jsonl.tar.gz", "a.jsonl.tar.gz is an archive: unpack it (`minima fetch` does with --unpack true"),
         ("in.tgz", "in.tgz is an archive"),
+        ("data.v1.0", "(say data.v1.0.txt)"),
+        ("x.jsonl.br", "x.jsonl.br is compressed in a way that is not read: unpack it"),
     ],
 )
 def test_files_of_no_kind_get_a_remedy(tmp_path: Path, name: str, remedy: str) -> None:
