@@ -36,8 +36,13 @@ VERDICTS = (1, *PERMANENT)
 """Exit codes after which no other pod is tried; 1 is Python's own for what nobody expected."""
 BACKOFF_LIMIT = 100
 """Pods that may end without a verdict, such as by a lost node, before the Job gives up."""
-NOT_ITS_OWN = ("containers", "serviceAccountName", "automountServiceAccountToken", "volumes", "initContainers")
-"""What the pods of the stages have of the whole pipeline, and the conductor's has not: without a token it reaches no API."""
+NOT_ITS_OWN = (
+    *("containers", "serviceAccountName", "automountServiceAccountToken", "volumes", "initContainers"),
+    *("activeDeadlineSeconds", "readinessGates", "resourceClaims", "resources"),
+)
+"""What the pods of the stages have of the whole pipeline, and the conductor's has not: without a token it reaches no API, and
+it is there for longer, and needs less, than any stage.
+"""
 RESOURCES = {
     "requests": {"cpu": "100m", "memory": "512Mi", DISK: "0"},
     "limits": {"cpu": "1", "memory": "512Mi", DISK: "256Mi"},

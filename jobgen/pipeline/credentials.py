@@ -14,7 +14,7 @@ HARMLESS_ENDS = ("_PATH", "_FILE", "_DIR", "_NAME", "_ID", "_URL", "_TYPE", "_LE
 HARMLESS = re.compile(r"|0|1|true|false|yes|no|on|off|none|empty|\$\(\w+\)|\$\w+|\$\{\w+\}", re.IGNORECASE)
 """Values that are a switch, say that there is none, as servers of one's own want it, or name a variable, whatever the name."""
 NOTES = re.compile(r".*(?:PASSWORD|PASSWD|PASSPHRASE|TOKEN|API_?KEY|ACCESS_KEY|SECRET_KEY|PRIVATE_KEY)")
-"""Of annotations and attributes, fewer: others have names such as agent-inject-secret-config, and say where one is."""
+"""Of labels, annotations and attributes, fewer: others have names such as agent-inject-secret-config, and say where one is."""
 WORDS = (
     re.compile(r"(?<![\w-])(?:--?)?([A-Za-z][\w-]*)=['\"]?([^\s;&|'\"]+)"),
     re.compile(r"(?<![\w-])--?([A-Za-z][\w-]*)\s+['\"]?([^\s;&|'\"-][^\s;&|'\"]*)"),
@@ -42,7 +42,7 @@ def literal(name: str, value: str) -> bool:
 
 
 def noted(name: str, value: str) -> bool:
-    """Whether the value of an annotation, or of a driver's attribute, is by its looks a credential."""
+    """Whether the value of a label, an annotation or a driver's attribute, is by its looks a credential."""
     if VALUES.search(value):
         return True
     told = _variable(name.rpartition("/")[2])
@@ -56,7 +56,7 @@ def inside(value: Any, path: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
         yield path
     for key, item in value.items() if isinstance(value, dict) else ():
         here = (*path, key)
-        if key in {"annotations", "volumeAttributes", "options"} and isinstance(item, dict):
+        if key in {"annotations", "labels", "volumeAttributes", "options"} and isinstance(item, dict):
             yield from ((*here, name) for name, text in item.items() if isinstance(text, str) and noted(name, text))
         elif key in {"command", "args"} and isinstance(item, list):
             yield from ((*here, str(number)) for number in _words(item))

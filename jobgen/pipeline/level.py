@@ -57,7 +57,15 @@ IN_POD = {
     "hostname": "pods find the host of their rendezvous by it",
     "hostnameOverride": "pods find the host of their rendezvous by their own name",
     "subdomain": "the operator's services need it",
+    "serviceAccount": "the key `service_account` says it",
 }
+IN_CONDUCTOR = {
+    **dict.fromkeys(("restartPolicy", "restartPolicyRules"), "its Job starts another pod, by exit codes"),
+    **dict.fromkeys(("hostname", "hostnameOverride", "subdomain", "ports"), "nothing looks for the conductor by it"),
+    **dict.fromkeys(("command", "args"), "jobgen writes its command line"),
+    "serviceAccountName": "the conductor's key `service_account` says it",
+}
+"""As of `IN_POD` and `IN_CONTAINER`, where the conductor's reasons are others."""
 PROGRAMS = (
     *("/bin", "/dev", "/etc", "/lib", "/lib64", "/opt/minima/bin", "/opt/minima/lib", "/proc", "/sbin", "/sys"),
     *("/usr/bin", "/usr/lib", "/usr/local/bin", "/usr/local/lib", "/usr/sbin"),
@@ -85,8 +93,9 @@ def read(values: Mapping[str, Any], path: Path_, place: Place, *, container: str
     words = {(): path, ("metadata", "labels"): (*path, "labels"), ("metadata", "annotations"): (*path, "annotations")}
     for key, name in IN_SPEC.items():
         words["spec", name] = (*path, key)
-        if values.get(key):
-            spec[name] = [{"name": each} for each in values[key]] if isinstance(values[key], list) else values[key]
+        if key in values and (name != "serviceAccountName" or container == CONTAINER):  # That of the conductor has a Role too.
+            said = [{"name": each} for each in values[key]] if isinstance(values[key], list) else values[key]
+            spec[name] = said or None  # Which takes out what is said below.
     if values.get("env"):
         env = [{"name": name, **_source(value)} for name, value in values["env"].items()]
         spec["containers"] = [{"name": container, "env": env}]
@@ -113,14 +122,15 @@ def _problems(values: Mapping[str, Any], path: Path_, container: str) -> Problem
                 yield here, f"found {told(value)}; a string is valid, in quotes"
             elif valid := (forms.label_value(value) or kueue.label(name, value)) if key == "labels" else "":
                 yield here, f"found {told(value)}; {valid}"
-            elif key == "annotations" and credentials.noted(name, value):
+            elif credentials.noted(name, value):
                 yield here, credentials.IN_GIT
     names = values.get("image_pull_secrets")
     if names is not None and not (isinstance(names, list) and all(_is_name(name) for name in names)):
         yield (*path, "image_pull_secrets"), f"found {told(names)}; a list of names of Secrets is valid, as [registry]"
     for key, kind in (("service_account", "ServiceAccount"), ("priority_class", "PriorityClass")):
-        if key in values and not _is_name(values[key]):
-            yield (*path, key), f"found {told(values[key])}; the name of a {kind} is valid, of a-z, 0-9, - and ."
+        if values.get(key) is not None and not _is_name(values[key]):
+            valid = f"the name of a {kind} is valid, of a-z, 0-9, - and ., or null, which takes out one that is said below"
+            yield (*path, key), f"found {told(values[key])}; {valid}"
     for name, value in (yield from _pairs(values.get("env"), (*path, "env"))):
         yield from ((((*path, "env", name), what)) for what in _of_variable(name, value))
     if values.get(SCHEDULING) is not None:
@@ -165,6 +175,8 @@ def _of_variable(name: str, value: Any) -> Iterator[str]:
         yield f"found {name!r}; a name of letters, digits and _ is valid"
     if OURS.fullmatch(name):
         yield "it is set by jobgen, the operator or torchrun; remove it"
+    if value is None:
+        return  # It is taken out.
     if isinstance(value, str):
         if credentials.literal(name, value):
             yield f"a literal credential stands in Git for ever; {name}: {{secret: NAME, key: KEY}} takes it from a Secret"
@@ -187,9 +199,11 @@ def _of_variable(name: str, value: Any) -> Iterator[str]:
         yield from (what for _, what in fragment.lacks({"name": name, **_source(value)}, (), "EnvVar"))
 
 
-def _source(value: str | Mapping[str, str]) -> dict[str, Any]:
+def _source(value: str | Mapping[str, str] | None) -> dict[str, Any]:
     """The value of a variable as Kubernetes has it."""
     match value:
+        case None:
+            return {fragment.DIRECTIVE: "delete"}
         case str():
             return {"value": value.replace("$", "$$")}  # The kubelet would expand $(NAME).
         case {"secret": name, "key": key}:
@@ -216,9 +230,7 @@ def _owned(pod: Mapping[str, Any], path: Path_, container: str) -> Problems:
             if why := _ours(kind, key, container):
                 yield (*path, "metadata", kind, key), why
     spec, here = pod.get("spec") or {}, (*path, "spec")
-    for key, why in IN_POD.items():
-        if key in spec:
-            yield (*here, key), f"refused: {why}"
+    yield from _decided(spec, here, IN_POD, container)
     if container != CONTAINER and spec.get("automountServiceAccountToken") is False:
         yield (*here, "automountServiceAccountToken"), "refused: the conductor asks the cluster's API by its token"
     grace = spec.get("terminationGracePeriodSeconds", GRACE)
@@ -237,6 +249,13 @@ def _owned(pod: Mapping[str, Any], path: Path_, container: str) -> Problems:
         yield from _of_container(one, (*here, "containers", str(number)), container)
 
 
+def _decided(said: Mapping[str, Any], path: Path_, reasons: Mapping[str, str], container: str) -> Problems:
+    """What jobgen decides of a pod, or of its container."""
+    if container != CONTAINER:
+        reasons = {**reasons, **IN_CONDUCTOR}
+    yield from (((*path, key), f"refused: {why}") for key, why in reasons.items() if key in said)
+
+
 def _of_container(one: Mapping[str, Any], path: Path_, container: str) -> Problems:
     if one.get("name") != container or fragment.DIRECTIVE in one:
         yield (
@@ -245,9 +264,7 @@ def _of_container(one: Mapping[str, Any], path: Path_, container: str) -> Proble
             "one of `initContainers` with `restartPolicy: Always`",
         )
         return
-    for key, why in IN_CONTAINER.items():
-        if key in one:
-            yield (*path, key), f"refused: {why}"
+    yield from _decided(one, path, IN_CONTAINER, container)
     for side, amounts in (one.get("resources") or {}).items():
         for name in amounts if isinstance(amounts, dict) and container == CONTAINER else ():
             if name in OF_POOL:

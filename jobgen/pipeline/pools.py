@@ -184,7 +184,11 @@ def _checked(key: str, value: Any) -> Any:
         case "cpu" | "cpu_limit":
             return _quantity(value, "cpu")
         case "memory" | "shm" | "gpu_memory" | "disk":
-            return _quantity(value, "memory")
+            size = _quantity(value, "memory")
+            if amount(size) < 2**20:
+                meant = f"did you mean {size}Gi?" if size.isdecimal() else "a size such as 64Gi is valid"
+                raise UsageError(f"found {told(value)}, which is {amount(size):,g} bytes; {meant}")
+            return size
         case "disk_request":
             return "0" if str(value) == "0" else _quantity(value, DISK)
         case "gpu":

@@ -82,8 +82,8 @@ class Reader:
             self.error("image is missing; that of the root Dockerfile, such as minima:jobgen, is valid", *path)
         image = self.image(found["image"], *path, "image") if "image" in found else below.image if below else ""
         fragment = self.level(found, *path, container="conductor")
-        account = found.get("service_account") or (below.account if below else "")
-        return Conductor(image=image, fragment=fragment, account=str(account))
+        account = found.get("service_account", below.account if below else "")
+        return Conductor(image=image, fragment=fragment, account=str(account or ""))
 
     def workspace(self, value: Any, below: Workspace | None = None) -> Workspace:
         """What the file says of the workspace; all of it must be said, here or in the profile `below`."""

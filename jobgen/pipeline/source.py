@@ -4,6 +4,7 @@ Stricter than YAML 1.1: keys are strings and never repeated, and a number is wri
 """
 
 import codecs
+import difflib
 import itertools
 import re
 from collections.abc import Iterable, Mapping
@@ -86,7 +87,8 @@ def read(place: Path, name: str, what: str, known: Iterable[str] = ()) -> str:
         raise UsageError(f"{name}: a folder; name a {what} file in it") from None
     except (FileNotFoundError, NotADirectoryError, ValueError):
         folder = Path(str(place).replace("\0", "")).parent
-        beside = [str(file) for file in sorted(folder.glob("*.y*ml"))] if folder.is_dir() else []
+        files = [str(file) for file in folder.glob("*.y*ml")] if folder.is_dir() else []
+        beside = difflib.get_close_matches(name, files, n=8, cutoff=0)
         raise UsageError(f"{name}: no such file or shipped {what}; {did_you_mean(name, [*known, *beside])}") from None
     except OSError as error:
         raise UsageError(f"{name}: cannot be read ({error.strerror})") from None

@@ -54,9 +54,18 @@ _INSTEAD: dict[str, dict[str, str]] = {
         "args": "the stage's `options` say them",
         "resources": "the stage's pool says how much each pod gets: `cpu`, `memory`, `gpus`, `resources`",
     },
-    "workspace": dict.fromkeys(
-        ("size", "storage", "storageclass", "storageclassname", "accessmode", "accessmodes"), "the claim has it, which you make"
-    ),
+    "workspace": {
+        **dict.fromkeys(
+            ("size", "storage", "storageclass", "storageclassname", "accessmode", "accessmodes"),
+            "the claim has it, which you make",
+        ),
+        **dict.fromkeys(
+            ("subpath", "subpathexpr", "subdir"), "the claim is mounted as a whole, and a pipeline's folder in it is its `name`"
+        ),
+        "mountpath": "the key `path` says it",
+        "claimname": "the key `claim` says it",
+        "readonly": "stages write their artifacts there",
+    },
     "pool": {GPU: "the pool's `gpus` says it"},
     "conductor": {
         "schedulingpolicy": "it is of PyTorchJobs, and the conductor is a Job",
@@ -92,7 +101,7 @@ def unknown(key: str, place: str) -> str:
 
 def belongs(key: str, place: str) -> list[str]:
     """Where a key is valid, or the same one in other letters, but for the place itself; at most two of them."""
-    pod = fragment.places(key)
+    pod = [] if place == "workspace" else fragment.places(key)  # There jobgen alone mounts it.
     if place == "conductor":  # It has no pool and no options.
         return [f"in `pod`, as {path}" for path in pod]
     bare = fragment.bare(key)

@@ -168,6 +168,25 @@ def test_no_gang_is_larger_than_the_stages_pods(changes: dict[str, Any], place: 
     assert what in line
 
 
+def test_null_takes_a_short_word_out() -> None:
+    outer = {"priority_class": "a", "service_account": "b", "image_pull_secrets": ["c"], "env": {"A": "x", "B": "x"}}
+    inner: dict[str, Any] = {"priority_class": None, "service_account": None, "image_pull_secrets": [], "env": {"A": None}}
+    gone = template(pipeline(**outer, stage=inner))["spec"]
+    assert not {"priorityClassName", "serviceAccountName", "imagePullSecrets"} & gone.keys()
+    names = {each["name"] for each in gone["containers"][0]["env"]}
+    assert ("A" in names, "B" in names) == (False, True)
+    of_conductor = conducting(pipeline(**outer, conductor={"image": "x", **inner}))["Job"]["spec"]["template"]["spec"]
+    assert not {"priorityClassName", "imagePullSecrets"} & of_conductor.keys()
+    assert of_conductor["serviceAccountName"] == "short-conductor"
+
+
+def test_what_is_a_stages_is_not_the_conductors() -> None:
+    said = {"activeDeadlineSeconds": 60, "readinessGates": [{"conditionType": "a/b"}], "resources": {"limits": {"cpu": 9}}}
+    made = pipeline(pod={"spec": said})
+    assert said.keys() <= template(made)["spec"].keys()
+    assert not said.keys() & conducting(made)["Job"]["spec"]["template"]["spec"].keys()
+
+
 def test_null_takes_a_part_of_the_policy_out() -> None:
     made = pipeline(scheduling_policy={"queue": "a", "minAvailable": 1}, stage={"scheduling_policy": {"queue": None}})
     assert job(made)["spec"]["runPolicy"]["schedulingPolicy"] == {"minAvailable": 1}
@@ -419,6 +438,19 @@ IN_CONTAINER = {"spec": {"containers": [{"name": "pytorch", "command": ["sh"]}]}
             "stages.distill.options.teacher_model_name_or_path",
             "a literal credential",
         ),
+        ({"labels": {"tok": "hf_" + "a" * 34}}, "labels.tok", "a literal credential"),
+        ({"pod": {"metadata": {"labels": {"api-key": "abc"}}}}, "pod.metadata.labels.api-key", "a literal credential"),
+        ({"pod": {"spec": {"serviceAccount": "foo"}}}, "pod.spec.serviceAccount", "the key `service_account` says it"),
+        *(
+            ({"conductor": {"image": "x", "pod": {"spec": {key: None}}}}, f"conductor.pod.spec.{key}", what)
+            for key, what in {
+                "serviceAccount": "the key `service_account` says it",
+                "serviceAccountName": "the conductor's key `service_account` says it",
+                "restartPolicy": "its Job starts another pod",
+            }.items()
+        ),
+        ({"workspace": {"claim": "a", "path": "/w", "sub_path": "team"}}, "workspace.sub_path", "its `name`; take it out"),
+        ({"pool": {"memory": 64}}, "pools.mine.memory", "64 bytes; did you mean 64Gi?"),
         ({"env": {"RANK": "1"}}, "env.RANK", "set by jobgen, the operator or torchrun"),
         ({"env": {"A-B": "1"}}, "env.A-B", "letters, digits and _"),
         ({"env": {"A": 1}}, "env.A", "found 1; a string, or one of"),

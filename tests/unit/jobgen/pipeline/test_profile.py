@@ -226,6 +226,14 @@ def test_errors_have_the_profiles_line(tmp_path: Path, text: str, expected: str)
     assert str(error.value).startswith(str(tmp_path / expected))
 
 
+def test_of_a_folder_the_nearest_files_are_told(tmp_path: Path) -> None:
+    for number in range(30):
+        (tmp_path / f"site-{number:02}.yaml").write_text("", encoding="utf-8")
+    with pytest.raises(UsageError, match=r"did you mean '.*site-07\.yaml'") as error:
+        on("./site-07.yml", name=str(tmp_path / "p.yaml"))
+    assert str(error.value).count("/site-") == 1 + 1 + 8
+
+
 @pytest.mark.parametrize(
     ("cluster", "expected"),
     [
