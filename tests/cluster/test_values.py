@@ -129,7 +129,13 @@ STRICT = (
     ),
     *("AUDIT_READ", "SYS_ADMIN", "twice in this list", "is missing", "found ''; valid: ", "found without runtimeClassName"),
     *("found no name, by which", "one of name and signerName", "a relative path is valid", "does not begin with .."),
-    *("twice; once is valid", "from 0 to 255", "no emptyDir"),
+    *(
+        "twice; once is valid",
+        "from 0 to 255",
+        "no emptyDir",
+        "runAsNonRoot: true refuses",
+        "a whole number is valid, in quotes",
+    ),
 )
 """Why ours may refuse what the server takes: what can name nothing, what no kubelet runs, what the published schema says."""
 
