@@ -55,6 +55,7 @@ UNMARKED = "UTF-16 or UTF-32 without a mark at its beginning; convert it: `iconv
 TEXT, JSON_LINES, JSON, PARQUET, ARROW = ".txt", ".jsonl", ".json", ".parquet", ".arrow"
 _ALIASES = {".ndjson": JSON_LINES, ".jsonlines": JSON_LINES, ".pq": PARQUET, ".feather": ARROW}
 KINDS = (JSON_LINES, JSON, TEXT, PARQUET, ARROW)
+CONVERT = "convert the file: `iconv -f gb18030 -t utf-8 FILE >NEW`, if it is in that encoding"
 BOM = b"\xef\xbb\xbf"
 _ENDS = set(" \t\r\n,]")
 _ITEM = re.compile(rb"""[\[\s]*\{\s*"(?:[^"\\\n]|\\.)*+"\s*:  |  \[[\[\s]*"(?:[^"\\\n]|\\.)*+(?:"\s*[,\]]|\Z)""", re.VERBOSE)
@@ -290,7 +291,9 @@ def values(place: Path, encoding: str = "utf-8", arrays: bool = False) -> Iterat
                 return
             if end:
                 wrong = UNMARKED if is_unmarked(text[at:]) else wrong
-                raise DataError(f"{place}: the value that begins on line {line} is not JSON ({wrong}); mend or fetch the file")
+                # A byte of a character in another encoding may be a backslash.
+                way = CONVERT if re.search("[\udc80-\udcff]", text) else "mend or fetch the file"
+                raise DataError(f"{place}: the value that begins on line {line} is not JSON ({wrong}); {way}")
             more = source.read(size)
             text, at, end, size = text[at:] + more, 0, not more, size * 2
 

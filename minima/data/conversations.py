@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from minima.data import containers
-from minima.data.containers import ARROW, JSON, JSON_LINES, PARQUET, TEXT
-from minima.data.dialects import CONVERT, KEYS, MESSAGES, TUTORIAL, VALID, Found, understood
+from minima.data.containers import ARROW, CONVERT, JSON, JSON_LINES, PARQUET, TEXT
+from minima.data.dialects import KEYS, MESSAGES, TUTORIAL, VALID, Found, understood
 from minima.data.documents import Bad
 from minima.errors import DataError
 

@@ -14,6 +14,7 @@ import json
 import re
 from typing import Any, NamedTuple
 
+from minima.data.containers import CONVERT
 from minima.data.objects import objects_of
 from minima.errors import did_you_mean
 
@@ -39,7 +40,6 @@ _MORE = {
 _NONE = ("", "[]", "{}", "null")
 """Texts of such a key that name nothing; ShareGPT has JSON there, as a text."""
 VALID = 'valid: turns {"User": "…", "Assistant": "…"}, or the formats sharegpt, openai and alpaca'
-CONVERT = "convert the file: `iconv -f gb18030 -t utf-8 FILE >NEW`, if it is in that encoding"
 _KNOWN = {"instruction", "input", "output", "system", "history"}
 """Keys of the format alpaca."""
 _PAIRS = [

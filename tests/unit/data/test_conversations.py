@@ -369,6 +369,11 @@ def test_of_another_encoding_the_command_is_told_in_any_file(tmp_path: Path, nam
 
 
 def test_files_that_cannot_be_read_on(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text(
+        json.dumps([OPENAI, [{"User": "許", "Assistant": "b"}]], ensure_ascii=False), "big5", "ignore"
+    )
+    with pytest.raises(DataError, match=r"a\.json: the value that begins on line 1 is not JSON .*; convert the file: `iconv"):
+        list(conversations.read(tmp_path / "a.json"))
     (tmp_path / "a.json").write_text('[\n[{"User": "a", "Assistant": "b"}],\n[{"User": "a"}')
     with pytest.raises(DataError, match=r"a\.json: the value that begins on line 3 is not JSON"):
         list(conversations.read(tmp_path / "a.json"))
