@@ -44,6 +44,7 @@ def pruned(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         teacher_model_name_or_path=str(write_teacher(place / "teacher", made)),
         record_path_or_regex=str(write_records(place / "a.tfrecord")),
         attn_implementation="sdpa",
+        max_seq_length=32,
     )
     prune.run(options, Output(folder, options, {}))
     (folder / "chat_template.jinja").write_text("{{ messages }}")

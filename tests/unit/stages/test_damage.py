@@ -17,7 +17,16 @@ from minima.stages import init_model
 from tests.unit import damage, families, tiny
 
 VERBS = {
-    "prune": ["--teacher_model_name_or_path", "MODEL", "--record_path_or_regex", "RECORDS", "--num_layer_examples", "0"],
+    "prune": [
+        "--teacher_model_name_or_path",
+        "MODEL",
+        "--record_path_or_regex",
+        "RECORDS",
+        "--num_layer_examples",
+        "0",
+        "--max_seq_length",
+        "16",
+    ],
     "convert": [
         "--model_name_or_path",
         "MODEL",

@@ -49,7 +49,9 @@ def records_of(place: Path) -> None:
 
 def prune_options(place: Path) -> Prune:
     teacher, data = str(place / "teacher"), str(place / "a.tfrecord")
-    return Prune(output_dir=str(place / "pruned"), teacher_model_name_or_path=teacher, record_path_or_regex=data)
+    return Prune(
+        output_dir=str(place / "pruned"), teacher_model_name_or_path=teacher, record_path_or_regex=data, max_seq_length=16
+    )
 
 
 def run(stage: Any, options: Any) -> dict[str, Any]:
@@ -237,6 +239,7 @@ def test_tied_folders_as_tools_write_them(tmp_path: Path, names: tuple[str, ...]
         output_dir=str(tmp_path / "pruned"),
         teacher_model_name_or_path=str(source),
         record_path_or_regex=str(tmp_path / "a.tfrecord"),
+        max_seq_length=16,
     )
     if said:
         with pytest.raises(DataError, match=said):
