@@ -14,8 +14,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Else each of the many programs that tests start compiles the sources anew, which is half of the time that jobgen takes.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
-# Under nohup it is ignored, also in all programs that tests start; some tests send it.
+# Under nohup and in the background of a script they are ignored, also in all programs that tests start; some tests send them.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
+signal.signal(signal.SIGINT, signal.default_int_handler)
 # An example's time says how busy the machine is, not whether the code is right.
 settings.register_profile("minima", deadline=None)
 settings.load_profile("minima")
