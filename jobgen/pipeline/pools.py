@@ -62,8 +62,6 @@ class Pool:
 
 
 KEYS = tuple(f.name for f in fields(Pool) if f.name not in {"name", "fragment"})
-OWN = tuple(key for key in KEYS if key != "like")
-"""Those of a pool itself."""
 _A100 = Pool(
     name="a100-8",
     gpus=8,
@@ -118,7 +116,8 @@ def build(below: Pool, values: Mapping[str, Any], place: Callable[..., str]) -> 
 
     Args:
         below: a built-in pool, one of a cluster's profile, or a new one of which only the name is said.
-        values: field to value of `OWN`, as YAML gives them; a `node_selector` is merged by its labels, `tolerations` are added.
+        values: field to value of `KEYS`, without `like`, as YAML gives them; a `node_selector` is
+            merged by its labels, `tolerations` are added.
         place: for a field's name, and those of its parts, where it stands.
 
     Raises:
